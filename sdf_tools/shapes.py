@@ -1,0 +1,113 @@
+"""Meshes, point clouds, and the similarity transform that puts either into the unit box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sdf_tools.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A triangle mesh.
+
+    Attributes:
+        vertices: (V, 3) float64, in the units of the file it came from.
+        faces: (F, 3) int64 indices into ``vertices``; counter-clockwise seen from outside.
+        vertex_normals: (V, 3) unit normals, or None.
+        vertex_colors: (V, 3) in [0, 1], or None.
+        name: what messages call it.
+    """
+
+    vertices: Float[Tensor, "V 3"]
+    faces: Int[Tensor, "F 3"]
+    vertex_normals: Float[Tensor, "V 3"] | None = None
+    vertex_colors: Float[Tensor, "V 3"] | None = None
+    name: str = "mesh"
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """Points on a surface.
+
+    Attributes:
+        points: (N, 3) float64, in the units of the file it came from.
+        normals: (N, 3) outward unit normals, or None.
+        scan_ids: (N,) int64, which range scan each point belongs to, or None.
+        name: what messages call it.
+    """
+
+    points: Float[Tensor, "N 3"]
+    normals: Float[Tensor, "N 3"] | None = None
+    scan_ids: Int[Tensor, " N"] | None = None
+    name: str = "point cloud"
+
+
+Shape = Mesh | PointCloud
+
+
+def positions(shape: Shape) -> Float[Tensor, "N 3"]:
+    """The (N, 3) vertices of a mesh or points of a cloud."""
+    return shape.vertices if isinstance(shape, Mesh) else shape.points
+
+
+def with_positions(shape: Shape, moved: Float[Tensor, "N 3"]) -> Shape:
+    """The same shape with its (N, 3) vertices or points replaced."""
+    if isinstance(shape, Mesh):
+        return replace(shape, vertices=moved)
+    return replace(shape, points=moved)
+
+
+@dataclass(frozen=True)
+class NormalizedShape:
+    """A shape in box units, with the similarity that leads back to its own units.
+
+    ``box = (world - center) * scale``. The bounding box is centred on the origin and its longest side is
+    ``longest_side`` (0.9, as BACON and FINER use, inside the domain [-0.5, 0.5]^3).
+
+    Attributes:
+        shape: the shape in box units.
+        center: (3,) float64, the centre of the bounding box, world units.
+        scale: box units per world unit.
+    """
+
+    shape: Shape
+    center: Float[Tensor, "3"]
+    scale: float
+
+    def to_box(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+        """World coordinates to box coordinates, in the dtype and on the device of ``points``."""
+        return ((points.double() - self.center.to(points.device)) * self.scale).to(points.dtype)
+
+    def to_world(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+        """Box coordinates to world coordinates, always float64: far from the origin float32 would lose the shape."""
+        return points.double() / self.scale + self.center.to(points.device)
+
+    def mesh_to_world(self, mesh: Mesh) -> Mesh:
+        """A mesh extracted in box units, in the units and position of the input."""
+        return replace(mesh, vertices=self.to_world(mesh.vertices))
+
+
+def normalize(shape: Shape, longest_side: float = 0.9) -> NormalizedShape:
+    """Centre a shape's bounding box on the origin and scale its longest side to ``longest_side``.
+
+    Raises:
+        ShapeError: the shape is empty, has coordinates that are not finite, or no extent.
+    """
+    points = positions(shape)
+    if points.shape[0] == 0:
+        raise ShapeError(f"'{shape.name}' has no points; give a shape with at least one triangle or a few hundred points.")
+    if not torch.isfinite(points).all():
+        raise ShapeError(f"'{shape.name}' has coordinates that are NaN or infinite; remove those points first.")
+    low, high = points.amin(0), points.amax(0)
+    extent = float((high - low).max())
+    center = ((low + high) / 2).double()
+    # A spread that float64 cannot resolve at this distance from the origin is no extent either.
+    if extent <= 1e-12 * max(1e-30, float(points.abs().max())):
+        raise ShapeError(f"'{shape.name}' has zero size: all its points coincide; there is no surface to fit.")
+    scale = longest_side / extent
+    return NormalizedShape(with_positions(shape, (points.double() - center) * scale), center, scale)
