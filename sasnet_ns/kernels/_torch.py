@@ -1,0 +1,82 @@
+"""The kernels in plain torch: the definition that every other backend is tested against.
+
+Differentiable to any order by autograd, traceable by torch.compile and torch.export, any device and floating dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sasnet_ns.kernels.layout import PRIMES, HashGridLayout
+
+
+def lattice_rows(corner: Tensor, level: int, layout: HashGridLayout) -> Tensor:
+    """Table rows of integer lattice points ``corner`` (..., in_dim) of one level -> (...)."""
+    resolution = layout.resolutions[level]
+    if layout.dense[level]:
+        row = corner[..., layout.in_dim - 1]
+        for axis in range(layout.in_dim - 2, -1, -1):
+            row = row * resolution + corner[..., axis]
+    else:
+        row = corner[..., 0]
+        for axis in range(1, layout.in_dim):
+            row = row ^ (corner[..., axis] * PRIMES[axis])
+        row = row & (layout.table_size - 1)
+    return row + layout.offsets[level]
+
+
+def hash_grid(x: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+    """Interpolated features of points ``x`` (N, in_dim) -> (N, levels * feature_dim)."""
+    unit = ((x + 1.0) * 0.5).clamp(0.0, 1.0)
+    corner_bits = torch.tensor(
+        [[(corner >> axis) & 1 for axis in range(layout.in_dim)] for corner in range(1 << layout.in_dim)],
+        device=x.device,
+    )
+    features = []
+    for level, resolution in enumerate(layout.resolutions):
+        position = unit * (resolution - 1)
+        cell = position.detach().floor().clamp(max=resolution - 2)
+        fraction = position - cell
+        if layout.interpolation == "smoothstep":
+            fraction = fraction * fraction * (3.0 - 2.0 * fraction)
+        rows = lattice_rows(cell.long()[:, None, :] + corner_bits, level, layout)
+        fraction = fraction[:, None, :]
+        per_axis = torch.where(corner_bits.bool(), fraction, 1.0 - fraction)
+        weights = per_axis[..., 0]
+        for axis in range(1, layout.in_dim):
+            weights = weights * per_axis[..., axis]
+        features.append((table[rows] * weights[..., None]).sum(dim=1))
+    return torch.cat(features, dim=-1)
+
+
+def spread_mask(mask: Tensor, group_sizes: Sequence[int], width: int) -> Tensor:
+    """Group masks (N, groups) repeated over their neurons -> (N, width); neurons before the first group get 1."""
+    sizes = list(group_sizes)
+    free = width - sum(sizes)
+    spread = torch.cat([mask[:, i : i + 1].expand(-1, size) for i, size in enumerate(sizes)], dim=-1)
+    if free == 0:
+        return spread
+    return torch.cat([torch.ones_like(spread[:, :1]).expand(-1, free), spread], dim=-1)
+
+
+def masked_sine(z: Tensor, bias: Tensor, omega: float, mask: Tensor | None, group_sizes: Sequence[int]) -> Tensor:
+    """``spread_mask(mask) * sin(omega * (z + bias))`` for ``z`` (N, width)."""
+    activation = torch.sin(omega * (z + bias))
+    if mask is None:
+        return activation
+    free = z.shape[-1] - sum(group_sizes)
+    parts = [activation[:, :free]] if free else []
+    start = free
+    for index, size in enumerate(group_sizes):
+        parts.append(activation[:, start : start + size] * mask[:, index : index + 1])
+        start += size
+    return torch.cat(parts, dim=-1)
+
+
+def mask_decoder(features: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """``sigmoid(relu(features w1^T + b1) w2^T + b2)`` for ``features`` (N, in)."""
+    hidden = torch.relu(torch.nn.functional.linear(features, w1, b1))
+    return torch.sigmoid(torch.nn.functional.linear(hidden, w2, b2))

@@ -1,0 +1,172 @@
+"""The public kernels: check shapes, choose a backend, call it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sasnet_ns.kernels import _torch
+from sasnet_ns.kernels.layout import HashGridLayout
+from sdf_tools.errors import ShapeError
+
+Implementation = Literal["auto", "torch", "numba", "triton", "tcnn"]
+
+
+def hash_grid(
+    x: Float[Tensor, "*batch in_dim"],
+    table: Float[Tensor, "entries feature_dim"],
+    layout: HashGridLayout,
+    implementation: Implementation = "auto",
+) -> Float[Tensor, "*batch features"]:
+    """Features of a multiresolution hash grid (Müller et al. 2022, section 3) at points in [-1, 1]^d.
+
+    On a level of resolution ``res`` a point has lattice position ``u = (res - 1) * clamp((x + 1) / 2, 0, 1)``, so the
+    first and last lattice points lie on the box's faces and every cell is live. Outside the box the features are those
+    of the nearest point of the box, and the gradient along the clamped axes is zero. On a cell border the gradient is
+    that of the cell ``floor(u)`` (of the last cell on the upper face).
+
+    Differentiable twice (table, points, and the derivative of those), as Eikonal losses need. The arithmetic is float32,
+    or float64 if ``x`` or ``table`` is; a half-precision table is read as it is and accumulated in float32, its gradient
+    is rounded to half at the end.
+
+    Args:
+        x: points, (..., in_dim).
+        table: entries of all levels, (total_entries, feature_dim), as ``layout`` describes.
+        layout: resolutions, table size and interpolation.
+        implementation: ``auto``, ``torch`` (the definition), ``numba`` (CPU), ``triton`` (CUDA) or ``tcnn``
+            (tiny-cuda-nn, CUDA; see ``sasnet_ns/kernels/_tcnn.py`` for what it can and cannot do).
+
+    Returns:
+        (..., levels * feature_dim), float32 or float64, level by level.
+
+    Raises:
+        ShapeError: if ``x`` or ``table`` does not fit ``layout``.
+        MissingLibraryError: if a backend is asked for by name and its library is not installed.
+        ValueError: if the implementation is unknown or cannot run on the tensors' device.
+    """
+    if x.shape[-1:] != (layout.in_dim,):
+        raise ShapeError(f"The hash grid takes points (..., {layout.in_dim}); got {tuple(x.shape)}.")
+    if table.shape != (layout.total_entries, layout.feature_dim):
+        wanted = (layout.total_entries, layout.feature_dim)
+        raise ShapeError(f"The hash grid's table must be {wanted}; got {tuple(table.shape)}.")
+    dtype = torch.float64 if torch.float64 in (x.dtype, table.dtype) else torch.float32
+    points = x.reshape(-1, layout.in_dim).to(dtype)
+    features = _torch.hash_grid(points, table.to(dtype), layout)
+    return features.reshape(*x.shape[:-1], layout.out_dim)
+
+
+def masked_sine(
+    z: Float[Tensor, "*batch width"],
+    bias: Float[Tensor, " width"],
+    omega: float,
+    mask: Float[Tensor, "*batch groups"] | None = None,
+    group_sizes: Sequence[int] = (),
+    implementation: Implementation = "auto",
+) -> Float[Tensor, "*batch width"]:
+    """Sine layer with group masks, ``m * sin(omega * (z + bias))``, without a mask as wide as the layer.
+
+    Neurons lie in contiguous groups; group ``g`` is multiplied by ``mask[..., g]``. The first
+    ``width - sum(group_sizes)`` neurons belong to no group and are not masked (the low frequencies of SASNet's embedding).
+
+    Args:
+        z: result of the layer's matrix product, without bias, (..., width).
+        bias: (width,).
+        omega: SIREN's frequency factor; 1 for the frequency embedding.
+        mask: (..., groups), usually in [0, 1]; any strides. None: no mask.
+        group_sizes: neurons of each masked group, in order.
+        implementation: ``auto``, ``torch``, ``numba`` or ``triton``. The fast paths are float32.
+
+    Returns:
+        (..., width), differentiable twice.
+
+    Raises:
+        ShapeError: if shapes or group sizes do not fit.
+        MissingLibraryError: if a backend is asked for by name and its library is not installed.
+        ValueError: if the implementation is unknown or cannot run on the tensors' device.
+    """
+    _check_groups(z.shape[:-1], z.shape[-1], bias, mask, group_sizes)
+    flat_mask = None if mask is None else mask.reshape(-1, mask.shape[-1])
+    flat = z.reshape(-1, z.shape[-1])
+    return _torch.masked_sine(flat, bias, omega, flat_mask, group_sizes).reshape(z.shape)
+
+
+def masked_sine_embedding(
+    x: Float[Tensor, "*batch in_dim"],
+    weight: Float[Tensor, "width in_dim"],
+    bias: Float[Tensor, " width"],
+    mask: Float[Tensor, "*batch groups"] | None = None,
+    group_sizes: Sequence[int] = (),
+    implementation: Implementation = "auto",
+) -> Float[Tensor, "*batch width"]:
+    """SASNet's frequency embedding ``m * sin(x weight^T + bias)``, the product included in the pass.
+
+    Equal to ``masked_sine(x @ weight.T, bias, 1.0, mask, group_sizes)``; saves writing and reading the pre-activation,
+    which for a few input coordinates costs more than the product itself.
+
+    Args:
+        x: points, (..., in_dim).
+        weight: frequencies, (width, in_dim). Frozen in SASNet; if it requires a gradient the two-step form is used.
+        bias: phases, (width,).
+        mask: as in :func:`masked_sine`.
+        group_sizes: as in :func:`masked_sine`.
+        implementation: as in :func:`masked_sine`.
+
+    Returns:
+        (..., width), differentiable twice.
+
+    Raises:
+        ShapeError: if shapes or group sizes do not fit.
+        MissingLibraryError: if a backend is asked for by name and its library is not installed.
+        ValueError: if the implementation is unknown or cannot run on the tensors' device.
+    """
+    if weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
+        raise ShapeError(f"Points {tuple(x.shape)} do not fit embedding weights {tuple(weight.shape)}.")
+    return masked_sine(x @ weight.t(), bias, 1.0, mask, group_sizes, implementation)
+
+
+def mask_decoder(
+    features: Float[Tensor, "*batch inputs"],
+    w1: Float[Tensor, "hidden inputs"],
+    b1: Float[Tensor, " hidden"],
+    w2: Float[Tensor, "masks hidden"],
+    b2: Float[Tensor, " masks"],
+    implementation: Implementation = "auto",
+) -> Float[Tensor, "*batch masks"]:
+    """SASNet's mask decoder, ``sigmoid(relu(features w1^T + b1) w2^T + b2)``, all masks of a point at once.
+
+    Args:
+        features: hash grid features, (..., inputs).
+        w1: (hidden, inputs).
+        b1: (hidden,).
+        w2: (masks, hidden).
+        b2: (masks,).
+        implementation: as in :func:`masked_sine`.
+
+    Returns:
+        (..., masks) in (0, 1), differentiable twice.
+
+    Raises:
+        ShapeError: if shapes do not fit.
+    """
+    if features.shape[-1] != w1.shape[1] or w1.shape[0] != w2.shape[1]:
+        raise ShapeError(
+            f"Mask decoder shapes do not fit: features {tuple(features.shape)}, w1 {tuple(w1.shape)}, w2 {tuple(w2.shape)}."
+        )
+    return _torch.mask_decoder(features, w1, b1, w2, b2)
+
+
+def _check_groups(batch: torch.Size, width: int, bias: Tensor, mask: Tensor | None, group_sizes: Sequence[int]) -> None:
+    if bias.shape != (width,):
+        raise ShapeError(f"The bias of a layer of width {width} must be ({width},); got {tuple(bias.shape)}.")
+    if mask is None:
+        if group_sizes:
+            raise ShapeError("masked_sine got group sizes but no mask.")
+        return
+    if mask.shape != (*batch, len(group_sizes)):
+        raise ShapeError(f"The mask must be {(*batch, len(group_sizes))}; got {tuple(mask.shape)}.")
+    if min(group_sizes, default=0) < 1 or sum(group_sizes) > width:
+        raise ShapeError(f"Group sizes {tuple(group_sizes)} must be positive and fit in width {width}.")
