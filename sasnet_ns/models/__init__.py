@@ -1,0 +1,1 @@
+"""nerfstudio models, pipeline and trainer."""
