@@ -1,0 +1,69 @@
+"""A hash-grid MLP with the architecture of instant-ngp, to compare against."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sasnet_ns.kernels import HashGridLayout, hash_grid
+from sasnet_ns.networks.base import Network, ParameterRole
+
+
+class HashGridMLP(Network):
+    """Multi-resolution hash encoding, then a ReLU MLP (Mueller et al., SIGGRAPH 2022).
+
+    The defaults have as many parameters as the other networks of the SDF table (128,193).
+
+    Args:
+        in_dim: number of coordinates.
+        out_dim: number of output channels.
+        levels: levels of the hash grid.
+        log2_entries: base-2 logarithm of the largest table of a level.
+        grid_min: resolution of the coarsest level.
+        grid_max: resolution of the finest level.
+        features: features per entry.
+        width: neurons of each of the two hidden layers.
+        hidden_layers: number of hidden layers.
+        implementation: kernel backend, see :func:`sasnet_ns.kernels.hash_grid`.
+    """
+
+    def __init__(
+        self,
+        in_dim: int = 3,
+        out_dim: int = 1,
+        levels: int = 8,
+        log2_entries: int = 13,
+        grid_min: int = 16,
+        grid_max: int = 256,
+        features: int = 2,
+        width: int = 64,
+        hidden_layers: int = 2,
+        implementation: str = "auto",
+    ) -> None:
+        super().__init__(in_dim, out_dim)
+        self.layout = HashGridLayout.geometric(
+            in_dim,
+            levels=levels,
+            min_resolution=grid_min,
+            max_resolution=grid_max,
+            log2_table_size=log2_entries,
+            feature_dim=features,
+        )
+        self.implementation = implementation
+        self.table = nn.Parameter(torch.empty(self.layout.total_entries, features).uniform_(-1e-4, 1e-4))
+        widths = (levels * features, *([width] * hidden_layers))
+        layers: list[nn.Module] = []
+        for n_in, n_out in itertools.pairwise(widths):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], out_dim))
+
+    def _role(self, name: str, parameter: nn.Parameter) -> ParameterRole:
+        return "masks" if name == "table" else "backbone"
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
+        """Evaluate at (..., in_dim) coordinates in [-1, 1]."""
+        features = hash_grid(x.reshape(-1, self.in_dim), self.table, self.layout, implementation=self.implementation)
+        return self.mlp(features).reshape(*x.shape[:-1], self.out_dim)

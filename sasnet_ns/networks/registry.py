@@ -1,0 +1,50 @@
+"""One name for every network: ``build_network("sasnet", in_dim=3, out_dim=1)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sasnet_ns.networks.base import Network
+from sasnet_ns.networks.ngp import HashGridMLP
+from sasnet_ns.networks.sasnet import SASNetConfig
+from sasnet_ns.networks.sine import Finer, Siren
+
+
+def _sasnet(in_dim: int, out_dim: int, preset: str | None = None, **config: Any) -> Network:
+    presets = {
+        None: SASNetConfig,
+        **{n: getattr(SASNetConfig, n) for n in ("image", "volume", "sdf", "tiger_p", "tiger_d")},
+    }
+    if preset not in presets:
+        raise ValueError(f"no SASNet preset is called '{preset}'; choose from {', '.join(filter(None, presets))}.")
+    return presets[preset](in_dim=in_dim, out_dim=out_dim, **config).setup()
+
+
+_BUILDERS: dict[str, Callable[..., Network]] = {"sasnet": _sasnet, "siren": Siren, "finer": Finer, "ngp": HashGridMLP}
+
+
+def network_names() -> tuple[str, ...]:
+    """The names that :func:`build_network` knows."""
+    return tuple(_BUILDERS)
+
+
+def build_network(name: str, in_dim: int, out_dim: int, **config: Any) -> Network:
+    """Build a network by name.
+
+    Args:
+        name: one of :func:`network_names`.
+        in_dim: number of coordinates.
+        out_dim: number of output channels.
+        **config: the network's own options; for ``sasnet`` the fields of :class:`SASNetConfig`, and ``preset``
+            (image, volume, sdf, tiger_p, tiger_d) to start from.
+
+    Raises:
+        ValueError: no network has that name, or an option does not exist or fit.
+    """
+    if name not in _BUILDERS:
+        raise ValueError(f"no network is called '{name}'; choose from {', '.join(_BUILDERS)}.")
+    try:
+        return _BUILDERS[name](in_dim=in_dim, out_dim=out_dim, **config)
+    except TypeError as error:
+        raise ValueError(f"network '{name}' does not take these options: {error}.") from error

@@ -1,0 +1,277 @@
+"""SASNet: a sinusoidal network whose neurons are multiplied, group by group, by learned spatial masks (CVPR 2026)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sasnet_ns.kernels import HashGridLayout, masked_sine, masked_sine_embedding
+from sasnet_ns.networks.base import Network, ParameterRole
+from sasnet_ns.networks.frequencies import sample_frequencies
+from sasnet_ns.networks.masks import MaskGenerator
+from sasnet_ns.networks.sine import sine_uniform_
+
+
+@dataclass
+class SASNetConfig:
+    """Configuration of a SASNet. The presets are the paper's (Supp. Tab. 1) and the authors' later Tiger recipes."""
+
+    in_dim: int = 3
+    """Number of coordinates."""
+    out_dim: int = 1
+    """Number of output channels."""
+    embedding: Literal["frozen", "siren"] = "frozen"
+    """First layer: frozen integer frequencies with trainable phases, or a trainable SIREN layer (the ablation)."""
+    embedding_width: int = 256
+    """Neurons of the first layer."""
+    hidden_widths: tuple[int, ...] = (224, 224)
+    """Neurons of each hidden sine layer; each a multiple of its number of groups."""
+    omega_0: float = 30.0
+    """Frequency scale of the hidden layers (and of a SIREN first layer); the frozen embedding has none."""
+    band_limit: int = 30
+    """Largest embedded frequency B, in cycles per period."""
+    low_range: int = 6
+    """Largest frequency L of the low group, in cycles per period. The low group is never masked."""
+    low_share: float = 0.5
+    """Share of the embedding's neurons in the low group."""
+    bands: int = 4
+    """Number of high-frequency bands, each with a mask of its own."""
+    band_spacing: Literal["linear", "exponential"] = "linear"
+    """How the cut-offs between the bands lie between L and B."""
+    step_dim: int = 2
+    """Exponent of the frequency lattice's step formula: 2 as the authors have it, or in_dim."""
+    period: float = 2.0
+    """Period of the embedding in coordinate units: 2 makes [-1, 1] one period."""
+    phase_init: Literal["linear", "full"] = "linear"
+    """Initial phases: uniform in +-1/sqrt(in_dim) as in the authors' library, or in +-pi."""
+    frequency_seed: int = 42
+    """Seed of the frequency draw; independent of the run's seed."""
+    masks: bool = True
+    """Whether there are masks at all; without them this is a SIREN with a frozen embedding."""
+    mask_embedding: bool = True
+    """Whether the embedding's high bands are masked."""
+    groups: tuple[int, ...] = (8, 8)
+    """Masked neuron groups of each hidden layer; 0 leaves that layer unmasked."""
+    grid_levels: int = 10
+    """Levels of the hash grid."""
+    grid_log2_entries: int = 10
+    """Base-2 logarithm of the largest table of a level."""
+    grid_min: int = 16
+    """Resolution of the coarsest level, in grid points a side."""
+    grid_max: int = 256
+    """Resolution of the finest level, in grid points a side."""
+    grid_features: int = 2
+    """Features per table entry."""
+    grid_interpolation: Literal["linear", "smoothstep"] = "linear"
+    """Interpolation inside a cell; smoothstep makes the masks' first derivatives continuous."""
+    feature_std: float = 0.01
+    """Standard deviation of the initial features."""
+    decoder_width: int = 48
+    """Hidden width of the mask decoder."""
+    implementation: Literal["auto", "torch", "numba", "triton", "tcnn"] = "auto"
+    """Kernel backend; auto takes the fastest that loads."""
+
+    @classmethod
+    def image(cls, **overrides: object) -> SASNetConfig:
+        """The paper's image network: 128,867 parameters (the paper states 128,865; no hash grid gives that)."""
+        values = {
+            "in_dim": 2,
+            "out_dim": 3,
+            "omega_0": 43.0,
+            "hidden_widths": (232, 232),
+            "band_limit": 60,
+            "low_range": 12,
+            "grid_min": 4,
+        }
+        return cls(**{**values, **overrides})  # type: ignore[arg-type]
+
+    @classmethod
+    def volume(cls, **overrides: object) -> SASNetConfig:
+        """The paper's volume network: 138,181 parameters."""
+        values = {"hidden_widths": (192, 192), "grid_log2_entries": 11, "grid_levels": 12}
+        return cls(**{**values, **overrides})  # type: ignore[arg-type]
+
+    @classmethod
+    def sdf(cls, **overrides: object) -> SASNetConfig:
+        """The paper's SDF network: 130,917 parameters. For Lucy and the Thai statue the paper sets ``band_limit=40``."""
+        return cls(**overrides)  # type: ignore[arg-type]
+
+    @classmethod
+    def tiger_p(cls, **overrides: object) -> SASNetConfig:
+        """The authors' later image recipe, smaller network: 129,841 parameters."""
+        values = {
+            "in_dim": 2,
+            "out_dim": 3,
+            "hidden_widths": (232, 232),
+            "band_limit": 42,
+            "low_range": 9,
+            "period": 2 / 0.95,
+            "grid_min": 8,
+            "grid_max": 128,
+        }
+        return cls(**{**values, **overrides})  # type: ignore[arg-type]
+
+    @classmethod
+    def tiger_d(cls, **overrides: object) -> SASNetConfig:
+        """The authors' later image recipe, larger network: 214,001 parameters."""
+        return cls.tiger_p(**{"hidden_widths": (256, 256, 256), "groups": (8, 8, 8), **overrides})
+
+    def setup(self) -> SASNet:
+        """Build the network; weights follow torch's global random state, frequencies ``frequency_seed``.
+
+        Raises:
+            ValueError: widths, groups and frequency ranges do not fit together.
+        """
+        return SASNet(self)
+
+
+class SASNet(Network):
+    """Frequency embedding, masked sine layers, affine output (SASNet, Eqs. 2, 3 and 6).
+
+    ``h_0 = M_0 * sin(W_0 x + phi)`` with ``W_0 = 2 pi k / period`` frozen, then
+    ``h_i = M_i * sin(omega_0 (W_i h_{i-1} + b_i))``, and the output ``W h + b``. The masks M are in [0, 1], one per group of neurons, and multiply activations. The embedding's
+    low group has no mask. Matrix products of the embedding and the output stay in fp32 under autocast: phases reach
+    hundreds of radians.
+
+    Args:
+        config: see :class:`SASNetConfig`.
+    """
+
+    def __init__(self, config: SASNetConfig) -> None:
+        super().__init__(config.in_dim, config.out_dim)
+        _check(config)
+        self.config = config
+        frequencies = sample_frequencies(
+            config.embedding_width,
+            config.in_dim,
+            config.band_limit,
+            config.low_range,
+            config.low_share,
+            config.bands,
+            config.band_spacing,
+            config.step_dim,
+            config.frequency_seed,
+        )
+        self.band_sizes = frequencies.group_sizes
+        widths = (config.embedding_width, *config.hidden_widths)
+        self.phase = nn.Parameter(torch.empty(widths[0]))
+        bound = math.pi if config.phase_init == "full" else 1 / math.sqrt(config.in_dim)
+        nn.init.uniform_(self.phase, -bound, bound)
+        if config.embedding == "frozen":
+            self.register_buffer("frequencies", frequencies.multipliers.float() * (2 * math.pi / config.period))
+        else:
+            weight = torch.empty(widths[0], config.in_dim).uniform_(-1 / config.in_dim, 1 / config.in_dim)
+            # Sorted by frequency, so that contiguous groups are bands here as well.
+            self.frequencies = nn.Parameter(weight[weight.abs().amax(1).argsort()])
+        self.hidden = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in itertools.pairwise(widths))
+        self.output = nn.Linear(widths[-1], config.out_dim)
+        for layer in (*self.hidden, self.output):
+            sine_uniform_(layer.weight, config.omega_0)
+
+        self.mask_counts = _mask_counts(config)
+        self.mask_generator = (
+            MaskGenerator(
+                HashGridLayout.geometric(
+                    config.in_dim,
+                    levels=config.grid_levels,
+                    min_resolution=config.grid_min,
+                    max_resolution=config.grid_max,
+                    log2_table_size=config.grid_log2_entries,
+                    feature_dim=config.grid_features,
+                    interpolation=config.grid_interpolation,
+                ),
+                masks=sum(self.mask_counts),
+                width=config.decoder_width,
+                feature_std=config.feature_std,
+                implementation=config.implementation,
+            )
+            if sum(self.mask_counts)
+            else None
+        )
+
+    def _role(self, name: str, parameter: nn.Parameter) -> ParameterRole:
+        if name.startswith("mask_generator."):
+            return "masks"
+        return "hidden" if name.startswith("hidden.") and parameter.ndim == 2 else "backbone"
+
+    def masks(self, x: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch groups"] | None, ...]:
+        """The masks of every layer.
+
+        Args:
+            x: (..., in_dim) coordinates in [-1, 1].
+
+        Returns:
+            One (..., groups) tensor in [0, 1] per sine layer, the embedding first (its high bands, from low to high);
+            None for a layer without masks.
+        """
+        if self.mask_generator is None:
+            return (None,) * len(self.mask_counts)
+        with torch.autocast(x.device.type, enabled=False):
+            values = self.mask_generator(x.reshape(-1, self.in_dim)).reshape(*x.shape[:-1], -1)
+        parts = values.split(self.mask_counts, dim=-1)
+        return tuple(part if part.shape[-1] else None for part in parts)
+
+    def forward(self, x: Float[Tensor, "*batch d"], bands: int | None = None) -> Float[Tensor, "*batch out"]:
+        """Evaluate the network.
+
+        Args:
+            x: (..., in_dim) coordinates in [-1, 1].
+            bands: use the low group and only this many high bands of the embedding, for a coarse preview (the neurons
+                left out cost nothing); None uses all.
+
+        Returns:
+            (..., out_dim) values.
+
+        Raises:
+            ValueError: ``bands`` is not between 0 and the number of bands.
+        """
+        points = x.reshape(-1, self.in_dim).to(self.phase.dtype)
+        masks = list(self.masks(points))
+        low, *bands_sizes = self.band_sizes
+        if bands is not None:
+            if not 0 <= bands <= self.config.bands:
+                raise ValueError(f"bands must be between 0 and {self.config.bands}, got {bands}.")
+            bands_sizes = bands_sizes[:bands]
+            masks[0] = None if masks[0] is None or bands == 0 else masks[0][:, :bands]
+        kept = low + sum(bands_sizes)
+        with torch.autocast(x.device.type, enabled=False):
+            h = self._embed(points, masks[0], bands_sizes, kept)
+        for index, layer in enumerate(self.hidden):
+            weight = layer.weight[:, :kept] if index == 0 else layer.weight
+            mask, groups = masks[index + 1], self.config.groups[index]
+            sizes = () if mask is None else (layer.out_features // groups,) * groups
+            z = torch.nn.functional.linear(h, weight)
+            h = masked_sine(z, layer.bias, self.config.omega_0, mask, sizes, self.config.implementation)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.output(h.to(self.output.weight.dtype)).reshape(*x.shape[:-1], self.out_dim)
+
+    def _embed(self, points: Tensor, mask: Tensor | None, bands_sizes: list[int], kept: int) -> Tensor:
+        """The first ``kept`` neurons of the embedding layer, (N, kept)."""
+        sizes = () if mask is None else bands_sizes
+        weight, phase, implementation = self.frequencies[:kept], self.phase[:kept], self.config.implementation
+        if self.config.embedding == "frozen":
+            return masked_sine_embedding(points, weight, phase, mask, sizes, implementation)
+        return masked_sine(points @ weight.T, phase, self.config.omega_0, mask, sizes, implementation)
+
+
+def _mask_counts(config: SASNetConfig) -> tuple[int, ...]:
+    """Number of masks of each sine layer, the embedding first; 0 where a layer has none."""
+    if not config.masks:
+        return (0,) * (1 + len(config.hidden_widths))
+    return (config.bands if config.mask_embedding else 0, *config.groups)
+
+
+def _check(config: SASNetConfig) -> None:
+    if len(config.groups) != len(config.hidden_widths):
+        raise ValueError(
+            f"groups has {len(config.groups)} entries for {len(config.hidden_widths)} hidden layers; give one each."
+        )
+    for width, groups in zip(config.hidden_widths, config.groups, strict=True):
+        if groups and width % groups:
+            raise ValueError(f"a hidden width of {width} does not divide into {groups} groups; choose a multiple.")

@@ -1,0 +1,77 @@
+"""A network as a signed distance field in box units, with the way back to the shape's own units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sasnet_ns.networks.registry import build_network
+
+
+class SignedDistanceField(nn.Module):
+    """Signed distance in box units, negative inside: a network on [-1, 1]^3 behind box coordinates [-0.5, 0.5]^3.
+
+    Its ``state_dict`` holds the similarity ``box = (world - center) * scale``, so a checkpoint alone is enough to put a
+    mesh back where the input was.
+
+    Args:
+        network: registry name.
+        network_config: options for :func:`sasnet_ns.networks.build_network`.
+        center: (3,) world coordinates of the box centre.
+        scale: box units per world unit.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        network: str = "sasnet",
+        network_config: dict[str, Any] | None = None,
+        center: Float[Tensor, "3"] | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.description = {"network": network, "network_config": dict(network_config or {})}
+        self.network = build_network(network, in_dim=3, out_dim=1, **(network_config or {}))
+        self.register_buffer("center", torch.zeros(3, dtype=torch.float64) if center is None else center.double())
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+
+    def forward(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        """Signed distance in box units at (..., 3) box coordinates."""
+        return self.network(2 * points)[..., 0]
+
+    def value_and_gradient(
+        self, points: Float[Tensor, "*batch 3"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch 3"]]:
+        """Signed distance and its gradient (no units) at (..., 3) box coordinates, both differentiable again."""
+        values, jacobian = self.network.value_and_gradient(2 * points)
+        return values[..., 0], 2 * jacobian[..., 0, :]
+
+    def save(self, path: Path | str) -> None:
+        """Write the field to a file that ``torch.load(weights_only=True)`` accepts; appears whole or not at all."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        torch.save({"description": self.description, "state": self.state_dict()}, partial)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> SignedDistanceField:
+        """Read a field written by :meth:`save`.
+
+        Raises:
+            ValueError: the file is missing or is not such a field.
+        """
+        try:
+            content = torch.load(path, map_location=device, weights_only=True)
+            field = cls(**content["description"])
+            field.load_state_dict(content["state"])
+        except FileNotFoundError as error:
+            raise ValueError(f"there is no field at '{path}'.") from error
+        except Exception as error:
+            raise ValueError(f"'{path}' is not a field written by SignedDistanceField.save: {error}.") from error
+        return field.to(device)
