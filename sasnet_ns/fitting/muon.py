@@ -1,0 +1,66 @@
+"""The Muon optimiser for hidden weight matrices, in a precision that the processor is fast at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Coefficients of the quintic Newton-Schulz iteration (Jordan et al., "Muon", 2024).
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+
+
+def orthogonalize(matrix: Float[Tensor, "rows cols"], steps: int = 5) -> Float[Tensor, "rows cols"]:
+    """Replace a matrix's singular values by about 1 with Newton-Schulz iterations (Jordan et al. 2024)."""
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else matrix.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = _A * x + torch.addmm(gram, gram, gram, beta=_B, alpha=_C) @ x
+    return x if wide else x.T
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised (Jordan et al. 2024), scaled to Adam's step size (Liu et al. 2025, "match RMS").
+
+    ``torch.optim.Muon`` does the same but always iterates in bfloat16, which takes seconds per step on processors
+    without bfloat16 units; this one computes in the parameters' dtype.
+
+    Args:
+        params: 2-D parameters.
+        lr: learning rate, on Adam's scale.
+        momentum: Nesterov momentum.
+        ns_steps: Newton-Schulz iterations.
+
+    Raises:
+        ValueError: a parameter is not a matrix.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.95, ns_steps: int = 5) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "ns_steps": ns_steps})
+        if any(p.ndim != 2 for group in self.param_groups for p in group["params"]):
+            raise ValueError("Muon is for weight matrices; give other parameters to Adam.")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update from the parameters' gradients; returns the closure's loss if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            momentum = group["momentum"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+                update = orthogonalize(p.grad.lerp(buffer, momentum), group["ns_steps"])
+                p.add_(update, alpha=-0.2 * max(p.shape) ** 0.5 * group["lr"])
+        return loss
