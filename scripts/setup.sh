@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Make a virtual environment with the project in it, and install system libraries that are missing.
+# Usage: scripts/setup.sh [VENV]      PYTHON=python3.12 chooses the interpreter.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=${1:-.venv}
+python=${PYTHON:-python3}
+
+fail() { echo "setup: $*" >&2; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then sudo "$@"
+    else return 1
+    fi
+}
+
+install_packages() {
+    command -v apt-get >/dev/null 2>&1 || fail "please install the equivalent of the Debian packages: $*"
+    echo "setup: installing system packages: $*"
+    as_root apt-get -qq update >/dev/null 2>&1 || fail "please run: sudo apt-get install $*"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null \
+        || fail "please run: sudo apt-get install $*"
+}
+
+command -v "$python" >/dev/null 2>&1 || fail "no '$python' here; install Python 3.10 to 3.12 or set PYTHON=/path/to/python."
+"$python" -c 'import sys; sys.exit(not ((3, 10) <= sys.version_info[:2] < (3, 13)))' \
+    || fail "nerfstudio needs Python 3.10 to 3.12, '$python' is $("$python" -V 2>&1); set PYTHON=/path/to/python."
+
+if [ ! -x "$venv/bin/python" ]; then
+    "$python" -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
+    "$python" -m venv "$venv"
+fi
+echo "setup: installing into $venv (a first time downloads about 3 GB and takes some minutes)"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[nerfstudio,fast,dev]'
+
+# nerfstudio's geometry library loads these; a bare machine lacks them.
+if ! "$venv/bin/python" -c 'import open3d' 2>/dev/null; then
+    install_packages libusb-1.0-0 libgl1 libgomp1 libegl1 libx11-6
+    "$venv/bin/python" -c 'import open3d' || fail "open3d still does not load; see the line above for the library it misses."
+fi
+echo "setup: done"
