@@ -1,0 +1,161 @@
+"""Pools of points with signed distances, drawn once and then served to training without touching a tree again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from sdf_tools.distance import SignedDistance
+from sdf_tools.io import validate_for_fitting
+from sdf_tools.sampling import near_surface, sample_surface
+from sdf_tools.shapes import Mesh, Shape, positions
+
+FINE, COARSE, UNIFORM = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class SDFBatch:
+    """One training batch.
+
+    Attributes:
+        points: (B, 3) float32, box units.
+        sdf: (B,) float32 signed distance, box units.
+        kind: (B,) uint8: 0 fine, 1 coarse, 2 uniform. Always in this order, so slices are fixed.
+        counts: how many of each kind.
+    """
+
+    points: Float[Tensor, "B 3"]
+    sdf: Float[Tensor, " B"]
+    kind: UInt8[Tensor, " B"]
+    counts: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class SDFPool:
+    """Sampled signed distances, in box units, sorted by kind.
+
+    Attributes:
+        points: (N, 3) float32.
+        sdf: (N,) float32, negative inside.
+        kind: (N,) uint8: 0 fine, 1 coarse, 2 uniform.
+        counts: how many of each kind.
+    """
+
+    points: Float[Tensor, "N 3"]
+    sdf: Float[Tensor, " N"]
+    kind: UInt8[Tensor, " N"]
+    counts: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return self.points.shape[0]
+
+    def to(self, device: torch.device | str) -> SDFPool:
+        """The pool on another device."""
+        return replace(self, points=self.points.to(device), sdf=self.sdf.to(device), kind=self.kind.to(device))
+
+    def batch_counts(self, count: int) -> tuple[int, int, int]:
+        """How many points of each kind a batch of ``count`` has: the pool's own proportions."""
+        total = sum(self.counts)
+        coarse, uniform = (round(count * part / total) for part in self.counts[1:])
+        if self.counts[FINE] == 0:
+            coarse = count - uniform
+        return count - coarse - uniform, coarse, uniform
+
+    def batch(self, count: int, generator: torch.Generator | None = None) -> SDFBatch:
+        """Draw ``count`` points with replacement, in the pool's fixed proportions.
+
+        The proportions are known beforehand, so nothing is copied between host and device. ``generator`` must live on
+        the pool's device.
+        """
+        counts = self.batch_counts(count)
+        at = self._draw(counts, generator)
+        return SDFBatch(self.points[at], self.sdf[at], self.kind[at], counts)
+
+    def _draw(self, counts: tuple[int, int, int], generator: torch.Generator | None) -> Int[Tensor, " B"]:
+        parts, start = [], 0
+        for wanted, held in zip(counts, self.counts, strict=True):
+            if wanted:
+                parts.append(
+                    torch.randint(start, start + held, (wanted,), generator=generator, device=self.points.device)
+                )
+            start += held
+        return torch.cat(parts)
+
+
+def build_sdf_pool(
+    shape: Shape,
+    count: int,
+    *,
+    coarse_scale: float = 0.1,
+    fine_scale: float = 0.001,
+    uniform_share: float = 0.1,
+    seed: int = 0,
+    sign: str = "auto",
+    method: str = "imls",
+    distance: SignedDistance | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> SDFPool:
+    """Sample a shape given in box units (see ``sdf_tools.shapes.normalize``) for training.
+
+    A share ``uniform_share`` of the points is uniform in the domain [-0.5, 0.5]^3; the rest is half fine, half coarse:
+    surface points plus Laplace noise of scale ``fine_scale`` and ``coarse_scale`` per axis, as in BACON, FINER and
+    the paper (Supp. 1). The uniform points are not in the paper; without them the coarse samples hardly reach the
+    corners of the domain, and stray sheets of surface appear there. Noise that leaves the domain is drawn again, not
+    wrapped round (FINER) nor clamped: wrapping puts samples on the other side of the shape.
+
+    Args:
+        shape: mesh, or point cloud with normals, box units.
+        count: size of the pool; 20 to 100 batches is plenty.
+        coarse_scale: Laplace scale of the coarse half, box units.
+        fine_scale: Laplace scale of the fine half, box units.
+        uniform_share: share of points uniform in the domain.
+        seed: same seed, same pool.
+        sign: for meshes, see :class:`~sdf_tools.distance.SignedDistance`.
+        method: for point clouds, ``imls`` or ``knn_mean`` (the paper's).
+        distance: a ready ``SignedDistance`` of this shape, to save building another.
+        progress: called with the finished fraction, 0 to 1.
+
+    Raises:
+        ShapeError: the shape cannot be fitted, or lies outside the domain.
+    """
+    if count < 1 or not 0 <= uniform_share <= 1 or coarse_scale <= 0 or fine_scale <= 0:
+        raise ValueError("count and the scales must be positive, and uniform_share between 0 and 1.")
+    validate_for_fitting(shape)
+    reach = float(positions(shape).abs().max())
+    if reach > 0.5:
+        raise ValueError(
+            f"'{shape.name}' reaches {reach:.3g} from the origin, outside the domain [-0.5, 0.5]^3; normalize it first."
+        )
+    distance = distance or SignedDistance(shape, sign=sign, method=method)
+    uniform = round(count * uniform_share)
+    coarse = (count - uniform) // 2
+    counts = (count - uniform - coarse, coarse, uniform)
+    rng = np.random.default_rng(seed)
+    parts = [
+        near_surface(surface_points(shape, size, rng), scale, rng)
+        for size, scale in zip(counts[:2], (fine_scale, coarse_scale), strict=True)
+    ]
+    parts.append(rng.uniform(-0.5, 0.5, (uniform, 3)))
+    # Distances belong to the points as float32 holds them.
+    points = torch.from_numpy(np.concatenate(parts).astype(np.float32))
+    sdf = torch.empty(count)
+    step = 1 << 17
+    for start in range(0, count, step):
+        sdf[start : start + step] = distance(points[start : start + step].double()).float()
+        if progress is not None:
+            progress(min(1.0, (start + step) / count))
+    kind = torch.repeat_interleave(torch.arange(3, dtype=torch.uint8), torch.tensor(counts))
+    return SDFPool(points, sdf, kind, counts)
+
+
+def surface_points(shape: Shape, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 3) points on a mesh, uniform by area, or drawn from a cloud (each point as likely as any other)."""
+    if isinstance(shape, Mesh):
+        return sample_surface(shape, count, seed=int(rng.integers(1 << 62))).points.numpy()
+    points = shape.points.double().numpy()
+    return points[rng.integers(0, len(points), count)]
