@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sasnet_ns.kernels import HashGridLayout, hash_grid, mask_decoder
+from sasnet_ns.kernels import HashGridLayout, Implementation, hash_grid, mask_decoder
 
 
 class MaskGenerator(nn.Module):
@@ -26,7 +26,7 @@ class MaskGenerator(nn.Module):
         masks: int,
         width: int = 48,
         feature_std: float = 0.01,
-        implementation: str = "auto",
+        implementation: Implementation = "auto",
     ) -> None:
         super().__init__()
         self.layout = layout

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sasnet_ns.kernels import HashGridLayout, hash_grid
+from sasnet_ns.kernels import HashGridLayout, Implementation, hash_grid
 from sasnet_ns.networks.base import Network, ParameterRole
 
 
@@ -41,7 +41,7 @@ class HashGridMLP(Network):
         features: int = 2,
         width: int = 64,
         hidden_layers: int = 2,
-        implementation: str = "auto",
+        implementation: Implementation = "auto",
     ) -> None:
         super().__init__(in_dim, out_dim)
         self.layout = HashGridLayout.geometric(

@@ -10,15 +10,13 @@ from sasnet_ns.networks.ngp import HashGridMLP
 from sasnet_ns.networks.sasnet import SASNetConfig
 from sasnet_ns.networks.sine import Finer, Siren
 
+_PRESETS = ("image", "volume", "sdf", "tiger_p", "tiger_d")
 
-def _sasnet(in_dim: int, out_dim: int, preset: str | None = None, **config: Any) -> Network:
-    presets = {
-        None: SASNetConfig,
-        **{n: getattr(SASNetConfig, n) for n in ("image", "volume", "sdf", "tiger_p", "tiger_d")},
-    }
-    if preset not in presets:
-        raise ValueError(f"no SASNet preset is called '{preset}'; choose from {', '.join(filter(None, presets))}.")
-    return presets[preset](in_dim=in_dim, out_dim=out_dim, **config).setup()
+
+def _sasnet(in_dim: int, out_dim: int, preset: str = "sdf", **config: Any) -> Network:
+    if preset not in _PRESETS:
+        raise ValueError(f"no SASNet preset is called '{preset}'; choose from {', '.join(_PRESETS)}.")
+    return getattr(SASNetConfig, preset)(in_dim=in_dim, out_dim=out_dim, **config).setup()
 
 
 _BUILDERS: dict[str, Callable[..., Network]] = {"sasnet": _sasnet, "siren": Siren, "finer": Finer, "ngp": HashGridMLP}

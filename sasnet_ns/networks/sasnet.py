@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sasnet_ns.kernels import HashGridLayout, masked_sine, masked_sine_embedding
+from sasnet_ns.kernels import HashGridLayout, Implementation, masked_sine, masked_sine_embedding
 from sasnet_ns.networks.base import Network, ParameterRole
 from sasnet_ns.networks.frequencies import sample_frequencies
 from sasnet_ns.networks.masks import MaskGenerator
-from sasnet_ns.networks.sine import sine_uniform_
+from sasnet_ns.networks.sine import linears, sine_uniform_
 
 
 @dataclass
@@ -74,7 +74,7 @@ class SASNetConfig:
     """Standard deviation of the initial features."""
     decoder_width: int = 48
     """Hidden width of the mask decoder."""
-    implementation: Literal["auto", "torch", "numba", "triton", "tcnn"] = "auto"
+    implementation: Implementation = "auto"
     """Kernel backend; auto takes the fastest that loads."""
 
     @classmethod
@@ -99,7 +99,7 @@ class SASNetConfig:
 
     @classmethod
     def sdf(cls, **overrides: object) -> SASNetConfig:
-        """The paper's SDF network: 130,917 parameters. For Lucy and the Thai statue the paper sets ``band_limit=40``."""
+        """The paper's SDF network: 130,917 parameters. ``band_limit=40`` for Lucy and the Thai statue."""
         return cls(**overrides)  # type: ignore[arg-type]
 
     @classmethod
@@ -135,9 +135,9 @@ class SASNet(Network):
     """Frequency embedding, masked sine layers, affine output (SASNet, Eqs. 2, 3 and 6).
 
     ``h_0 = M_0 * sin(W_0 x + phi)`` with ``W_0 = 2 pi k / period`` frozen, then
-    ``h_i = M_i * sin(omega_0 (W_i h_{i-1} + b_i))``, and the output ``W h + b``. The masks M are in [0, 1], one per group of neurons, and multiply activations. The embedding's
-    low group has no mask. Matrix products of the embedding and the output stay in fp32 under autocast: phases reach
-    hundreds of radians.
+    ``h_i = M_i * sin(omega_0 (W_i h_{i-1} + b_i))``, and the output ``W h + b``. The masks M are in [0, 1], one per
+    group of neurons, and multiply activations; the embedding's low group has none. The products of the embedding and of
+    the output stay in fp32 under autocast: phases reach hundreds of radians.
 
     Args:
         config: see :class:`SASNetConfig`.
@@ -213,7 +213,7 @@ class SASNet(Network):
         if self.mask_generator is None:
             return (None,) * len(self.mask_counts)
         with torch.autocast(x.device.type, enabled=False):
-            values = self.mask_generator(x.reshape(-1, self.in_dim)).reshape(*x.shape[:-1], -1)
+            values = self.mask_generator(x.reshape(-1, self.in_dim)).reshape(*x.shape[:-1], sum(self.mask_counts))
         parts = values.split(self.mask_counts, dim=-1)
         return tuple(part if part.shape[-1] else None for part in parts)
 
@@ -242,7 +242,7 @@ class SASNet(Network):
         kept = low + sum(bands_sizes)
         with torch.autocast(x.device.type, enabled=False):
             h = self._embed(points, masks[0], bands_sizes, kept)
-        for index, layer in enumerate(self.hidden):
+        for index, layer in enumerate(linears(self.hidden)):
             weight = layer.weight[:, :kept] if index == 0 else layer.weight
             mask, groups = masks[index + 1], self.config.groups[index]
             sizes = () if mask is None else (layer.out_features // groups,) * groups

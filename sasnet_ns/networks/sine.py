@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sasnet_ns.kernels import masked_sine
+from sasnet_ns.kernels import Implementation, masked_sine
 from sasnet_ns.networks.base import Network, ParameterRole
 
 
@@ -17,6 +17,11 @@ def sine_uniform_(weight: Float[Tensor, "out inner"], omega_0: float) -> None:
     bound = math.sqrt(6 / weight.shape[1]) / omega_0
     with torch.no_grad():
         weight.uniform_(-bound, bound)
+
+
+def linears(layers: nn.ModuleList) -> list[nn.Linear]:
+    """The linear layers of a list, typed as such."""
+    return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
 
 class Siren(Network):
@@ -38,7 +43,7 @@ class Siren(Network):
         width: int = 256,
         hidden_layers: int = 2,
         omega_0: float = 30.0,
-        implementation: str = "auto",
+        implementation: Implementation = "auto",
     ) -> None:
         super().__init__(in_dim, out_dim)
         self.omega_0 = omega_0
@@ -62,7 +67,7 @@ class Siren(Network):
         """Evaluate at (..., in_dim) coordinates in [-1, 1]; first and last layer stay fp32 under autocast."""
         with torch.autocast(x.device.type, enabled=False):
             h = self._activation(x.reshape(-1, self.in_dim).to(self.first.weight.dtype), self.first)
-        for layer in self.hidden:
+        for layer in linears(self.hidden):
             h = self._activation(h, layer)
         with torch.autocast(x.device.type, enabled=False):
             return self.output(h.to(self.output.weight.dtype)).reshape(*x.shape[:-1], self.out_dim)
