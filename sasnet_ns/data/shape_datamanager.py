@@ -1,0 +1,267 @@
+"""A nerfstudio datamanager without photographs: batches of points with their signed distance to one shape."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.base_datamanager import DataManager, DataManagerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from sasnet_ns.data.shapes import resolve_shape, shape_names
+from sasnet_ns.data.views import Axis, OrientedPoints, ShapeViews, orbit_cameras
+from sdf_tools.errors import ShapeError
+from sdf_tools.shapes import Mesh, NormalizedShape, PointCloud, normalize, positions
+
+if TYPE_CHECKING:
+    from sdf_tools.distance import SignedDistance
+    from sdf_tools.pools import SDFBatch
+
+TRAIN_VIEWS, EVAL_VIEWS, VIEW_SIZE = 12, 4, 192
+_SPLATS = 200_000  # surface samples that the pictures of the virtual views are drawn from
+
+
+@dataclass
+class GeometryProbe:
+    """Fixed points on which training progress is measured, in box units.
+
+    Attributes:
+        points: (N, 3) uniform points in the shape's bounding box.
+        inside: (N,) whether the shape contains them.
+        surface: (M, 3) points on the shape's surface.
+    """
+
+    points: Float[Tensor, "N 3"]
+    inside: Bool[Tensor, " N"]
+    surface: Float[Tensor, "M 3"]
+
+
+@dataclass
+class ShapeDataManagerConfig(DataManagerConfig):
+    """Configuration of the datamanager that turns a mesh or point cloud into signed-distance samples."""
+
+    _target: type = field(default_factory=lambda: ShapeDataManager)
+    """Class to build."""
+    data: Path | None = None
+    """A shape's name (armadillo, bunny, dragon, happy_buddha, lucy, thai_statue), or a mesh or point-cloud file. The
+    same as --data."""
+    points_per_batch: int = 10_000
+    """Points in an optimisation step (the paper's 10,000)."""
+    pool_size: int = 500_000
+    """Points whose exact signed distance is computed before training; batches are drawn from them."""
+    coarse_scale: float = 0.1
+    """Laplace scale of the coarse samples around the surface, in box units (paper: 0.1)."""
+    fine_scale: float = 0.001
+    """Laplace scale of the fine samples around the surface, in box units (paper: 0.001)."""
+    uniform_share: float = 0.1
+    """Share of each batch drawn uniformly from the box instead, which keeps stray sheets out of empty space."""
+    seed: int = 0
+    """Seed of the samples and of the order in which steps see them; a step's batch depends on it and the step alone."""
+    probe_points: int = 60_000
+    """Points at which intersection over union is measured during training."""
+    up_axis: Literal["x", "y", "z"] = "y"
+    """The shape's upward direction, for the virtual cameras and the viewer (Lucy is z)."""
+    longest_side: float = 0.9
+    """Longest side of the shape's bounding box inside the training domain [-0.5, 0.5]^3 (paper: 0.9)."""
+
+
+class ShapeDataManager(DataManager):
+    """Signed-distance samples of one shape, and virtual views that stand in for photographs.
+
+    A step's batch is a function of the seed and the step alone, so a resumed run sees exactly what an uninterrupted one
+    would have seen. Only training builds the pool of samples; ``ns-viewer`` and ``ns-render`` read the shape when they
+    need it and work without it otherwise.
+
+    Args:
+        config: see :class:`ShapeDataManagerConfig`.
+        device: where batches live.
+        test_mode: ``val`` during training; ``test`` and ``inference`` build no pool.
+        world_size: number of processes.
+        local_rank: this process among them; each draws batches of its own.
+
+    Raises:
+        ShapeError: ``data`` is missing, neither a name nor a file, or no usable shape.
+    """
+
+    config: ShapeDataManagerConfig
+
+    def __init__(
+        self,
+        config: ShapeDataManagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **_: Any,
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.test_mode = test_mode
+        self.world_size = world_size
+        self.local_rank = local_rank
+        super().__init__()
+        up: Axis = config.up_axis
+        metadata: dict[str, object] = {"up_axis": up}
+        if test_mode == "val":
+            metadata |= {"center": self.normalized.center, "scale": self.normalized.scale}
+            self.setup_train()
+        self.train_dataset = ShapeViews(
+            orbit_cameras(TRAIN_VIEWS, VIEW_SIZE, up), self._surface_for_views, metadata, "train"
+        )
+        self.eval_dataset = ShapeViews(
+            orbit_cameras(EVAL_VIEWS, VIEW_SIZE, up, first_azimuth=0.35), self._surface_for_views, metadata, "eval"
+        )
+
+    # cached_property throughout: nerfstudio's viewer reads every plain property, which would load the shape.
+    @cached_property
+    def normalized(self) -> NormalizedShape:
+        """The shape in box units; a point cloud without normals gets estimated ones."""
+        from sdf_tools.io import validate_for_fitting
+
+        if self.config.data is None:
+            raise ShapeError(f"No shape given; use --data with a file or one of: {', '.join(shape_names())}.")
+        shape = resolve_shape(self.config.data)
+        validate_for_fitting(shape)
+        if isinstance(shape, PointCloud) and shape.normals is None:
+            from sdf_tools.normals import estimate_normals, orient_normals
+
+            normals, _ = estimate_normals(shape.points)
+            normals = orient_normals(shape.points, normals, scan_ids=shape.scan_ids)
+            shape = PointCloud(shape.points, normals, shape.scan_ids, shape.name)
+            CONSOLE.print(f"'{shape.name}' has no normals; they were estimated and turned outwards.")
+        return normalize(shape, self.config.longest_side)
+
+    @cached_property
+    def probe(self) -> GeometryProbe:
+        """Where intersection over union and surface error are measured during training."""
+        generator = torch.Generator().manual_seed(self.config.seed + 1)
+        where = positions(self.normalized.shape)
+        low, high = where.amin(0), where.amax(0)
+        points = low + (high - low) * torch.rand(self.config.probe_points, 3, generator=generator, dtype=torch.float64)
+        inside = self.signed_distance.contains(points)
+        surface, _ = self._surface_samples(20_000)
+        return GeometryProbe(points.float().to(self.device), inside.to(self.device), surface.float().to(self.device))
+
+    def _surface_samples(self, count: int) -> OrientedPoints:
+        """Points on the surface in box units with outward normals."""
+        shape = self.normalized.shape
+        if isinstance(shape, Mesh):
+            from sdf_tools.sampling import sample_surface
+
+            samples = sample_surface(shape, count, seed=self.config.seed + 2)
+            return samples.points, samples.normals
+        assert shape.normals is not None
+        generator = torch.Generator().manual_seed(self.config.seed + 2)
+        rows = torch.randperm(shape.points.shape[0], generator=generator)[:count]
+        return shape.points[rows], shape.normals[rows]
+
+    @cached_property
+    def surface(self) -> OrientedPoints | None:
+        """Surface samples for pictures and the viewer, or None if the shape cannot be read any more."""
+        try:
+            return self._surface_samples(_SPLATS)
+        except ShapeError as error:
+            CONSOLE.print(f"The reference shape is not shown: {error}")
+            return None
+
+    def _surface_for_views(self) -> OrientedPoints | None:
+        return self.surface
+
+    @cached_property
+    def fixed_indices_eval_dataloader(self) -> list[tuple[Cameras, dict[str, Any]]]:
+        """Every evaluation view with its picture."""
+        return [self._eval_view(i) for i in range(EVAL_VIEWS)]
+
+    def _eval_view(self, index: int) -> tuple[Cameras, dict[str, Any]]:
+        assert self.eval_dataset is not None
+        camera = self.eval_dataset.cameras[index : index + 1].to(self.device)
+        return camera, {"image": self.eval_dataset[index]["image"], "image_idx": index}
+
+    @cached_property
+    def signed_distance(self) -> SignedDistance:
+        """Exact (mesh) or estimated (point cloud) signed distance to the shape, in box units."""
+        from sdf_tools.distance import SignedDistance
+
+        return SignedDistance(self.normalized.shape)
+
+    def setup_train(self) -> None:
+        """Compute the pool of samples that batches are drawn from."""
+        from sdf_tools.pools import build_sdf_pool
+
+        config, shape = self.config, self.normalized.shape
+        start = time.perf_counter()
+        with CONSOLE.status(f"Computing {config.pool_size:,} signed distances to '{shape.name}'"):
+            pool = build_sdf_pool(
+                shape,
+                config.pool_size,
+                coarse_scale=config.coarse_scale,
+                fine_scale=config.fine_scale,
+                uniform_share=config.uniform_share,
+                seed=config.seed,
+                distance=self.signed_distance,
+            )
+        size = f"{shape.faces.shape[0]:,} faces" if isinstance(shape, Mesh) else f"{shape.points.shape[0]:,} points"
+        CONSOLE.print(
+            f"'{shape.name}', {size}: {len(pool):,} signed distances in {time.perf_counter() - start:.1f} s",
+            highlight=False,
+        )
+        self.pool = pool.to(self.device)
+        self._generator = torch.Generator(self.device)
+
+    def setup_eval(self) -> None:
+        """Nothing to prepare: what evaluation needs is computed when it is first used."""
+
+    def _batch(self, stream: int, step: int) -> SDFBatch:
+        # Seeding costs microseconds and makes a step's batch independent of all steps before it.
+        self._generator.manual_seed(mix_seed(self.config.seed, stream, step * self.world_size + self.local_rank))
+        return self.pool.batch(self.config.points_per_batch, self._generator)
+
+    def next_train(self, step: int) -> tuple[SDFBatch, dict[str, Any]]:  # type: ignore[override]
+        """The batch of a training step: where to evaluate, and (as nerfstudio wants it) the targets."""
+        self.train_count += 1
+        batch = self._batch(0, step)
+        return batch, {"sdf": batch.sdf}
+
+    def next_eval(self, step: int) -> tuple[SDFBatch, dict[str, Any]]:  # type: ignore[override]
+        """A batch of the same distribution that training does not draw."""
+        self.eval_count += 1
+        batch = self._batch(1, step)
+        return batch, {"sdf": batch.sdf}
+
+    def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """The evaluation views in turn."""
+        self.eval_count += 1
+        return self._eval_view(self.eval_count % EVAL_VIEWS)
+
+    def get_train_rays_per_batch(self) -> int:
+        """Points per step."""
+        return self.config.points_per_batch
+
+    def get_eval_rays_per_batch(self) -> int:
+        """Points per evaluation batch."""
+        return self.config.points_per_batch
+
+    def get_datapath(self) -> Path:
+        """Where the viewer keeps camera paths: beside the shape's file, or here for a named shape."""
+        path = self.config.data
+        return path.parent if path is not None and path.is_file() else Path()
+
+    def get_param_groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        """No parameters here."""
+        return {}
+
+
+def mix_seed(seed: int, stream: int, step: int) -> int:
+    """A 32-bit seed from three integers (the finaliser of SplitMix64): torch's CPU generator ignores higher bits."""
+    mask = (1 << 64) - 1
+    state = (seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03 + step + 1) & mask
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+    return (state ^ (state >> 31)) & 0xFFFFFFFF
