@@ -1,0 +1,228 @@
+"""The nerfstudio model that fits a network to the signed distance of one shape."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.models.base_model import Model, ModelConfig
+from torch import Tensor
+
+from sasnet_ns.networks import SASNet, SASNetConfig, SignedDistanceField
+
+NetworkName = Literal["sasnet", "siren", "finer", "ngp"]
+
+
+@dataclass
+class SASNetSDFModelConfig(ModelConfig):
+    """Configuration of the signed-distance model."""
+
+    _target: type = field(default_factory=lambda: SASNetSDFModel)
+    """Class to build."""
+    enable_collider: bool = False
+    """Not used: there are no rays in training."""
+    eval_num_rays_per_chunk: int = 1 << 18
+    """Rays rendered at a time; the network itself is evaluated in smaller parts."""
+    network: NetworkName = "sasnet"
+    """Network to fit: sasnet, or one to compare it with: siren, finer, ngp (hash grid and a small MLP)."""
+    sasnet: SASNetConfig = field(default_factory=SASNetConfig.sdf)
+    """Options of the SASNet; the defaults are the paper's SDF network with 130,917 parameters."""
+    network_options: dict[str, int | float | str] = field(default_factory=dict)
+    """Options of the other networks as name value pairs, e.g. width 256 omega_0 30."""
+    coarse_weight: float = 0.01
+    """Weight of the samples away from the surface against those close to it (paper: 0.01)."""
+    eikonal_weight: float = 0.0
+    """Weight of the Eikonal term (|grad| - 1)^2 at the start; 0 leaves it out (as the paper does)."""
+    eikonal_final_weight: float | None = None
+    """Weight of the Eikonal term at the end; it changes linearly from step to step. None keeps eikonal_weight."""
+    eikonal_points: int = 2_000
+    """Points of each batch at which the Eikonal term is evaluated."""
+    mask_sparsity_weight: float = 0.0
+    """Weight of the mean mask value, which closes masks where they are not needed; 0 leaves it out."""
+    bfloat16: bool = False
+    """Train the hidden layers in bfloat16 (embedding and output stay float32). Pays on GPUs and on CPUs with AMX."""
+
+
+class SASNetSDFModel(Model):
+    """A signed distance field in box units, trained on points and shown by sphere tracing.
+
+    ``state_dict`` holds the network and the way back to the shape's own units (``field.center``, ``field.scale``), so a
+    checkpoint alone is enough to extract a mesh.
+    """
+
+    config: SASNetSDFModelConfig
+
+    def populate_modules(self) -> None:
+        """Build the field; nothing is downloaded."""
+        from sasnet_ns.data.views import axis_vector
+        from sasnet_ns.viewer.panel import ViewerPanel
+        from sasnet_ns.viewer.rendering import SurfaceRenderer
+
+        super().populate_modules()
+        metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
+        self.field = SignedDistanceField(
+            self.config.network, self.network_config(), metadata.get("center"), metadata.get("scale", 1.0)
+        )
+        self.step = 0
+        self.max_steps = 0
+        up = metadata.get("up_axis", "y")
+        network = self.field.network
+        bands = network.config.bands if isinstance(network, SASNet) else 0
+        self.viewer_panel = ViewerPanel(up, bands, self.extract_to_file)
+        self._renderer = SurfaceRenderer(self.field, axis_vector(up))
+
+    def network_config(self) -> dict[str, Any]:
+        """Options for :func:`sasnet_ns.networks.build_network`, plain values only."""
+        if self.config.network != "sasnet":
+            return dict(self.config.network_options)
+        options = dataclasses.asdict(self.config.sasnet)
+        return {name: value for name, value in options.items() if name not in ("in_dim", "out_dim")}
+
+    def get_param_groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        """The network's parameters by role: backbone, hidden, masks."""
+        return {str(role): parameters for role, parameters in self.field.network.parameter_roles().items()}
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Keep track of the step, for the weight schedule and the renderer."""
+        if training_callback_attributes.trainer is not None:
+            self.max_steps = training_callback_attributes.trainer.config.max_num_iterations
+        return [
+            TrainingCallback(
+                [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.update_to_step, update_every_num_iters=1
+            )
+        ]
+
+    def update_to_step(self, step: int) -> None:
+        """Called before each training step and after loading a checkpoint."""
+        self.step = step
+
+    def current_eikonal_weight(self) -> float:
+        """The Eikonal term's weight at this step."""
+        first, last = self.config.eikonal_weight, self.config.eikonal_final_weight
+        if last is None or self.max_steps <= 1:
+            return first
+        return first + (last - first) * min(1.0, self.step / (self.max_steps - 1))
+
+    def get_outputs(self, ray_bundle: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """Signed distances at a batch of points, or pictures of a bundle of rays.
+
+        Args:
+            ray_bundle: an ``sdf_tools.pools.SDFBatch`` in training, a nerfstudio ``RayBundle`` for pictures.
+
+        Returns:
+            For points: ``sdf`` (N,), the batch itself, and, if the term is on, ``gradient`` (M, 3) and ``masks``. For
+            rays: see :meth:`sasnet_ns.viewer.rendering.SurfaceRenderer.render`.
+        """
+        if isinstance(ray_bundle, RayBundle):
+            return self._render(ray_bundle)
+        points: Float[Tensor, "N 3"] = ray_bundle.points
+        outputs: dict[str, Any] = {"batch": ray_bundle}
+        with torch.autocast(points.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            outputs["sdf"] = self.field(points)
+        if self.current_eikonal_weight() > 0:
+            # Every so many points: all kinds in their proportions, with a stride known beforehand.
+            stride = max(1, points.shape[0] // self.config.eikonal_points)
+            outputs["gradient"] = self.field.value_and_gradient(points[::stride])[1]
+        if self.config.mask_sparsity_weight > 0 and isinstance(self.field.network, SASNet):
+            masks = [m.mean() for m in self.field.network.masks(2 * points) if m is not None]
+            if masks:
+                outputs["mask_mean"] = torch.stack(masks).mean()
+        return outputs
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The coarse-to-fine loss, and the Eikonal and sparsity terms if they are on."""
+        from sdf_tools.losses import coarse_to_fine_loss, eikonal_loss
+
+        samples = outputs["batch"]
+        losses = {
+            "sdf": coarse_to_fine_loss(
+                outputs["sdf"], samples.sdf, samples.kind, coarse_weight=self.config.coarse_weight
+            )
+        }
+        if "gradient" in outputs:
+            losses["eikonal"] = self.current_eikonal_weight() * eikonal_loss(outputs["gradient"])
+        if "mask_mean" in outputs:
+            losses["mask_sparsity"] = self.config.mask_sparsity_weight * outputs["mask_mean"]
+        return losses
+
+    def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Mean absolute error of the batch, in box units; a tensor, so that nothing waits for the device."""
+        return {"sdf_error": (outputs["sdf"].detach() - outputs["batch"].sdf).abs().mean()}
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+        """Pictures of the surface from one camera: shaded, normals, depth, a slice of the distance, masks.
+
+        Args:
+            camera: a single camera in box units.
+            obb_box: the viewer's crop box.
+
+        Returns:
+            (H, W, C) images, see :meth:`sasnet_ns.viewer.rendering.SurfaceRenderer.render`; ``rgb`` first.
+        """
+        rays = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
+        # A quarter of a pixel at the distance of the box is as exact as a picture can show.
+        pixel = 1.0 / float(camera.fx.flatten()[0])
+        pictures = self._render(rays, tolerance=min(2e-3, max(1e-4, 0.25 * pixel)))
+        return {name: picture.reshape(*rays.shape, -1) for name, picture in pictures.items()}
+
+    def _render(self, rays: RayBundle, tolerance: float = 3e-4) -> dict[str, Tensor]:
+        near, far = (None if x is None else x.reshape(-1) for x in (rays.nears, rays.fars))
+        return self._renderer.render(
+            rays.origins.reshape(-1, 3),
+            rays.directions.reshape(-1, 3),
+            step=self.step,
+            near=near,
+            far=far,
+            settings=self.viewer_panel.settings(),
+            wanted=self.viewer_panel.control.wanted_outputs(),
+            tolerance=tolerance,
+            exact=not self.max_steps,
+        )
+
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+        """(H, W, 4): a picture with the surface's coverage as alpha, for ns-render and ns-export."""
+        return torch.cat([outputs[output_name], outputs["accumulation"]], dim=-1)
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Pictures for TensorBoard: the surface, and its normals beside those of the shape itself."""
+        reference = batch["image"].to(outputs["normals"])
+        both = torch.cat([reference, outputs["normals"]], dim=1)
+        return {"coverage": float(outputs["accumulation"].mean())}, {"surface": outputs["rgb"], "normals": both}
+
+    def extract(self, resolution: int = 256, level: float = 0.0) -> Any:
+        """The surface as an ``sdf_tools.Mesh`` in box units.
+
+        Raises:
+            ShapeError: the field has no surface at that level.
+        """
+        from sdf_tools.extraction import extract_mesh
+
+        return extract_mesh(self.field, resolution, level=level)
+
+    def extract_to_file(self, path: Path) -> tuple[Tensor, Tensor]:
+        """Write the surface that the viewer shows, in the shape's own units.
+
+        Returns:
+            Its vertices in box units and its faces.
+        """
+        from sdf_tools.io import save_mesh
+
+        mesh = self.extract(level=self.viewer_panel.settings().level)
+        world = mesh.vertices / self.field.scale.cpu() + self.field.center.cpu()
+        save_mesh(dataclasses.replace(mesh, vertices=world), path)
+        return mesh.vertices, mesh.faces

@@ -1,0 +1,160 @@
+"""The pipeline: nerfstudio's own, with geometric instead of photographic evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from torch.cuda.amp.grad_scaler import GradScaler
+
+from sasnet_ns.data.shape_datamanager import GeometryProbe, ShapeDataManager, ShapeDataManagerConfig
+from sasnet_ns.models.sdf_model import SASNetSDFModel, SASNetSDFModelConfig
+from sasnet_ns.networks import SignedDistanceField
+from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.shapes import Mesh
+
+
+@dataclass
+class SASNetSDFPipelineConfig(VanillaPipelineConfig):
+    """Configuration of the pipeline."""
+
+    _target: type = field(default_factory=lambda: SASNetSDFPipeline)
+    """Class to build."""
+    datamanager: ShapeDataManagerConfig = field(default_factory=ShapeDataManagerConfig)
+    """The shape and the samples drawn from it."""
+    model: SASNetSDFModelConfig = field(default_factory=SASNetSDFModelConfig)
+    """The network and its losses."""
+    eval_resolution: int = 256
+    """Marching-cubes cells along the box for the mesh that ns-eval measures."""
+
+
+class SASNetSDFPipeline(VanillaPipeline):
+    """Samples of one shape, and the field that is fitted to them.
+
+    Input that cannot be used ends the program with one sentence and exit code 1, whichever nerfstudio command runs.
+    """
+
+    config: SASNetSDFPipelineConfig
+    datamanager: ShapeDataManager
+
+    def __init__(
+        self,
+        config: SASNetSDFPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: GradScaler | None = None,
+    ) -> None:
+        try:
+            super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        except (ShapeError, MissingLibraryError) as error:
+            raise SystemExit(f"sasnet-sdf: {error}") from None
+        assert isinstance(self.model, SASNetSDFModel)
+        self.model.viewer_panel.surface = lambda: self.datamanager.surface
+
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, float]:
+        """Distances between the extracted surface and the shape, for ns-eval's JSON.
+
+        Args:
+            step: the training step, not needed.
+            output_path: folder for a picture of each evaluation view; None writes none.
+            get_std: accepted for nerfstudio; there is one shape, hence no deviation.
+
+        Returns:
+            Metrics in box units by name, see ``sdf_tools.metrics``.
+        """
+        self.eval()
+        try:
+            metrics = self.geometry_metrics()
+        except ShapeError as error:
+            raise SystemExit(f"sasnet-sdf: {error}") from None
+        if output_path is not None:
+            self._save_pictures(output_path)
+        self.train()
+        return metrics
+
+    def geometry_metrics(self) -> dict[str, float]:
+        """Extract the surface at ``eval_resolution`` and compare it with the shape.
+
+        Raises:
+            ShapeError: the field has no surface yet, or the shape cannot be read any more.
+        """
+        from sdf_tools.metrics import evaluate
+
+        model = self.model
+        assert isinstance(model, SASNetSDFModel)
+        reference = self.datamanager.normalized.shape
+        mesh = model.extract(self.config.eval_resolution)
+        if not isinstance(reference, Mesh):
+            return cloud_metrics(mesh, reference.points)
+        return plain_numbers(evaluate(mesh, reference))
+
+    def _save_pictures(self, folder: Path) -> None:
+        from torchvision.utils import save_image
+
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, (camera, batch) in enumerate(self.datamanager.fixed_indices_eval_dataloader):
+            outputs = self.model.get_outputs_for_camera(camera)
+            _, images = self.model.get_image_metrics_and_images(outputs, batch)
+            for name, image in images.items():
+                save_image(image.permute(2, 0, 1).cpu(), folder / f"eval_{name}_{index:04d}.png")
+
+
+@torch.no_grad()
+def quick_metrics(field: SignedDistanceField, probe: GeometryProbe) -> dict[str, float]:
+    """Intersection over union and surface error without extracting a mesh.
+
+    Args:
+        field: the field in training.
+        probe: where to look.
+
+    Returns:
+        ``iou`` over the probe's points, and ``surface_error``: the mean distance from the shape's surface to the
+        field's, to first order |f| / |grad f|, in box units.
+    """
+    predicted = torch.cat([field(part) < 0 for part in probe.points.split(1 << 14)])
+    both = (predicted & probe.inside).sum()
+    either = (predicted | probe.inside).sum()
+    errors = []
+    for part in probe.surface.split(1 << 13):
+        with torch.enable_grad():
+            at = part.detach().requires_grad_(True)
+            values = field(at)
+            gradient = torch.autograd.grad(values.sum(), at)[0]
+        errors.append(values.detach().abs() / gradient.norm(dim=-1).clamp_min(0.1))
+    return {"iou": float(both / either.clamp_min(1)), "surface_error": float(torch.cat(errors).mean())}
+
+
+def plain_numbers(metrics: Any) -> dict[str, float]:
+    """The finite numbers of a metrics dictionary or dataclass, as floats that JSON and nerfstudio take."""
+    items = metrics.items() if isinstance(metrics, dict) else vars(metrics).items()
+    return {name: float(value) for name, value in items if isinstance(value, bool | int | float)}
+
+
+def cloud_metrics(mesh: Mesh, points: torch.Tensor, count: int = 200_000) -> dict[str, float]:
+    """Distances between a mesh and the points it was fitted to, in the units of both.
+
+    Returns:
+        ``surface_to_point_mean``: from the points to the mesh (exact), ``point_to_surface_mean``: from samples of the
+        mesh to the nearest point, which includes the points' own spacing.
+    """
+    from scipy.spatial import cKDTree
+
+    from sdf_tools.distance import SignedDistance
+    from sdf_tools.sampling import sample_surface
+
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randperm(points.shape[0], generator=generator)[:count]
+    to_mesh = SignedDistance(mesh, sign="unsigned")(points[rows])
+    to_points, _ = cKDTree(points.numpy()).query(sample_surface(mesh, count, seed=0).points.numpy(), workers=-1)
+    return {
+        "surface_to_point_mean": float(to_mesh.abs().mean()),
+        "point_to_surface_mean": float(to_points.mean()),
+        "hausdorff": max(float(to_mesh.abs().max()), float(to_points.max())),
+    }
