@@ -30,16 +30,16 @@ def lattice_rows(corner: Tensor, level: int, layout: HashGridLayout) -> Tensor:
 
 def hash_grid(x: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
     """Interpolated features of points ``x`` (N, in_dim) -> (N, levels * feature_dim)."""
-    unit = ((x + 1.0) * 0.5).clamp(0.0, 1.0)
+    clamped = x.clamp(-1.0, 1.0)
     corner_bits = torch.tensor(
         [[(corner >> axis) & 1 for axis in range(layout.in_dim)] for corner in range(1 << layout.in_dim)],
         device=x.device,
     )
     features = []
     for level, resolution in enumerate(layout.resolutions):
-        position = unit * (resolution - 1)
-        cell = position.detach().floor().clamp(max=resolution - 2)
-        fraction = position - cell
+        scale = resolution - 1
+        cell = ((clamped.detach() + 1.0) * 0.5 * scale).floor().clamp(max=resolution - 2)
+        fraction = clamped * (0.5 * scale) + (0.5 * scale - cell)
         if layout.interpolation == "smoothstep":
             fraction = fraction * fraction * (3.0 - 2.0 * fraction)
         rows = lattice_rows(cell.long()[:, None, :] + corner_bits, level, layout)

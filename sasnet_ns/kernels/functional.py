@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sasnet_ns.kernels import _torch
+from sasnet_ns.kernels import _hash_grid_ops, _torch
+from sasnet_ns.kernels._choose import choose
 from sasnet_ns.kernels.layout import HashGridLayout
 from sdf_tools.errors import ShapeError
 
@@ -30,8 +31,8 @@ def hash_grid(
     that of the cell ``floor(u)`` (of the last cell on the upper face).
 
     Differentiable twice (table, points, and the derivative of those), as Eikonal losses need. The arithmetic is float32,
-    or float64 if ``x`` or ``table`` is; a half-precision table is read as it is and accumulated in float32, its gradient
-    is rounded to half at the end.
+    or float64 if ``x`` or ``table`` is; a half-precision table is accumulated in float32, its gradient rounded to half
+    at the end.
 
     Args:
         x: points, (..., in_dim).
@@ -55,7 +56,11 @@ def hash_grid(
         raise ShapeError(f"The hash grid's table must be {wanted}; got {tuple(table.shape)}.")
     dtype = torch.float64 if torch.float64 in (x.dtype, table.dtype) else torch.float32
     points = x.reshape(-1, layout.in_dim).to(dtype)
-    features = _torch.hash_grid(points, table.to(dtype), layout)
+    backend = choose(implementation, x.device, True, ("numba", "triton", "tcnn"))
+    if backend == "torch":
+        features = _torch.hash_grid(points, table.to(dtype), layout)
+    else:
+        features = _hash_grid_ops.hash_grid(points, table.to(dtype), layout, backend)
     return features.reshape(*x.shape[:-1], layout.out_dim)
 
 
@@ -70,7 +75,7 @@ def masked_sine(
     """Sine layer with group masks, ``m * sin(omega * (z + bias))``, without a mask as wide as the layer.
 
     Neurons lie in contiguous groups; group ``g`` is multiplied by ``mask[..., g]``. The first
-    ``width - sum(group_sizes)`` neurons belong to no group and are not masked (the low frequencies of SASNet's embedding).
+    ``width - sum(group_sizes)`` neurons belong to no group and are not masked (the low frequencies of the embedding).
 
     Args:
         z: result of the layer's matrix product, without bias, (..., width).
@@ -153,9 +158,8 @@ def mask_decoder(
         ShapeError: if shapes do not fit.
     """
     if features.shape[-1] != w1.shape[1] or w1.shape[0] != w2.shape[1]:
-        raise ShapeError(
-            f"Mask decoder shapes do not fit: features {tuple(features.shape)}, w1 {tuple(w1.shape)}, w2 {tuple(w2.shape)}."
-        )
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (features, w1, w2))
+        raise ShapeError(f"Mask decoder shapes do not fit; features, w1 and w2 are {shapes}.")
     return _torch.mask_decoder(features, w1, b1, w2, b2)
 
 

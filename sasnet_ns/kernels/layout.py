@@ -16,9 +16,9 @@ PRIMES = (1, 2654435761, 805459861, 3674653429)
 class HashGridLayout:
     """Shape of a multiresolution hash grid (Müller et al. 2022, section 3): everything but the table's values.
 
-    All levels lie one after the other in a single table of shape ``(total_entries, feature_dim)``; level ``l`` owns the
-    rows ``offsets[l]`` to ``offsets[l] + level_entries[l]``. A level whose lattice fits in ``2**log2_table_size`` entries
-    is stored densely, first axis fastest, ``i0 + res * (i1 + res * (i2 + ...))``; otherwise lattice point ``i`` has row
+    All levels lie one after the other in a single table of shape ``(total_entries, feature_dim)``; level ``l`` owns
+    the rows from ``offsets[l]`` on. A level whose lattice fits in ``2**log2_table_size`` entries is stored densely,
+    first axis fastest, ``i0 + res * (i1 + res * (i2 + ...))``; otherwise lattice point ``i`` has row
     ``xor_k(i_k * PRIMES[k]) mod 2**log2_table_size``.
 
     Raises:

@@ -1,0 +1,71 @@
+"""Which backend a call runs on."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import warnings
+
+import torch
+
+from sdf_tools.errors import MissingLibraryError
+
+INSTALL = {"numba": "pip install numba", "triton": "pip install triton", "tcnn": "see github.com/NVlabs/tiny-cuda-nn"}
+MODULES = {"numba": "numba", "triton": "triton", "tcnn": "tinycudann"}
+
+
+@functools.cache
+def _load_error(backend: str) -> str | None:
+    """Why a backend's library cannot be used, or None."""
+    if importlib.util.find_spec(MODULES[backend]) is None:
+        return f"{MODULES[backend]} is not installed"
+    try:
+        importlib.import_module(MODULES[backend])
+    except Exception as error:  # a broken installation may raise anything
+        return f"importing {MODULES[backend]} failed ({error})"
+    return None
+
+
+@functools.cache
+def _warn_once(backend: str, reason: str) -> None:
+    warnings.warn(
+        f"The plain torch kernels are used, several times slower, because {reason}: {INSTALL[backend]}.", stacklevel=4
+    )
+
+
+def choose(implementation: str, device: torch.device, fast_dtype: bool, allowed: tuple[str, ...]) -> str:
+    """Backend for tensors on ``device``: ``torch``, ``numba``, ``triton`` or ``tcnn``.
+
+    Args:
+        implementation: a backend's name or ``auto``.
+        device: where the tensors are.
+        fast_dtype: whether the fast backends handle the dtype; if not, ``auto`` is ``torch``.
+        allowed: the names that this kernel knows.
+
+    Raises:
+        MissingLibraryError: if a backend is asked for by name and cannot be loaded.
+        ValueError: if the name is unknown or the backend cannot run on the device.
+    """
+    if implementation == "torch":
+        return "torch"
+    if implementation == "auto":
+        backend = {"cpu": "numba", "cuda": "triton"}.get(device.type, "torch")
+        if not fast_dtype or backend == "torch":
+            return "torch"
+        reason = _load_error(backend)
+        if reason is not None:
+            _warn_once(backend, reason)
+            return "torch"
+        return backend
+    if implementation not in allowed:
+        raise ValueError(f"Unknown implementation {implementation!r}; choose from auto, torch, {', '.join(allowed)}.")
+    reason = _load_error(implementation)
+    if reason is not None:
+        raise MissingLibraryError(f"implementation={implementation!r} cannot run: {reason}; {INSTALL[implementation]}.")
+    if implementation == "numba" and device.type != "cpu":
+        raise ValueError(f"implementation='numba' runs on CPU tensors; these are on {device}.")
+    if implementation == "tcnn" and device.type != "cuda":
+        raise ValueError(f"implementation='tcnn' runs on CUDA tensors; these are on {device}.")
+    if not fast_dtype:
+        raise ValueError(f"implementation={implementation!r} does not handle this dtype; use float32 or 'torch'.")
+    return implementation
