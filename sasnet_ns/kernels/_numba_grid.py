@@ -25,66 +25,91 @@ PRIME1, PRIME2, PRIME3 = PRIMES[1:]
 
 
 @jit
-def _address(x, axes, smooth, start, count, resolution, offset, dense, table_mask, cells, rows, factors):  # type: ignore[no-untyped-def]
+def _transpose(axes, points, start, count, columns):  # type: ignore[no-untyped-def]
+    """Rows ``start`` onwards of ``points`` (N, in_dim) as columns (in_dim, B), which loops over points can stream."""
+    if points is not None:
+        for b in range(count):
+            for axis in range(len(axes)):
+                columns[axis, b] = points[start + b, axis]
+
+
+@jit
+def _address(columns, axes, smooth, count, level, table_mask, keys, rows, factors):  # type: ignore[no-untyped-def]
     """Corner rows (corners, B) of a block, and per axis and corner bit the factor of the weight.
 
-    ``factors`` is (3, 2 * in_dim, B): factor ``2 * axis + bit`` and its first two derivatives by x.
+    ``factors`` is (3, 2 * in_dim, B): factor ``2 * axis + bit`` and its first two derivatives by x. ``keys`` holds the
+    contribution of each axis and bit to the row number.
     """
     in_dim = len(axes)
-    number = x.dtype.type
+    number = columns.dtype.type
     zero, half, one, two, three, six = number(0), number(0.5), number(1), number(2), number(3), number(6)
+    resolution, offset, dense = level[0], level[1], level[2]
     scale = number(resolution - 1)
     rate = scale * half
     last = number(resolution - 2)
+    stride = 1
     for axis in range(in_dim):
         low, high = 2 * axis, 2 * axis + 1
+        prime = PRIME1 if axis == 1 else PRIME2 if axis == 2 else PRIME3 if axis == 3 else 1
+        multiplier = np.int64(stride if dense else prime)
+        stride *= resolution
+        column = columns[axis]
+        key_low, key_high = keys[low], keys[high]
+        value_low, value_high = factors[0, low], factors[0, high]
+        slope_low, slope_high = factors[1, low], factors[1, high]
+        bend_low, bend_high = factors[2, low], factors[2, high]
         for b in range(count):
-            clamped = min(max(x[start + b, axis], -one), one)
-            slope = rate if clamped == x[start + b, axis] else zero
+            clamped = min(max(column[b], -one), one)
+            slope = rate if clamped == column[b] else zero
             # the cell is found without an addition after the product, so that no machine can fuse the two and pick
             # another cell; the fraction in one fused step keeps all its digits
             cell = min(np.floor((clamped + one) * half * scale), last)
             t = clamped * rate + (rate - cell)
-            cells[axis, b] = np.int32(cell)
+            key = np.int32(cell) * multiplier
+            key_low[b], key_high[b] = np.uint32(key), np.uint32(key + multiplier)
             if len(smooth) > 0:
                 first = slope * six * t * (one - t)
                 second = slope * slope * six * (one - two * t)
                 t = t * t * (three - two * t)
+                bend_low[b], bend_high[b] = -second, second
             else:
-                first, second = slope, zero
-            factors[0, low, b], factors[0, high, b] = one - t, t
-            factors[1, low, b], factors[1, high, b] = -first, first
-            factors[2, low, b], factors[2, high, b] = -second, second
+                first = slope
+            value_low[b], value_high[b] = one - t, t
+            slope_low[b], slope_high[b] = -first, first
     for corner in range(1 << in_dim):
-        bit0, bit1, bit2, bit3 = corner & 1, (corner >> 1) & 1, (corner >> 2) & 1, (corner >> 3) & 1
+        row = rows[corner]
+        key0 = keys[corner & 1]
+        key1 = keys[2 + ((corner >> 1) & 1)] if in_dim > 1 else key0
+        key2 = keys[4 + ((corner >> 2) & 1)] if in_dim > 2 else key0
+        key3 = keys[6 + ((corner >> 3) & 1)] if in_dim > 3 else key0
         if dense:
             for b in range(count):
-                row = 0
-                if in_dim > 3:
-                    row = (row + cells[3, b] + bit3) * resolution
-                if in_dim > 2:
-                    row = (row + cells[2, b] + bit2) * resolution
+                total = key0[b]
                 if in_dim > 1:
-                    row = (row + cells[1, b] + bit1) * resolution
-                rows[corner, b] = np.uint32(row + cells[0, b] + bit0 + offset)
+                    total += key1[b]
+                if in_dim > 2:
+                    total += key2[b]
+                if in_dim > 3:
+                    total += key3[b]
+                row[b] = np.uint32(total + offset)
         else:
             for b in range(count):
-                row = np.int64(cells[0, b] + bit0)
+                total = key0[b]
                 if in_dim > 1:
-                    row ^= np.int64(cells[1, b] + bit1) * PRIME1
+                    total ^= key1[b]
                 if in_dim > 2:
-                    row ^= np.int64(cells[2, b] + bit2) * PRIME2
+                    total ^= key2[b]
                 if in_dim > 3:
-                    row ^= np.int64(cells[3, b] + bit3) * PRIME3
-                rows[corner, b] = np.uint32((row & table_mask) + offset)
+                    total ^= key3[b]
+                row[b] = np.uint32((total & table_mask) + offset)
 
 
 @jit
-def _weigh(axes, v, start, count, factors, weights):  # type: ignore[no-untyped-def]
-    """Corner weights (corners, B), or if ``v`` is not None their derivatives along the directions ``v``."""
+def _weigh(axes, tangent, columns, count, factors, weights):  # type: ignore[no-untyped-def]
+    """Corner weights (corners, B), or if ``tangent`` is not None their derivatives along ``columns`` (in_dim, B)."""
     in_dim = len(axes)
     for corner in range(1 << in_dim):
-        if v is None:
+        if tangent is None:
             for b in range(count):
                 w = factors[0, corner & 1, b]
                 for axis in range(1, in_dim):
@@ -92,11 +117,11 @@ def _weigh(axes, v, start, count, factors, weights):  # type: ignore[no-untyped-
                 weights[corner, b] = w
         else:
             for b in range(count):
-                # dual number: the weight so far and its derivative along v
-                w, d = factors[0, corner & 1, b], factors[1, corner & 1, b] * v[start + b, 0]
+                # dual number: the weight so far and its derivative along its column
+                w, d = factors[0, corner & 1, b], factors[1, corner & 1, b] * columns[0, b]
                 for axis in range(1, in_dim):
                     k = 2 * axis + ((corner >> axis) & 1)
-                    d = d * factors[0, k, b] + w * factors[1, k, b] * v[start + b, axis]
+                    d = d * factors[0, k, b] + w * factors[1, k, b] * columns[axis, b]
                     w = w * factors[0, k, b]
                 weights[corner, b] = d
 
@@ -104,16 +129,19 @@ def _weigh(axes, v, start, count, factors, weights):  # type: ignore[no-untyped-
 @jit
 def _gather_part(begin, end, x, axes, channels, smooth, v, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
     corners = 1 << len(axes)
-    cells = np.empty((len(axes), BLOCK), np.int32)
+    columns = np.empty((len(axes), BLOCK), x.dtype)
+    tangents = np.zeros((len(axes), BLOCK), x.dtype)
+    keys = np.empty((2 * len(axes), BLOCK), np.uint32)
     rows = np.empty((corners, BLOCK), np.uint32)
-    factors = np.empty((3, 2 * len(axes), BLOCK), x.dtype)
+    factors = np.zeros((3, 2 * len(axes), BLOCK), x.dtype)
     weights = np.empty((corners, BLOCK), x.dtype)
     for start in range(begin, end, BLOCK):
         count = min(BLOCK, end - start)
+        _transpose(axes, x, start, count, columns)
+        _transpose(axes, v, start, count, tangents)
         for level in range(levels.shape[0]):
-            resolution, offset, dense = levels[level, 0], levels[level, 1], levels[level, 2]
-            _address(x, axes, smooth, start, count, resolution, offset, dense, table_mask, cells, rows, factors)
-            _weigh(axes, v, start, count, factors, weights)
+            _address(columns, axes, smooth, count, levels[level], table_mask, keys, rows, factors)
+            _weigh(axes, v, tangents, count, factors, weights)
             for b in range(count):
                 for channel in range(len(channels)):
                     total = x.dtype.type(0)
@@ -125,16 +153,19 @@ def _gather_part(begin, end, x, axes, channels, smooth, v, table, levels, table_
 @jit
 def _scatter_part(begin, end, first, step, x, axes, channels, smooth, v, g, levels, table_mask, out):  # type: ignore[no-untyped-def]
     corners = 1 << len(axes)
-    cells = np.empty((len(axes), BLOCK), np.int32)
+    columns = np.empty((len(axes), BLOCK), x.dtype)
+    tangents = np.zeros((len(axes), BLOCK), x.dtype)
+    keys = np.empty((2 * len(axes), BLOCK), np.uint32)
     rows = np.empty((corners, BLOCK), np.uint32)
-    factors = np.empty((3, 2 * len(axes), BLOCK), x.dtype)
+    factors = np.zeros((3, 2 * len(axes), BLOCK), x.dtype)
     weights = np.empty((corners, BLOCK), x.dtype)
     for start in range(begin, end, BLOCK):
         count = min(BLOCK, end - start)
+        _transpose(axes, x, start, count, columns)
+        _transpose(axes, v, start, count, tangents)
         for level in range(first, levels.shape[0], step):
-            resolution, offset, dense = levels[level, 0], levels[level, 1], levels[level, 2]
-            _address(x, axes, smooth, start, count, resolution, offset, dense, table_mask, cells, rows, factors)
-            _weigh(axes, v, start, count, factors, weights)
+            _address(columns, axes, smooth, count, levels[level], table_mask, keys, rows, factors)
+            _weigh(axes, v, tangents, count, factors, weights)
             for b in range(count):
                 for corner in range(corners):
                     row, weight = rows[corner, b], weights[corner, b]
@@ -145,17 +176,20 @@ def _scatter_part(begin, end, first, step, x, axes, channels, smooth, v, g, leve
 @jit
 def _contract_part(begin, end, x, axes, channels, smooth, v, g, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
     in_dim, corners = len(axes), 1 << len(axes)
-    cells = np.empty((in_dim, BLOCK), np.int32)
+    columns = np.empty((in_dim, BLOCK), x.dtype)
+    tangents = np.zeros((in_dim, BLOCK), x.dtype)
+    keys = np.empty((2 * in_dim, BLOCK), np.uint32)
     rows = np.empty((corners, BLOCK), np.uint32)
-    factors = np.empty((3, 2 * in_dim, BLOCK), x.dtype)
+    factors = np.zeros((3, 2 * in_dim, BLOCK), x.dtype)
     dots = np.empty((corners, BLOCK), x.dtype)
     sums = np.empty((in_dim, BLOCK), x.dtype)
     for start in range(begin, end, BLOCK):
         count = min(BLOCK, end - start)
+        _transpose(axes, x, start, count, columns)
+        _transpose(axes, v, start, count, tangents)
         sums[:] = 0
         for level in range(levels.shape[0]):
-            resolution, offset, dense = levels[level, 0], levels[level, 1], levels[level, 2]
-            _address(x, axes, smooth, start, count, resolution, offset, dense, table_mask, cells, rows, factors)
+            _address(columns, axes, smooth, count, levels[level], table_mask, keys, rows, factors)
             for b in range(count):
                 for corner in range(corners):
                     total = x.dtype.type(0)
@@ -175,11 +209,11 @@ def _contract_part(begin, end, x, axes, channels, smooth, v, g, table, levels, t
                             sums[axis, b] += dots[corner, b] * w
                     else:
                         for b in range(count):
-                            w, d = factors[order, bit, b], factors[order + 1, bit, b] * v[start + b, 0]
+                            w, d = factors[order, bit, b], factors[order + 1, bit, b] * tangents[0, b]
                             for other in range(1, in_dim):
                                 k = 2 * other + ((corner >> other) & 1)
                                 o = 1 if other == axis else 0
-                                d = d * factors[o, k, b] + w * factors[o + 1, k, b] * v[start + b, other]
+                                d = d * factors[o, k, b] + w * factors[o + 1, k, b] * tangents[other, b]
                                 w = w * factors[o, k, b]
                             sums[axis, b] += dots[corner, b] * d
         for b in range(count):

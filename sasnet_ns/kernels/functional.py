@@ -30,8 +30,8 @@ def hash_grid(
     of the nearest point of the box, and the gradient along the clamped axes is zero. On a cell border the gradient is
     that of the cell ``floor(u)`` (of the last cell on the upper face).
 
-    Differentiable twice (table, points, and the derivative of those), as Eikonal losses need. The arithmetic is float32,
-    or float64 if ``x`` or ``table`` is; a half-precision table is accumulated in float32, its gradient rounded to half
+    Differentiable twice (table, points, and the derivative of those), as Eikonal losses need. The arithmetic is
+    float32, or float64 if ``x`` or ``table`` is; a half-precision table is accumulated in float32, its gradient rounded to half
     at the end.
 
     Args:
