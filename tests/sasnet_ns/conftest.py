@@ -1,0 +1,94 @@
+"""Small runs of the real nerfstudio trainer, in this process."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdf_tools.shapes import Mesh
+
+TrainerFactory = Callable[..., Any]
+
+
+def octahedron_sphere(subdivisions: int = 3, radius: float = 2.0) -> Mesh:
+    """A closed, outward oriented sphere-like mesh around (10, 0, 0), by splitting an octahedron's faces."""
+    corners = torch.tensor([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], dtype=torch.float64)
+    faces = [[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]]
+    vertices = [tuple(corner.tolist()) for corner in corners]
+    index = {vertex: i for i, vertex in enumerate(vertices)}
+
+    def middle(a: int, b: int) -> int:
+        point = torch.tensor(vertices[a]) + torch.tensor(vertices[b])
+        key = tuple((point / point.norm()).tolist())
+        key = tuple(round(value, 12) for value in key)
+        if key not in index:
+            index[key] = len(vertices)
+            vertices.append(key)
+        return index[key]
+
+    for _ in range(subdivisions):
+        split = []
+        for a, b, c in faces:
+            ab, bc, ca = middle(a, b), middle(b, c), middle(c, a)
+            split += [[a, ab, ca], [ab, b, bc], [ca, bc, c], [ab, bc, ca]]
+        faces = split
+    points = torch.tensor(vertices, dtype=torch.float64) * radius + torch.tensor([10.0, 0, 0], dtype=torch.float64)
+    return Mesh(points, torch.tensor(faces), name="sphere")
+
+
+@pytest.fixture(scope="session")
+def sphere_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sphere of radius 2 around (10, 0, 0) as a .ply file."""
+    from sdf_tools.io import save_mesh
+
+    path = tmp_path_factory.mktemp("shapes") / "sphere.ply"
+    save_mesh(octahedron_sphere(), path)
+    return path
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path, sphere_file: Path) -> Iterator[TrainerFactory]:
+    """Builds a ready trainer on the sphere: a small network, few points, no viewer unless asked for."""
+    pytest.importorskip("nerfstudio")
+    from nerfstudio.utils import writer
+
+    from sasnet_ns.methods import sasnet_sdf
+
+    def make(*, setup: bool = True, **changes: Any) -> Any:
+        config = copy.deepcopy(sasnet_sdf.config)
+        config.output_dir = tmp_path / "outputs"
+        config.timestamp = "run"
+        config.vis = "tensorboard"
+        config.max_num_iterations = 20
+        config.steps_per_geometry_eval = 10
+        config.machine.device_type = "cpu"
+        config.viewer.quit_on_train_completion = True
+        config.pipeline.datamanager.data = sphere_file
+        config.pipeline.datamanager.pool_size = 20_000
+        config.pipeline.datamanager.points_per_batch = 1_000
+        config.pipeline.datamanager.probe_points = 5_000
+        config.pipeline.eval_resolution = 32
+        config.pipeline.model.sasnet.embedding_width = 64
+        config.pipeline.model.sasnet.hidden_widths = (64, 64)
+        for name, value in changes.items():
+            target = config
+            *path, last = name.split("__")
+            for part in path:
+                target = getattr(target, part)
+            setattr(target, last, value)
+        torch.manual_seed(config.machine.seed)
+        config.save_config()
+        trainer = config.setup(local_rank=0, world_size=1)
+        if setup:
+            trainer.setup()
+        return trainer
+
+    yield make
+    writer.EVENT_WRITERS.clear()
+    writer.EVENT_STORAGE.clear()
+    writer.GLOBAL_BUFFER.clear()
