@@ -1,0 +1,61 @@
+"""What a signed distance field is trained for: the coarse-to-fine loss and the optional terms beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sasnet_ns.networks import SASNet, SignedDistanceField
+from sdf_tools.losses import coarse_to_fine_loss, eikonal_loss
+from sdf_tools.pools import SDFBatch
+
+
+@dataclass
+class SDFObjective:
+    """Loss terms of a signed distance field and their weights."""
+
+    coarse_weight: float = 0.01
+    """Weight of the samples away from the surface against those close to it (paper: 0.01)."""
+    eikonal_weight: float = 0.0
+    """Weight of the Eikonal term (|grad| - 1)^2 at the start; 0 leaves it out (as the paper does)."""
+    eikonal_final_weight: float | None = None
+    """Weight of the Eikonal term at the end; it changes linearly from step to step. None keeps eikonal_weight."""
+    eikonal_points: int = 2_000
+    """Points of each batch at which the Eikonal term is evaluated."""
+    mask_sparsity_weight: float = 0.0
+    """Weight of the mean mask value, which closes masks where they are not needed; 0 leaves it out."""
+
+    def eikonal_weight_at(self, progress: float) -> float:
+        """The Eikonal term's weight at a share of training, 0 to 1."""
+        last = self.eikonal_weight if self.eikonal_final_weight is None else self.eikonal_final_weight
+        return self.eikonal_weight + (last - self.eikonal_weight) * min(1.0, progress)
+
+
+def sdf_losses(
+    field: SignedDistanceField, batch: SDFBatch, objective: SDFObjective, progress: float = 0.0
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Weighted loss terms on a batch; the loss is their sum.
+
+    Args:
+        field: the field in training.
+        batch: points and signed distances in box units.
+        objective: terms and weights.
+        progress: share of training done, 0 to 1, for the weight schedule.
+
+    Returns:
+        The terms by name (scalars), and the predicted distances (B,).
+    """
+    predicted = field(batch.points)
+    losses = {"sdf": coarse_to_fine_loss(predicted, batch.sdf, batch.kind, coarse_weight=objective.coarse_weight)}
+    weight = objective.eikonal_weight_at(progress)
+    if weight > 0:
+        # Every so many points: all kinds in their proportions, with a stride known beforehand.
+        stride = max(1, batch.points.shape[0] // objective.eikonal_points)
+        losses["eikonal"] = weight * eikonal_loss(field.value_and_gradient(batch.points[::stride])[1])
+    if objective.mask_sparsity_weight > 0 and isinstance(field.network, SASNet):
+        masks = [mask.mean() for mask in field.network.masks(2 * batch.points) if mask is not None]
+        if masks:
+            losses["mask_sparsity"] = objective.mask_sparsity_weight * torch.stack(masks).mean()
+    return losses, predicted

@@ -1,0 +1,166 @@
+"""From a shape to a signed distance field in one call, without nerfstudio."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sasnet_ns.fitting.objective import SDFObjective, sdf_losses
+from sasnet_ns.fitting.recipe import Recipe, build_optimizers, learning_rate_factor
+from sasnet_ns.networks import SignedDistanceField
+
+if TYPE_CHECKING:
+    from sdf_tools.pools import SDFPool
+    from sdf_tools.shapes import Mesh, NormalizedShape, Shape
+
+
+@dataclass
+class ShapeFit:
+    """How :func:`fit_shape` trains; the defaults are those of ``ns-train sasnet-sdf``."""
+
+    network: str = "sasnet"
+    """Registry name of the network."""
+    network_config: dict[str, Any] = field(default_factory=dict)
+    """Options of the network."""
+    recipe: Recipe = field(default_factory=Recipe)
+    """Optimiser and schedule."""
+    objective: SDFObjective = field(default_factory=SDFObjective)
+    """Loss terms."""
+    points_per_batch: int = 10_000
+    """Points in an optimisation step."""
+    pool_size: int = 500_000
+    """Points whose signed distance is computed before training."""
+    uniform_share: float = 0.1
+    """Share of each batch drawn uniformly from the box."""
+    seed: int = 0
+    """Seed of weights, samples and batches."""
+
+
+@dataclass
+class FittedShape:
+    """A trained field and the shape it was trained on.
+
+    Attributes:
+        field: signed distance in box units; ``field.save(path)`` keeps it.
+        normalized: the shape in box units and the way back to its own.
+        losses: loss of every tenth step, the last included.
+        interrupted: whether Ctrl-C ended training early.
+    """
+
+    field: SignedDistanceField
+    normalized: NormalizedShape
+    losses: list[float]
+    interrupted: bool = False
+
+    def extract_mesh(self, resolution: int = 512, **options: Any) -> Mesh:
+        """The surface in the shape's own units; options as for ``sdf_tools.extract_mesh``, in box units.
+
+        Raises:
+            ShapeError: the field has no surface.
+        """
+        from sdf_tools.extraction import extract_mesh
+
+        return self.normalized.mesh_to_world(extract_mesh(self.field, resolution, **options))
+
+
+def fit_shape(
+    shape: Shape | str,
+    config: ShapeFit | None = None,
+    *,
+    device: torch.device | str | None = None,
+    progress: bool | Callable[[int, float], None] = True,
+) -> FittedShape:
+    """Fit a network to the signed distance of a shape.
+
+    Args:
+        shape: a mesh or point cloud in any units, a name (``armadillo``), or a file. A cloud without normals gets
+            estimated ones.
+        config: see :class:`ShapeFit`.
+        device: default CUDA if there is one, else the CPU.
+        progress: True for a progress bar, or a function called with the step and the loss every tenth step.
+
+    Returns:
+        The field and its frame. Ctrl-C ends training early and keeps what is there.
+
+    Raises:
+        ShapeError: the shape cannot be fitted.
+    """
+    config = config or ShapeFit()
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    normalized = prepare_shape(shape)
+    from sdf_tools.pools import build_sdf_pool
+
+    pool = build_sdf_pool(normalized.shape, config.pool_size, uniform_share=config.uniform_share, seed=config.seed).to(
+        device
+    )
+    torch.manual_seed(config.seed)
+    sdf = SignedDistanceField(config.network, config.network_config, normalized.center, normalized.scale).to(device)
+    fitted = FittedShape(sdf, normalized, [])
+    with _reporter(progress, config.recipe.steps) as report:
+        try:
+            _train(fitted, pool, config, report)
+        except KeyboardInterrupt:
+            fitted.interrupted = True
+    return fitted
+
+
+def prepare_shape(shape: Shape | str) -> NormalizedShape:
+    """Read a shape if it is a name or a file, estimate missing normals, put it into box units.
+
+    Raises:
+        ShapeError: there is no such shape, or it cannot be fitted.
+    """
+    from sasnet_ns.data.shapes import resolve_shape
+    from sdf_tools.io import validate_for_fitting
+    from sdf_tools.shapes import Mesh, PointCloud, normalize
+
+    resolved = shape if isinstance(shape, Mesh | PointCloud) else resolve_shape(shape)
+    validate_for_fitting(resolved)
+    if isinstance(resolved, PointCloud) and resolved.normals is None:
+        from sdf_tools.normals import estimate_normals, orient_normals
+
+        normals, _ = estimate_normals(resolved.points)
+        normals = orient_normals(resolved.points, normals, scan_ids=resolved.scan_ids)
+        resolved = dataclasses.replace(resolved, normals=normals)
+    return normalize(resolved)
+
+
+def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Callable[[int, float], None]) -> None:
+    recipe = config.recipe
+    optimizers = build_optimizers(fitted.field.network, recipe)
+    peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in optimizers.items()}
+    generator = torch.Generator(pool.points.device).manual_seed(config.seed)
+    for step in range(recipe.steps):
+        factor = learning_rate_factor(step, recipe)
+        for role, optimizer in optimizers.items():
+            optimizer.param_groups[0]["lr"] = peaks[role] * factor
+            optimizer.zero_grad(set_to_none=True)
+        batch = pool.batch(config.points_per_batch, generator)
+        losses, _ = sdf_losses(fitted.field, batch, config.objective, step / recipe.steps)
+        loss = torch.stack(list(losses.values())).sum()
+        loss.backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+        # Reading the loss waits for the device, so not every step does.
+        if step % 10 == 9 or step == recipe.steps - 1:
+            fitted.losses.append(float(loss.detach()))
+            report(step + 1, fitted.losses[-1])
+
+
+@contextlib.contextmanager
+def _reporter(progress: bool | Callable[[int, float], None], steps: int) -> Iterator[Callable[[int, float], None]]:
+    """A progress bar, the caller's own function, or silence: yields ``report(step, loss)``."""
+    if callable(progress):
+        yield progress
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not progress) as bar:
+        task = bar.add_task("fitting", total=steps)
+        yield lambda step, loss: bar.update(task, completed=step, description=f"fitting, loss {loss:.1e}")

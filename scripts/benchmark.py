@@ -1,0 +1,28 @@
+"""Benchmarks: ``python scripts/benchmark.py NAME [--json FILE] [--quick]`` prints a table.
+
+Timings depend on what else the machine does: compare rows of one run with each other, not with another run's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+NAMES = ("kernels", "step", "inference", "shapes", "distance", "sampling", "extraction", "metrics")
+
+
+def main() -> None:
+    """Parse the command line and run one benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--json", type=Path, default=None, help="also write the figures to this file")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and repeats")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    importlib.import_module(f"benchmarks.{arguments.name}").run(arguments.json, arguments.quick)
+
+
+if __name__ == "__main__":
+    main()

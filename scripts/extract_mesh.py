@@ -1,0 +1,152 @@
+"""Extract a mesh from a trained run, in the units and position of the shape it was trained on.
+
+    python scripts/extract_mesh.py --load-config outputs/armadillo/sasnet-sdf/DATE/config.yml --output-path mesh.ply
+
+The network is evaluated only next to the surface. See --help for the box, the level and the clean-up options.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sasnet_ns.networks import SignedDistanceField
+    from sdf_tools.shapes import Mesh
+
+SUFFIXES = (".ply", ".obj", ".stl", ".glb", ".off")
+
+
+@dataclass
+class Arguments:
+    """Extract a mesh from a trained run."""
+
+    load_config: Path
+    """config.yml of a run, its folder, or a field.pt written by sasnet_ns."""
+    output_path: Path = Path("mesh.ply")
+    """Mesh to write: .ply .obj .stl .glb or .off. It appears whole or not at all."""
+    resolution: int = 512
+    """Marching-cubes cells along the longest side of the box."""
+    bounding_box_min: tuple[float, float, float] | None = None
+    """Lowest corner of the box, in the units of the input; the whole trained domain if left out."""
+    bounding_box_max: tuple[float, float, float] | None = None
+    """Highest corner of the box, in the units of the input."""
+    level: float = 0.0
+    """Signed distance of the extracted surface, in the units of the input; positive is outside."""
+    largest_component: bool = False
+    """Keep only the largest connected piece."""
+    min_component_faces: int = 0
+    """Drop connected pieces with fewer triangles than this."""
+    simplify_mesh: int | None = None
+    """Simplify to about this many triangles."""
+    normals: bool = True
+    """Write vertex normals from the field's gradient (formats that hold them)."""
+    device: str = "auto"
+    """Where the network runs: auto, cpu or cuda."""
+
+
+def load_field(path: Path) -> SignedDistanceField:
+    """The field of a run: from field.pt itself, or beside a config.yml.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from sasnet_ns.networks import SignedDistanceField
+
+    folder = path if path.is_dir() else path.parent
+    file = path if path.suffix == ".pt" else folder / "field.pt"
+    if not file.is_file():
+        if not path.exists():
+            raise ValueError(f"there is no run at '{path}'; give the config.yml that ns-train names when it finishes.")
+        raise ValueError(f"'{folder}' holds no field.pt: this run saved no checkpoint yet, or is not a sasnet-sdf run.")
+    return SignedDistanceField.load(file)
+
+
+def extract(field: SignedDistanceField, arguments: Arguments) -> Mesh:
+    """The surface in the input's units.
+
+    Raises:
+        ShapeError: there is no surface at that level in that box.
+        ValueError: the box is empty or outside what was trained.
+    """
+    import torch
+    from rich.console import Console
+
+    from sdf_tools.extraction import drop_small_components, extract_mesh, largest_component, simplify
+    from sdf_tools.shapes import Mesh, NormalizedShape
+
+    device = arguments.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    field = field.to(device).eval()
+    frame = NormalizedShape(
+        Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)), field.center.cpu(), float(field.scale)
+    )
+    low = frame.to_world(torch.full((3,), -0.5)) if arguments.bounding_box_min is None else arguments.bounding_box_min
+    high = frame.to_world(torch.full((3,), 0.5)) if arguments.bounding_box_max is None else arguments.bounding_box_max
+    corners = frame.to_box(torch.tensor([list(map(float, low)), list(map(float, high))], dtype=torch.float64))
+    if (corners.abs() > 0.5 + 1e-9).any():
+        raise ValueError(
+            "the box reaches beyond the trained domain, which runs from "
+            f"{_triple(frame.to_world(torch.full((3,), -0.5)))} to {_triple(frame.to_world(torch.full((3,), 0.5)))}."
+        )
+    with Console(stderr=True).status("extracting") as status:
+        mesh = extract_mesh(
+            field,
+            arguments.resolution,
+            bounds=corners.tolist(),
+            level=arguments.level * frame.scale,
+            normals=arguments.normals,
+            progress=lambda stage, count: status.update(f"extracting: {stage}, {count:,} evaluations"),
+        )
+    if arguments.largest_component:
+        mesh = largest_component(mesh)
+    if arguments.min_component_faces:
+        mesh = drop_small_components(mesh, arguments.min_component_faces)
+    if arguments.simplify_mesh is not None:
+        mesh = simplify(mesh, arguments.simplify_mesh)
+    return frame.mesh_to_world(mesh)
+
+
+def _triple(values: object) -> str:
+    return "(" + ", ".join(f"{float(v):.6g}" for v in values) + ")"  # type: ignore[attr-defined]
+
+
+def run(arguments: Arguments) -> None:
+    """Load, extract, write."""
+    from sdf_tools.clean import summarize
+    from sdf_tools.writing import save_mesh
+
+    if arguments.output_path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"'{arguments.output_path}' must end in one of {' '.join(SUFFIXES)}.")
+    if not arguments.output_path.resolve().parent.is_dir():
+        raise ValueError(f"the folder of '{arguments.output_path}' does not exist; create it first.")
+    started = time.perf_counter()
+    mesh = extract(load_field(arguments.load_config), arguments)
+    save_mesh(mesh, arguments.output_path)
+    summary = summarize(mesh)
+    print(
+        f"{arguments.output_path}: {summary.vertices:,} vertices, {summary.faces:,} faces, "
+        f"{summary.bodies} component{'s' * (summary.bodies != 1)}, "
+        f"{'watertight' if summary.watertight else 'not watertight'}, {time.perf_counter() - started:.1f} s"
+    )
+
+
+def main() -> None:
+    """The command line; one sentence and exit code 1 where the input is at fault."""
+    import tyro
+
+    from sdf_tools.errors import MissingLibraryError
+
+    arguments = tyro.cli(Arguments, description=__doc__)
+    try:
+        run(arguments)
+    except (ValueError, MissingLibraryError) as error:
+        sys.exit(f"extract_mesh: {error}")
+
+
+if __name__ == "__main__":
+    main()
