@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sdf_tools.distance import SignedDistance
 from sdf_tools.io import validate_for_fitting
-from sdf_tools.sampling import near_surface, sample_surface
-from sdf_tools.shapes import Mesh, Shape, positions
+from sdf_tools.sampling import near_surface, surface_points
+from sdf_tools.shapes import Shape, positions
 
 FINE, COARSE, UNIFORM = 0, 1, 2
 
@@ -151,11 +151,3 @@ def build_sdf_pool(
             progress(min(1.0, (start + step) / count))
     kind = torch.repeat_interleave(torch.arange(3, dtype=torch.uint8), torch.tensor(counts))
     return SDFPool(points, sdf, kind, counts)
-
-
-def surface_points(shape: Shape, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 3) points on a mesh, uniform by area, or drawn from a cloud (each point as likely as any other)."""
-    if isinstance(shape, Mesh):
-        return sample_surface(shape, count, seed=int(rng.integers(1 << 62))).points.numpy()
-    points = shape.points.double().numpy()
-    return points[rng.integers(0, len(points), count)]

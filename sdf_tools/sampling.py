@@ -1,17 +1,26 @@
-"""Samples on, near and inside surfaces; the same seed gives the same samples."""
+"""Samples on, near and inside surfaces; the same seed gives the same samples.
+
+Memory beyond the mesh itself: 8 bytes per face for the area table, and about 200 bytes per sample drawn at once
+(``stream_surface`` bounds the second: 50 MB with its default chunk).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdf_tools.clean import face_cross
-from sdf_tools.errors import ShapeError
-from sdf_tools.shapes import Mesh
+from sdf_tools.clean import edge_table, face_cross
+from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.shapes import Mesh, Shape, positions
+from sdf_tools.triangles import unit_face_normals
+
+_FACE_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class SurfaceSamples:
 
     Attributes:
         points: (N, 3) float64, in the units of the mesh.
-        normals: (N, 3) float64 unit normals of the triangles they lie on.
+        normals: (N, 3) float64 unit normals of the triangles they lie on (of both triangles, for edge samples).
         faces: (N,) int64 triangle indices.
     """
 
@@ -32,59 +41,256 @@ class SurfaceSamples:
 def sample_surface(mesh: Mesh, count: int, seed: int = 0, weights: Float[Tensor, " F"] | None = None) -> SurfaceSamples:
     """Independent samples, uniform by area, or by area times ``weights`` per face.
 
+    Args:
+        mesh: any triangle mesh.
+        count: how many.
+        seed: same seed, same samples.
+        weights: (F,) density per unit area, relative; None is uniform.
+
     Raises:
         ShapeError: the mesh has no area (or no weight) to sample.
     """
-    rng = np.random.default_rng(seed)
+    return _draw(mesh, _area_table(mesh, weights), count, np.random.default_rng(seed))
+
+
+def stream_surface(
+    mesh: Mesh, count: int, chunk: int = 1 << 18, seed: int = 0, weights: Float[Tensor, " F"] | None = None
+) -> Iterator[SurfaceSamples]:
+    """As :func:`sample_surface`, in pieces of ``chunk`` samples, so that any count fits in bounded memory."""
+    if chunk < 1:
+        raise ValueError(f"chunk must be positive, not {chunk}.")
+    table, rng = _area_table(mesh, weights), np.random.default_rng(seed)
+    for start in range(0, count, chunk):
+        yield _draw(mesh, table, min(chunk, count - start), rng)
+
+
+def _area_table(mesh: Mesh, weights: Tensor | None) -> np.ndarray:
+    """(F,) running sum of the faces' shares, computed in blocks so that large meshes need little memory."""
     vertices, faces = mesh.vertices.numpy(), mesh.faces.numpy()
-    cross = face_cross(vertices, faces)
-    area = np.linalg.norm(cross, axis=1)
-    share = area if weights is None else area * weights.detach().cpu().double().numpy()
-    total = np.cumsum(share)
-    if len(total) == 0 or not total[-1] > 0:
+    share = np.empty(len(faces))
+    for start in range(0, len(faces), _FACE_BLOCK):
+        block = slice(start, start + _FACE_BLOCK)
+        share[block] = np.linalg.norm(face_cross(vertices, faces[block]), axis=1)
+    if weights is not None:
+        if weights.shape != (len(faces),) or bool((weights < 0).any()):
+            raise ValueError(f"weights must be {len(faces)} numbers that are not negative, one per face.")
+        share *= weights.detach().cpu().double().numpy()
+    table = np.cumsum(share, out=share)
+    if len(table) == 0 or not table[-1] > 0:
         raise ShapeError(f"'{mesh.name}' has no area to sample: it has no triangles, or all are degenerate.")
-    ids = np.searchsorted(total, rng.random(count) * total[-1], side="right")
-    ids = np.minimum(ids, np.flatnonzero(share)[-1])
-    return _place(vertices, faces, cross, area, ids, rng)
+    return table
 
 
-def _place(
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    cross: np.ndarray,
-    area: np.ndarray,
-    ids: np.ndarray,
-    rng: np.random.Generator,
-) -> SurfaceSamples:
-    """One uniform point on each of the triangles ``ids``."""
-    u, v = rng.random((2, len(ids)))
+def _draw(mesh: Mesh, table: np.ndarray, count: int, rng: np.random.Generator) -> SurfaceSamples:
+    """Uniform points on triangles drawn from a running sum of shares."""
+    if count < 0:
+        raise ValueError(f"count must not be negative, not {count}.")
+    ids = np.searchsorted(table, rng.random(count) * table[-1], side="right")
+    ids = np.minimum(ids, np.searchsorted(table, table[-1]))
+    u, v = rng.random((2, count))
     over = u + v > 1  # the other half of the parallelogram folds back onto the triangle
     u, v = np.where(over, 1 - u, u)[:, None], np.where(over, 1 - v, v)[:, None]
-    corner = faces[ids]
+    vertices, corner = mesh.vertices.numpy(), mesh.faces.numpy()[ids]
     a = vertices[corner[:, 0]]
-    points = a + u * (vertices[corner[:, 1]] - a) + v * (vertices[corner[:, 2]] - a)
-    normals = cross[ids] / area[ids, None]
+    along, across = vertices[corner[:, 1]] - a, vertices[corner[:, 2]] - a
+    normals = np.cross(along, across)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    points = a + u * along + v * across
     return SurfaceSamples(torch.from_numpy(points), torch.from_numpy(normals), torch.from_numpy(ids))
+
+
+def sample_poisson_disk(mesh: Mesh, count: int, seed: int = 0, oversampling: int = 5) -> SurfaceSamples:
+    """Exactly ``count`` blue-noise samples: no two much closer than the rest.
+
+    Weighted sample elimination (Yuksel, Eurographics 2015): of ``oversampling * count`` uniform samples the most
+    crowded goes, until ``count`` are left. Distances are straight lines, so thin sheets see through to their back.
+
+    Raises:
+        ShapeError: the mesh has no area.
+    """
+    try:
+        from scipy.spatial import cKDTree
+    except ImportError:
+        raise MissingLibraryError("Blue noise needs scipy, which is not installed: pip install scipy") from None
+    if count < 1 or oversampling < 2:
+        raise ValueError("count must be at least 1 and oversampling at least 2.")
+    table = _area_table(mesh, None)
+    some = _draw(mesh, table, oversampling * count, np.random.default_rng(seed))
+    # The table sums twice the areas; this is the disc radius of the densest packing of `count` points.
+    radius = float(np.sqrt(table[-1] / 2 / (2 * np.sqrt(3) * count)))
+    points = some.points.numpy()
+    pairs = cKDTree(points).query_pairs(2 * radius, output_type="ndarray")
+    length = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
+    weight = (1 - np.minimum(length / (2 * radius), 1)) ** 8
+    start = np.concatenate([pairs[:, 0], pairs[:, 1]])
+    order = np.argsort(start, kind="stable")
+    ends = np.concatenate([pairs[:, 1], pairs[:, 0]])[order]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(start, minlength=len(points)))])
+    alive = _eliminate_kernel()(offsets, ends, np.concatenate([weight, weight])[order], count)
+    kept = torch.from_numpy(np.flatnonzero(alive))
+    return SurfaceSamples(some.points[kept], some.normals[kept], some.faces[kept])
+
+
+@lru_cache(maxsize=1)
+def _eliminate_kernel() -> Callable:
+    try:
+        import numba
+    except ImportError:
+        raise MissingLibraryError("Blue noise needs numba, which is not installed: pip install numba") from None
+    import heapq
+
+    @numba.njit(cache=True)
+    def eliminate(offsets, ends, weights, keep):  # type: ignore[no-untyped-def]
+        total = len(offsets) - 1
+        alive = np.ones(total, np.bool_)
+        crowding = np.zeros(total)
+        for i in range(total):
+            for j in range(offsets[i], offsets[i + 1]):
+                crowding[i] += weights[j]
+        heap = [(-crowding[i], i) for i in range(total)]
+        heapq.heapify(heap)
+        left = total
+        while left > keep:
+            value, i = heapq.heappop(heap)
+            if not alive[i]:
+                continue
+            if -value > crowding[i]:  # out of date: a neighbour went since
+                heapq.heappush(heap, (-crowding[i], i))
+                continue
+            alive[i] = False
+            left -= 1
+            for j in range(offsets[i], offsets[i + 1]):
+                crowding[ends[j]] -= weights[j]
+        return alive
+
+    return eliminate
+
+
+def dihedral_angles(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Edges between exactly two faces: (E, 2) vertices, (E, 2) faces, and (E,) angle between their normals, radians."""
+    faces = mesh.faces.numpy()
+    table = edge_table(faces)
+    order = np.argsort(table.of_face.reshape(-1), kind="stable")
+    first = np.concatenate([[0], np.cumsum(table.count)[:-1]])
+    shared = np.flatnonzero(table.count == 2)
+    pair = np.stack([order[first[shared]], order[first[shared] + 1]], 1) // 3
+    normals = unit_face_normals(mesh.vertices.numpy(), faces)
+    a, b = normals[pair[:, 0]], normals[pair[:, 1]]
+    angle = np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), np.einsum("ij,ij->i", a, b))
+    return table.edges[shared], pair, angle
+
+
+def curvature_weights(mesh: Mesh, strength: float = 1.0) -> Float[Tensor, " F"]:
+    """(F,) sampling densities ``1 + strength * k / mean(k)``, at most ``1 + 10 * strength``.
+
+    ``k`` is the absolute mean curvature about a face: half the sum of dihedral angle times edge length over its
+    corners' edges, per area (Meyer et al. 2003 in its edge form; Cohen-Steiner and Morvan 2003).
+    """
+    vertices, faces = mesh.vertices.numpy(), mesh.faces.numpy()
+    edges, _, angle = dihedral_angles(mesh)
+    bending = angle * np.linalg.norm(vertices[edges[:, 0]] - vertices[edges[:, 1]], axis=1) / 2
+    per_vertex = sum(np.bincount(edges[:, i], bending, len(vertices)) for i in range(2))
+    area = np.linalg.norm(face_cross(vertices, faces), axis=1) / 2
+    around = sum(np.bincount(faces[:, i], area / 3, len(vertices)) for i in range(3))
+    curvature = np.divide(per_vertex, 2 * around, out=np.zeros(len(vertices)), where=around > 0)[faces].mean(1)
+    mean = float((curvature * area).sum() / max(area.sum(), 1e-300))
+    relative = np.minimum(curvature / mean, 10) if mean > 0 else np.zeros(len(faces))
+    return torch.from_numpy(1 + strength * relative)
+
+
+def sample_curvature(mesh: Mesh, count: int, seed: int = 0, strength: float = 1.0) -> SurfaceSamples:
+    """Samples that are denser where the surface bends: see :func:`curvature_weights`."""
+    return sample_surface(mesh, count, seed, curvature_weights(mesh, strength))
+
+
+def sample_sharp_edges(mesh: Mesh, count: int, angle: float = 30.0, seed: int = 0) -> SurfaceSamples:
+    """Samples on edges whose faces meet at more than ``angle`` degrees, uniform by length.
+
+    Normals are the mean of the two faces', ``faces`` one of the two.
+
+    Raises:
+        ShapeError: the mesh has no such edge.
+    """
+    edges, pair, bend = dihedral_angles(mesh)
+    sharp = bend > np.deg2rad(angle)
+    vertices = mesh.vertices.numpy()
+    start, end = vertices[edges[sharp, 0]], vertices[edges[sharp, 1]]
+    table = np.cumsum(np.linalg.norm(end - start, axis=1))
+    if len(table) == 0:
+        raise ShapeError(f"'{mesh.name}' has no edge sharper than {angle:g} degrees; choose a smaller angle.")
+    rng = np.random.default_rng(seed)
+    ids = np.minimum(np.searchsorted(table, rng.random(count) * table[-1], side="right"), len(table) - 1)
+    points = start[ids] + rng.random((count, 1)) * (end - start)[ids]
+    normals = unit_face_normals(vertices, mesh.faces.numpy())[pair[sharp][ids]].sum(1)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    return SurfaceSamples(torch.from_numpy(points), torch.from_numpy(normals), torch.from_numpy(pair[sharp][ids, 0]))
+
+
+def sample_volume(mesh: Mesh, count: int, seed: int = 0) -> Float[Tensor, "N 3"]:
+    """(count, 3) float64 points uniform inside the mesh, by rejection from its bounding box.
+
+    Raises:
+        ShapeError: less than about one box point in 10,000 is inside, so there is no inside to speak of.
+    """
+    from sdf_tools.distance import SignedDistance
+
+    distance = SignedDistance(mesh)
+    rng = np.random.default_rng(seed)
+    vertices = mesh.vertices.numpy()
+    low, high = vertices.min(0), vertices.max(0)
+    kept: list[Tensor] = []
+    found = tried = 0
+    while found < count:
+        rate = max(found, 1) / max(tried, 10)
+        size = int(np.clip(1.1 * (count - found) / rate, 10_000, 1 << 20))
+        box = torch.from_numpy(low + rng.random((size, 3)) * (high - low))
+        kept.append(box[distance.contains(box)])
+        found, tried = found + len(kept[-1]), tried + size
+        if tried > 200_000 and found < tried * 1e-4:
+            raise ShapeError(
+                f"'{mesh.name}' encloses almost nothing, so its inside cannot be sampled; repair it first."
+            )
+    return torch.cat(kept)[:count]
+
+
+def sample_near_surface(
+    shape: Shape, count: int, scale: float, seed: int = 0, noise: str = "laplace", bounds: float | None = None
+) -> Float[Tensor, "N 3"]:
+    """Surface points moved by independent noise per axis.
+
+    The paper's coarse and fine samples are ``laplace`` with scale 0.1 and 0.001 in box units.
+
+    Args:
+        shape: mesh (uniform by area) or point cloud (every point alike).
+        count: how many.
+        scale: Laplace scale or Gaussian standard deviation, in the units of the shape.
+        seed: same seed, same samples.
+        noise: ``laplace`` or ``gaussian``.
+        bounds: draw noise again that leaves [-bounds, bounds]^3; None lets it go anywhere.
+    """
+    rng = np.random.default_rng(seed)
+    points = surface_points(shape, count, rng)
+    return torch.from_numpy(near_surface(points, scale, rng, noise, np.inf if bounds is None else bounds))
+
+
+def surface_points(shape: Shape, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 3) points on a mesh, uniform by area, or drawn from a cloud (each point as likely as any other)."""
+    if isinstance(shape, Mesh):
+        return _draw(shape, _area_table(shape, None), count, rng).points.numpy()
+    points = positions(shape).double().numpy()
+    return points[rng.integers(0, len(points), count)]
 
 
 def near_surface(
     points: np.ndarray, scale: float, rng: np.random.Generator, noise: str = "laplace", half_side: float = 0.5
 ) -> np.ndarray:
-    """(N, 3) surface points moved by independent noise per axis; noise that leaves the box is drawn again.
-
-    Args:
-        points: (N, 3) points inside the box.
-        scale: Laplace scale b, or standard deviation of the Gaussian.
-        rng: source of chance.
-        noise: ``laplace`` or ``gaussian``.
-        half_side: the box is [-half_side, half_side]^3.
-    """
+    """(N, 3) surface points moved by noise; noise that leaves [-half_side, half_side]^3 is drawn again."""
     if noise not in ("laplace", "gaussian"):
         raise ValueError(f"noise must be 'laplace' or 'gaussian', not '{noise}'.")
     draw = rng.laplace if noise == "laplace" else rng.normal
     moved = points + draw(scale=scale, size=points.shape)
     outside = np.flatnonzero((np.abs(moved) > half_side).any(1))
-    # Half of all draws at a face of the box go back inside, so the rounds end; the rest is clamped to be sure.
+    # At least an eighth of all draws at a point of the box stays inside, so the rounds end; the rest is clamped.
     for _ in range(60):
         if len(outside) == 0:
             break

@@ -1,0 +1,166 @@
+"""Sums over all points of a cloud, by a tree: the winding number field of a set of dipoles, its gradient, its adjoint.
+
+Far groups of points act through their total at their centroid (Barnes and Hut 1986; Barill et al. 2018 for winding
+numbers), close ones one by one. libigl and point-cloud-utils evaluate the field but neither its gradient nor its
+adjoint, which orientation needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from sdf_tools.errors import MissingLibraryError
+from sdf_tools.triangles import morton_order
+
+LEAF = 16
+NEAR = 2.0  # a group acts as one when it is further away than this many of its radii
+
+WINDING, ADJOINT, GRADIENT = 0, 1, 2
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> Callable:
+    try:
+        import numba
+    except ImportError:
+        raise MissingLibraryError(
+            "Winding-number fields need numba, which is not installed: pip install numba"
+        ) from None
+
+    @numba.njit(cache=True, parallel=True, fastmath=True, error_model="numpy")
+    def tree_sum(  # type: ignore[no-untyped-def]
+        targets, points, sources, first, last, centers, radii, totals, skip, soften, mode, near, out
+    ):
+        for block in numba.prange((targets.shape[0] + 63) // 64):
+            for i in range(block * 64, min(targets.shape[0], block * 64 + 64)):
+                tx, ty, tz = targets[i, 0], targets[i, 1], targets[i, 2]
+                gx = gy = gz = 0.0
+                node = 0
+                while node < radii.shape[0]:
+                    rx, ry, rz = tx - centers[node, 0], ty - centers[node, 1], tz - centers[node, 2]
+                    r2 = rx * rx + ry * ry + rz * rz
+                    reach = near * radii[node]
+                    leaf = skip[node] == node + 1
+                    if r2 > reach * reach:
+                        r2 += soften
+                        inverse = 1.0 / (r2 * np.sqrt(r2))
+                        sx, sy, sz = totals[node, 0], totals[node, 1], totals[node, 2]
+                        if mode == 1:
+                            gx += sx * rx * inverse
+                            gy += sx * ry * inverse
+                            gz += sx * rz * inverse
+                        else:
+                            dot = sx * rx + sy * ry + sz * rz
+                            if mode == 0:
+                                gx -= dot * inverse
+                            else:
+                                dot *= 3.0 / r2
+                                gx += (dot * rx - sx) * inverse
+                                gy += (dot * ry - sy) * inverse
+                                gz += (dot * rz - sz) * inverse
+                        node = skip[node]
+                    elif leaf:
+                        for j in range(first[node], last[node]):
+                            rx, ry, rz = tx - points[j, 0], ty - points[j, 1], tz - points[j, 2]
+                            r2 = rx * rx + ry * ry + rz * rz + soften
+                            inverse = 1.0 / (r2 * np.sqrt(r2))
+                            sx, sy, sz = sources[j, 0], sources[j, 1], sources[j, 2]
+                            if mode == 1:
+                                gx += sx * rx * inverse
+                                gy += sx * ry * inverse
+                                gz += sx * rz * inverse
+                            else:
+                                dot = sx * rx + sy * ry + sz * rz
+                                if mode == 0:
+                                    gx -= dot * inverse
+                                else:
+                                    dot *= 3.0 / r2
+                                    gx += (dot * rx - sx) * inverse
+                                    gy += (dot * ry - sy) * inverse
+                                    gz += (dot * rz - sz) * inverse
+                        node = skip[node]
+                    else:
+                        node += 1
+                out[i, 0], out[i, 1], out[i, 2] = gx, gy, gz
+
+    return tree_sum
+
+
+class WindingTree:
+    """A tree over (N, 3) points. Every sum takes sources in the order of the points and a softening length.
+
+    With softening ``h`` the kernel ``r / |r|^3`` becomes ``r / (|r|^2 + h^2)^(3/2)``: the jump of the winding number
+    at the surface is spread over a distance of about ``h``.
+    """
+
+    def __init__(self, points: np.ndarray) -> None:
+        self._order = morton_order(points)
+        self._points = np.ascontiguousarray(points[self._order])
+        starts, ends, skips = [], [], []
+
+        # Halves of the Z order are compact; nodes are laid out depth first, so `skip` alone drives the traversal.
+        def build(start: int, end: int) -> None:
+            node = len(starts)
+            starts.append(start)
+            ends.append(end)
+            skips.append(0)
+            if end - start > LEAF:
+                middle = (start + end) // 2
+                build(start, middle)
+                build(middle, end)
+            skips[node] = len(starts)
+
+        build(0, len(points))
+        self._first, self._last, self._skip = (np.array(x, np.int64) for x in (starts, ends, skips))
+        sums = self._segment(self._points)
+        self._centers = sums / (self._last - self._first)[:, None]
+        self._radii = np.zeros(len(starts))
+        for node, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            away = self._points[start:end] - self._centers[node]
+            self._radii[node] = np.sqrt(np.einsum("ij,ij->i", away, away).max())
+
+    def _segment(self, rows: np.ndarray) -> np.ndarray:
+        """The sum of (N, k) rows over every node."""
+        running = np.concatenate([np.zeros((1, rows.shape[1])), np.cumsum(rows, axis=0)])
+        return running[self._last] - running[self._first]
+
+    def _sum(self, targets: np.ndarray | None, sources: np.ndarray, soften: float, mode: int) -> np.ndarray:
+        own = targets is None
+        sources = np.ascontiguousarray(sources[self._order])
+        order = self._order if own else morton_order(targets)
+        ordered = self._points if own else np.ascontiguousarray(targets[order])
+        out = np.empty((len(ordered), 3))
+        totals = self._segment(sources)
+        _kernel()(
+            ordered,
+            self._points,
+            sources,
+            self._first,
+            self._last,
+            self._centers,
+            self._radii,
+            totals,
+            self._skip,
+            soften * soften,
+            mode,
+            NEAR,
+            out,
+        )
+        result = np.empty_like(out)
+        result[order] = out / (4 * np.pi)
+        return result
+
+    def winding(self, dipoles: np.ndarray, soften: float, targets: np.ndarray | None = None) -> np.ndarray:
+        """(M,) winding number of (N, 3) dipoles (area times outward normal) at targets, or at the points."""
+        return self._sum(targets, dipoles, soften, WINDING)[:, 0]
+
+    def adjoint(self, weights: np.ndarray, soften: float) -> np.ndarray:
+        """(N, 3) the transpose of :meth:`winding` at the points, applied to (N,) weights."""
+        return self._sum(None, np.repeat(weights[:, None], 3, 1), soften, ADJOINT)
+
+    def gradient(self, dipoles: np.ndarray, soften: float, targets: np.ndarray | None = None) -> np.ndarray:
+        """(M, 3) gradient of the winding number; it points inward."""
+        return self._sum(targets, dipoles, soften, GRADIENT)
