@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from sdf_tools.losses import coarse_to_fine_loss, eikonal_loss
 from torch import Tensor
 
 from sasnet_ns.networks import SASNet, SignedDistanceField
-from sdf_tools.losses import coarse_to_fine_loss, eikonal_loss
 from sdf_tools.pools import SDFBatch
 
 

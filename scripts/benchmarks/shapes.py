@@ -1,0 +1,167 @@
+"""Whole runs of ``ns-train sasnet-sdf`` on several shapes, beside other networks given the same wall-clock time.
+
+For each shape SASNet trains with the method's defaults; SIREN and the hash-grid MLP then get as many steps as fit into
+SASNet's training time. Every field is extracted at 512^3 and measured against the shape, distances in box units (longest
+side 0.9). The wall-clock column runs from the command to its end, imports and sampling included.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
+SHAPES = {
+    "armadillo": "armadillo",
+    "lucy": SHARED / "meshes" / "lucy.ply",
+    "dragon": SHARED / "meshes" / "dragon.ply",
+    "fandisk": SHARED / "meshes" / "fandisk.obj",
+    "bunny": SHARED / "meshes" / "bunny.ply",
+}
+RIVALS = ("siren", "ngp")
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    shape: str
+    network: str
+    steps: int
+    wall_s: float
+    train_s: float
+    extract_s: float
+    extract_peak_mb: float
+    iou: float
+    point_to_surface: float
+    surface_to_point: float
+    normal_error_deg: float
+    components: int
+    components_reference: int
+    watertight: bool
+
+
+def run(json_path: Path | None, quick: bool) -> None:
+    """Train, extract, measure; print the table and write it as JSON."""
+    rows: list[Row] = []
+    for shape, data in SHAPES.items():
+        if isinstance(data, Path) and not data.is_file():
+            print(f"{shape}: skipped, '{data}' is not here")
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            own = measure(shape, str(data), "sasnet", None, Path(folder))
+            rows.append(own)
+            for rival in () if quick else RIVALS:
+                steps = int(own.train_s / step_time(rival, str(data)))
+                rows.append(measure(shape, str(data), rival, steps, Path(folder)))
+        print_table(rows)
+        if json_path is not None:
+            json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+
+
+def step_time(network: str, data: str, steps: int = 60) -> float:
+    """Seconds per training step, the median of a few after the kernels have been compiled and the caches are warm."""
+    from sasnet_ns.fitting import Recipe, ShapeFit, fit_shape
+
+    moments: list[float] = []
+    config = ShapeFit(network=network, recipe=Recipe(steps=steps), pool_size=50_000)
+    fit_shape(data, config, progress=lambda step, loss: moments.append(time.perf_counter()))
+    gaps = sorted(b - a for a, b in zip(moments[1:-1], moments[2:], strict=True))
+    return gaps[len(gaps) // 2] / 10
+
+
+def measure(shape: str, data: str, network: str, steps: int | None, folder: Path) -> Row:
+    """One run through the command lines, as a user would do it."""
+    run_folder = folder / "out" / "run" / "sasnet-sdf" / network
+    command = [
+        str(Path(sys.executable).parent / "ns-train"), "sasnet-sdf", "--data", data, "--vis", "tensorboard",
+        "--output-dir", str(folder / "out"), "--experiment-name", "run", "--timestamp", network,
+        "--pipeline.model.network", network,
+    ]  # fmt: skip
+    if steps is not None:
+        command += ["--max-num-iterations", str(steps)]
+    started = time.perf_counter()
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    wall = time.perf_counter() - started
+    mesh_path = folder / f"{network}.ply"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    started = time.perf_counter()
+    extraction = [sys.executable, "scripts/extract_mesh.py", "--load-config", str(run_folder / "config.yml")]
+    peak = peak_memory([*extraction, "--output-path", str(mesh_path)])
+    extract_s = time.perf_counter() - started
+    del before
+    from sasnet_ns.data.shapes import resolve_shape
+    from sdf_tools.io import load
+    from sdf_tools.metrics import evaluate
+
+    metrics = as_dictionary(evaluate(load(mesh_path), resolve_shape(data)))
+    done, seconds = training_summary(output)
+    return Row(
+        shape=shape,
+        network=network,
+        steps=done,
+        wall_s=wall,
+        train_s=seconds,
+        extract_s=extract_s,
+        extract_peak_mb=peak,
+        iou=metrics["iou"],
+        point_to_surface=metrics["point_to_surface_mean"],
+        surface_to_point=metrics["surface_to_point_mean"],
+        normal_error_deg=metrics["normal_error_mean"],
+        components=int(metrics["components_prediction"]),
+        components_reference=int(metrics["components_reference"]),
+        watertight=bool(metrics["watertight_prediction"]),
+    )
+
+
+def peak_memory(command: list[str]) -> float:
+    """Run a command and return its largest resident memory in MB."""
+    script = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    result = subprocess.run([sys.executable, "-c", script, *command], cwd=ROOT, check=True, capture_output=True, text=True)
+    return int(result.stdout.split()[-1]) / 1024
+
+
+def training_summary(output: str) -> tuple[int, float]:
+    """Steps and seconds of training, as the trainer's closing summary states them."""
+    line = next(line for line in output.splitlines() if line.strip().startswith("steps "))
+    count, clock = line.split()[1].rstrip(","), line.split()[2]
+    seconds = 0
+    for part in clock.split(":"):
+        seconds = 60 * seconds + int(part)
+    return int(count.replace(",", "")), float(seconds)
+
+
+def as_dictionary(metrics: Any) -> dict[str, Any]:
+    """A metrics dataclass or dictionary as a dictionary."""
+    return metrics if isinstance(metrics, dict) else dataclasses.asdict(metrics)
+
+
+def print_table(rows: list[Row]) -> None:
+    """The rows so far."""
+    from rich.console import Console
+    from rich.table import Table
+
+    names = [f.name for f in dataclasses.fields(Row)]
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*(_text(getattr(row, name)) for name in names))
+    Console(width=200).print(table)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.1e}" if abs(value) < 0.01 else f"{value:.4f}" if value < 1 else f"{value:.1f}"
+    return str(value)
