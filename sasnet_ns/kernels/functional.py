@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sasnet_ns.kernels import _hash_grid_ops, _torch
+from sasnet_ns.kernels import _hash_grid_ops, _masked_sine_ops, _torch
 from sasnet_ns.kernels._choose import choose
 from sasnet_ns.kernels.layout import HashGridLayout
 from sdf_tools.errors import ShapeError
@@ -31,8 +31,8 @@ def hash_grid(
     that of the cell ``floor(u)`` (of the last cell on the upper face).
 
     Differentiable twice (table, points, and the derivative of those), as Eikonal losses need. The arithmetic is
-    float32, or float64 if ``x`` or ``table`` is; a half-precision table is accumulated in float32, its gradient rounded to half
-    at the end.
+    float32, or float64 if ``x`` or ``table`` is. A half-precision table is accumulated in float32, and its gradient is
+    rounded to half at the end.
 
     Args:
         x: points, (..., in_dim).
@@ -96,7 +96,10 @@ def masked_sine(
     _check_groups(z.shape[:-1], z.shape[-1], bias, mask, group_sizes)
     flat_mask = None if mask is None else mask.reshape(-1, mask.shape[-1])
     flat = z.reshape(-1, z.shape[-1])
-    return _torch.masked_sine(flat, bias, omega, flat_mask, group_sizes).reshape(z.shape)
+    backend = choose(implementation, z.device, _all_float32(z, bias, mask), ("numba", "triton"))
+    if backend == "torch":
+        return _torch.masked_sine(flat, bias, omega, flat_mask, group_sizes).reshape(z.shape)
+    return _masked_sine_ops.masked_sine(flat, None, bias, flat_mask, omega, group_sizes, backend).reshape(z.shape)
 
 
 def masked_sine_embedding(
@@ -130,7 +133,16 @@ def masked_sine_embedding(
     """
     if weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(f"Points {tuple(x.shape)} do not fit embedding weights {tuple(weight.shape)}.")
-    return masked_sine(x @ weight.t(), bias, 1.0, mask, group_sizes, implementation)
+    width = weight.shape[0]
+    _check_groups(x.shape[:-1], width, bias, mask, group_sizes)
+    backend = choose(implementation, x.device, _all_float32(x, weight, bias, mask), ("numba", "triton"))
+    by_hand = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if backend == "torch" or by_hand:
+        return masked_sine(x @ weight.t(), bias, 1.0, mask, group_sizes, implementation)
+    flat_mask = None if mask is None else mask.reshape(-1, mask.shape[-1])
+    points = x.reshape(-1, x.shape[-1])
+    activation = _masked_sine_ops.masked_sine(points, weight, bias, flat_mask, 1.0, group_sizes, backend)
+    return activation.reshape(*x.shape[:-1], width)
 
 
 def mask_decoder(
@@ -174,3 +186,7 @@ def _check_groups(batch: torch.Size, width: int, bias: Tensor, mask: Tensor | No
         raise ShapeError(f"The mask must be {(*batch, len(group_sizes))}; got {tuple(mask.shape)}.")
     if min(group_sizes, default=0) < 1 or sum(group_sizes) > width:
         raise ShapeError(f"Group sizes {tuple(group_sizes)} must be positive and fit in width {width}.")
+
+
+def _all_float32(*tensors: Tensor | None) -> bool:
+    return all(tensor is None or tensor.dtype == torch.float32 for tensor in tensors)

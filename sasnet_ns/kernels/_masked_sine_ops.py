@@ -1,0 +1,151 @@
+"""Masked sine layer as torch operators with derivatives, whatever the backend.
+
+Three operators: the layer, its backward pass, and the backward pass of that. With ``weight`` (width, in_dim) the first
+two take points in place of pre-activations and form the product on the fly; ``weight`` and points are then constants.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BACKENDS = {"numba": "sasnet_ns.kernels._numba_sine", "triton": "sasnet_ns.kernels._triton_sine"}
+
+
+def masked_sine(
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor,
+    mask: Tensor | None,
+    omega: float,
+    group_sizes: Sequence[int],
+    backend: str,
+) -> Tensor:
+    """Activations (N, width) by ``backend``, differentiable twice."""
+    return _forward(z, weight, bias, mask, float(omega), list(group_sizes), backend)
+
+
+@functools.cache
+def _module(backend: str) -> ModuleType:
+    return importlib.import_module(BACKENDS[backend])
+
+
+@torch.library.custom_op("sasnet_ns::masked_sine", mutates_args=())
+def _forward(
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor,
+    mask: Tensor | None,
+    omega: float,
+    group_sizes: Sequence[int],
+    backend: str,
+) -> Tensor:
+    return _module(backend).forward(z, weight, bias, mask, omega, group_sizes)
+
+
+@torch.library.custom_op("sasnet_ns::masked_sine_backward", mutates_args=())
+def _backward(
+    g: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor,
+    mask: Tensor | None,
+    omega: float,
+    group_sizes: Sequence[int],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _module(backend).backward(g, z, weight, bias, mask, omega, group_sizes)
+
+
+@torch.library.custom_op("sasnet_ns::masked_sine_backward2", mutates_args=())
+def _backward2(
+    g: Tensor,
+    vz: Tensor,
+    vb: Tensor,
+    vm: Tensor,
+    z: Tensor,
+    bias: Tensor,
+    mask: Tensor | None,
+    omega: float,
+    group_sizes: Sequence[int],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _module(backend).backward2(g, vz, vb, vm, z, bias, mask, omega, group_sizes)
+
+
+@_forward.register_fake
+def _(z, weight, bias, mask, omega, group_sizes, backend):  # type: ignore[no-untyped-def]
+    return z.new_empty(z.shape[0], bias.shape[0])
+
+
+@_backward.register_fake
+def _(g, z, weight, bias, mask, omega, group_sizes, backend):  # type: ignore[no-untyped-def]
+    rows, width = z.shape[0], bias.shape[0]
+    grad_z = z.new_empty(rows if weight is None else 0, width)
+    return grad_z, z.new_empty(width), z.new_empty(rows if mask is not None else 0, len(group_sizes))
+
+
+@_backward2.register_fake
+def _(g, vz, vb, vm, z, bias, mask, omega, group_sizes, backend):  # type: ignore[no-untyped-def]
+    rows, width = z.shape
+    grad_mask = z.new_empty(rows if mask is not None else 0, len(group_sizes))
+    return z.new_empty(rows, width), z.new_empty(rows, width), z.new_empty(width), grad_mask
+
+
+def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    z, weight, bias, mask, *ctx.config = inputs
+    ctx.save_for_backward(z, weight, bias, mask)
+
+
+def _forward_autograd(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    z, weight, bias, mask = ctx.saved_tensors
+    if weight is not None and torch.is_grad_enabled():
+        # differentiated once more: the two-step form, which the second derivative is written for
+        _, grad_bias, grad_mask = _backward(g, z @ weight.t(), None, bias, mask, *ctx.config)
+        grad_z = None
+    else:
+        grad_z, grad_bias, grad_mask = _backward(g, z, weight, bias, mask, *ctx.config)
+    return (
+        grad_z if weight is None else None,
+        None,
+        grad_bias,
+        grad_mask if mask is not None else None,
+        *([None] * len(ctx.config)),
+    )
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    g, z, weight, bias, mask, *ctx.config = inputs
+    ctx.save_for_backward(g, z, weight, bias, mask)
+
+
+def _backward_autograd(ctx: Any, vz: Tensor, vb: Tensor, vm: Tensor) -> tuple[Any, ...]:
+    g, z, weight, bias, mask = ctx.saved_tensors
+    if weight is not None:
+        raise NotImplementedError("The fused embedding's backward pass is not differentiable; this is a defect.")
+    grad_g, grad_z, grad_bias, grad_mask = _backward2(g, vz, vb, vm, z, bias, mask, *ctx.config)
+    return (
+        grad_g,
+        grad_z,
+        None,
+        grad_bias,
+        grad_mask if mask is not None else None,
+        *([None] * len(ctx.config)),
+    )
+
+
+def _no_third_derivative(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+    raise NotImplementedError(
+        "The fast masked sine layers are differentiable twice; for third derivatives use implementation='torch'."
+    )
+
+
+_forward.register_autograd(_forward_autograd, setup_context=_save_forward)
+_backward.register_autograd(_backward_autograd, setup_context=_save_backward)
+_backward2.register_autograd(_no_third_derivative)

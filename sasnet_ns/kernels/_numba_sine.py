@@ -1,0 +1,271 @@
+"""Masked sine layer on a CPU, compiled by numba: one pass over the rows forward, one backward.
+
+Each row's group masks are spread over its neurons in a scratch row that never leaves the first-level cache, and sines
+and cosines are polynomials in plain arithmetic, which the compiler turns into vector instructions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numba import prange
+from torch import Tensor
+
+from sasnet_ns.kernels._numba import LOCK, array, jit, jit_parallel, use_threads
+
+# pi in four parts, the first three short enough that small multiples of them are exact (Cody and Waite)
+PI_0, PI_1, PI_2, PI_3 = np.float32([3.140625, 0.0009670257568359375, 6.277114152908325e-07, 1.2154201256553421e-10])
+PER_PI = np.float32(1.0 / np.pi)
+PADDING = 8
+ROUND = np.float32(1.5 * 2**23)
+LIMIT = np.float32(1.6)
+ZERO, HALF, ONE, FOUR = np.float32([0.0, 0.5, 1.0, 4.0])
+# minimax polynomials on [-pi/2, pi/2], errors below 1e-8
+S1, S2, S3, S4 = np.float32(
+    [-0.16666656732559204, 0.008333017118275166, -0.00019806608906947076, 2.6000393518188503e-06]
+)
+C1, C2, C3, C4 = np.float32(
+    [0.041666656732559204, -0.0013888567918911576, 2.4769240553723648e-05, -2.619248391511064e-07]
+)
+
+
+@jit
+def _sin(arg, count, out):  # type: ignore[no-untyped-def]
+    """Sine of a float32 row to 1e-7; for |arg| beyond 1e5 the phase fades as it does in the argument itself."""
+    for j in range(count):
+        a = arg[j]
+        n = (a * PER_PI + ROUND) - ROUND
+        r = (((a - n * PI_0) - n * PI_1) - n * PI_2) - n * PI_3
+        r = min(max(r, -LIMIT), LIMIT)
+        odd = n * HALF
+        sign = ONE - FOUR * (odd - np.floor(odd))
+        u = r * r
+        out[j] = sign * (r + r * u * (S1 + u * (S2 + u * (S3 + u * S4))))
+
+
+@jit
+def _sincos(arg, count, sin, cos):  # type: ignore[no-untyped-def]
+    """Sine and cosine of a float32 row."""
+    for j in range(count):
+        a = arg[j]
+        n = (a * PER_PI + ROUND) - ROUND
+        r = (((a - n * PI_0) - n * PI_1) - n * PI_2) - n * PI_3
+        r = min(max(r, -LIMIT), LIMIT)
+        odd = n * HALF
+        sign = ONE - FOUR * (odd - np.floor(odd))
+        u = r * r
+        sin[j] = sign * (r + r * u * (S1 + u * (S2 + u * (S3 + u * S4))))
+        cos[j] = sign * (ONE - HALF * u + u * u * (C1 + u * (C2 + u * (C3 + u * C4))))
+
+
+@jit
+def _arguments(z, weight, bias, omega, row, arg):  # type: ignore[no-untyped-def]
+    """``omega * (z + bias)`` of one row, or ``z weight + bias`` with ``weight`` (in_dim, width)."""
+    width = bias.shape[0]
+    if weight is None:
+        source = z[row]
+        for j in range(width):
+            arg[j] = omega * (source[j] + bias[j])
+    else:
+        coordinate, frequency = z[row, 0], weight[0]
+        for j in range(width):
+            arg[j] = bias[j] + coordinate * frequency[j]
+        for axis in range(1, weight.shape[0]):
+            coordinate, frequency = z[row, axis], weight[axis]
+            for j in range(width):
+                arg[j] += coordinate * frequency[j]
+
+
+@jit
+def _spread(mask, ends, row, wide):  # type: ignore[no-untyped-def]
+    """Group masks of one row over its neurons; ``ends`` are the borders of the groups.
+
+    Writes whole vectors of 8: what spills over a group's end is overwritten by the next group, the last spill lands in
+    the padding of ``wide``. Groups are too short for a loop over their exact length to vectorise.
+    """
+    if mask is not None:
+        for group in range(ends.shape[0] - 1):
+            value = mask[row, group]
+            for start in range(ends[group], ends[group + 1], 8):
+                chunk = wide[start : start + 8]
+                for j in range(8):
+                    chunk[j] = value
+
+
+@jit
+def _group_sums(values, ends, row, out):  # type: ignore[no-untyped-def]
+    """Sum of a row over each group, in four lanes."""
+    for group in range(ends.shape[0] - 1):
+        part = values[ends[group] : ends[group + 1]]
+        size = part.shape[0] - part.shape[0] % 4
+        a, b, c, d = ZERO, ZERO, ZERO, ZERO
+        for j in range(0, size, 4):
+            a, b, c, d = a + part[j], b + part[j + 1], c + part[j + 2], d + part[j + 3]
+        for j in range(size, part.shape[0]):
+            a += part[j]
+        out[row, group] = (a + b) + (c + d)
+
+
+@jit
+def _forward_part(begin, end, z, weight, bias, mask, omega, ends, out):  # type: ignore[no-untyped-def]
+    width = bias.shape[0]
+    arg, wide = np.empty(width, np.float32), np.ones(width + PADDING, np.float32)
+    for row in range(begin, end):
+        _arguments(z, weight, bias, omega, row, arg)
+        target = out[row]
+        _sin(arg, width, target)
+        if mask is not None:
+            _spread(mask, ends, row, wide)
+            for j in range(width):
+                target[j] *= wide[j]
+
+
+@jit
+def _backward_part(begin, end, g, z, weight, bias, mask, omega, ends, grad_z, grad_bias, grad_mask):  # type: ignore[no-untyped-def]
+    width = bias.shape[0]
+    arg, wide = np.empty(width, np.float32), np.ones(width + PADDING, np.float32)
+    sin, cos, products = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    for row in range(begin, end):
+        _arguments(z, weight, bias, omega, row, arg)
+        _sincos(arg, width, sin, cos)
+        _spread(mask, ends, row, wide)
+        incoming = g[row]
+        for j in range(width):
+            products[j] = incoming[j] * wide[j] * omega * cos[j]
+        for j in range(width):
+            grad_bias[j] += products[j]
+        if weight is None:
+            target = grad_z[row]
+            for j in range(width):
+                target[j] = products[j]
+        if mask is not None:
+            for j in range(width):
+                products[j] = incoming[j] * sin[j]
+            _group_sums(products, ends, row, grad_mask)
+
+
+@jit
+def _backward2_part(begin, end, g, vz, vb, vm, z, bias, mask, omega, ends, grad_g, grad_z, grad_bias, grad_mask):  # type: ignore[no-untyped-def]
+    width = bias.shape[0]
+    arg, wide = np.empty(width, np.float32), np.ones(width + PADDING, np.float32)
+    spread_vm = np.zeros(width + PADDING, np.float32)
+    sin, cos, products = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    for row in range(begin, end):
+        _arguments(z, None, bias, omega, row, arg)
+        _sincos(arg, width, sin, cos)
+        _spread(mask, ends, row, wide)
+        _spread(vm, ends, row, spread_vm)
+        incoming, along, target, target_g = g[row], vz[row], grad_z[row], grad_g[row]
+        for j in range(width):
+            v = omega * (along[j] + vb[j])
+            target_g[j] = v * wide[j] * cos[j] + spread_vm[j] * sin[j]
+            products[j] = incoming[j] * v * cos[j]
+            arg[j] = omega * incoming[j] * (spread_vm[j] * cos[j] - v * wide[j] * sin[j])
+        for j in range(width):
+            grad_bias[j] += arg[j]
+            target[j] = arg[j]
+        if mask is not None:
+            _group_sums(products, ends, row, grad_mask)
+
+
+@jit_parallel
+def _forward(parts, z, weight, bias, mask, omega, ends, out):  # type: ignore[no-untyped-def]
+    size = (z.shape[0] + parts - 1) // parts
+    for part in prange(parts):
+        begin, end = part * size, min(z.shape[0], (part + 1) * size)
+        _forward_part(begin, end, z, weight, bias, mask, omega, ends, out)
+
+
+@jit_parallel
+def _backward(parts, g, z, weight, bias, mask, omega, ends, grad_z, grad_bias, grad_mask):  # type: ignore[no-untyped-def]
+    size = (z.shape[0] + parts - 1) // parts
+    for part in prange(parts):
+        begin, end = part * size, min(z.shape[0], (part + 1) * size)
+        _backward_part(begin, end, g, z, weight, bias, mask, omega, ends, grad_z, grad_bias[part], grad_mask)
+
+
+@jit_parallel
+def _backward2(parts, g, vz, vb, vm, z, bias, mask, omega, ends, grad_g, grad_z, grad_bias, grad_mask):  # type: ignore[no-untyped-def]
+    size = (z.shape[0] + parts - 1) // parts
+    for part in prange(parts):
+        begin, end = part * size, min(z.shape[0], (part + 1) * size)
+        _backward2_part(
+            begin, end, g, vz, vb, vm, z, bias, mask, omega, ends, grad_g, grad_z, grad_bias[part], grad_mask
+        )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=256)
+def _ends(group_sizes: tuple[int, ...], width: int) -> np.ndarray:
+    return np.cumsum([width - sum(group_sizes), *group_sizes]).astype(np.int64)
+
+
+def _parts(rows: int) -> int:
+    return max(1, min(4 * use_threads(), rows // 64))
+
+
+def forward(
+    z: Tensor, weight: Tensor | None, bias: Tensor, mask: Tensor | None, omega: float, group_sizes: Sequence[int]
+) -> Tensor:
+    """Activations (N, width) of ``z`` (N, width), or of points ``z`` (N, in_dim) with ``weight`` (width, in_dim)."""
+    width = bias.shape[0]
+    out = z.new_empty(z.shape[0], width)
+    ends = _ends(tuple(group_sizes), width)
+    across = None if weight is None else weight.t()
+    with LOCK:
+        parts = _parts(z.shape[0])
+        _forward(parts, array(z), array(across), array(bias), array(mask), np.float32(omega), ends, out.numpy())
+    return out
+
+
+def backward(
+    g: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor,
+    mask: Tensor | None,
+    omega: float,
+    group_sizes: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by ``z`` (N, width; empty with ``weight``), bias (width,) and mask (N, groups)."""
+    width = bias.shape[0]
+    grad_z = z.new_empty(z.shape[0] if weight is None else 0, width)
+    grad_mask = z.new_empty(z.shape[0] if mask is not None else 0, len(group_sizes))
+    ends = _ends(tuple(group_sizes), width)
+    across = None if weight is None else weight.t()
+    with LOCK:
+        parts = _parts(z.shape[0])
+        grad_bias = z.new_zeros(parts, width)
+        _backward(
+            parts, array(g), array(z), array(across), array(bias), array(mask), np.float32(omega), ends,
+            grad_z.numpy(), grad_bias.numpy(), grad_mask.numpy(),
+        )  # fmt: skip
+    return grad_z, grad_bias.sum(0), grad_mask
+
+
+def backward2(
+    g: Tensor,
+    vz: Tensor,
+    vb: Tensor,
+    vm: Tensor,
+    z: Tensor,
+    bias: Tensor,
+    mask: Tensor | None,
+    omega: float,
+    group_sizes: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by g, z, bias and mask of ``<(vz, vb, vm), backward(g, z, bias, mask)>``."""
+    width = bias.shape[0]
+    grad_g, grad_z = torch.empty_like(z), torch.empty_like(z)
+    grad_mask = z.new_empty(z.shape[0] if mask is not None else 0, len(group_sizes))
+    ends = _ends(tuple(group_sizes), width)
+    with LOCK:
+        parts = _parts(z.shape[0])
+        grad_bias = z.new_zeros(parts, width)
+        _backward2(
+            parts, array(g), array(vz), array(vb), array(vm) if mask is not None else None, array(z), array(bias),
+            array(mask), np.float32(omega), ends, grad_g.numpy(), grad_z.numpy(), grad_bias.numpy(), grad_mask.numpy(),
+        )  # fmt: skip
+    return grad_g, grad_z, grad_bias.sum(0), grad_mask
