@@ -16,13 +16,11 @@ def _keep_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
     return drop_unreferenced(replace(mesh, faces=mesh.faces[torch.from_numpy(keep)]))
 
 
-def drop_small_components(mesh: Mesh, min_share: float = 0.01) -> Mesh:
-    """Remove the connected components that hold less than ``min_share`` of the largest one's faces."""
+def drop_small_components(mesh: Mesh, min_faces: int) -> Mesh:
+    """Remove the connected components with fewer than ``min_faces`` triangles."""
     count, label = face_components(mesh.faces.numpy())
-    if count <= 1:
-        return mesh
     sizes = np.bincount(label, minlength=count)
-    return _keep_faces(mesh, (sizes >= min_share * sizes.max())[label])
+    return mesh if (sizes >= min_faces).all() else _keep_faces(mesh, (sizes >= min_faces)[label])
 
 
 def largest_component(mesh: Mesh) -> Mesh:

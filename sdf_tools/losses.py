@@ -1,0 +1,217 @@
+"""Losses for neural signed distance fields: pure functions of values and derivatives, each with its source.
+
+``f`` is the field (negative inside), ``g`` its gradient, ``H`` its Hessian. Derivatives come from the network itself
+where it offers them, else from ``gradient``, ``laplacian`` and ``hessian`` below, which stay differentiable. Weights
+belong to the caller; ``sdf_tools.schedules`` holds schedules for them. All losses are scalars; an empty batch gives 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+FINE, COARSE, UNIFORM = 0, 1, 2
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean() if values.numel() else values.sum()
+
+
+def coarse_to_fine_loss(
+    predicted: Float[Tensor, "*batch"],
+    target: Float[Tensor, "*batch"],
+    kind: Int[Tensor, "*batch"],
+    *,
+    coarse_weight: float = 0.01,
+    uniform_weight: float | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Float[Tensor, ""]:
+    """Squared error of signed distances, samples close to the surface weighted 1 and the others less.
+
+    ``sum_fine (f - d)^2 + coarse_weight * sum_coarse (f - d)^2``: BACON (Lindell et al., CVPR 2022), FINER and SASNet
+    take the sum over 5,000 fine and 5,000 coarse samples with coarse_weight 0.01.
+
+    Args:
+        predicted: field values.
+        target: signed distances, same units.
+        kind: what each sample is: 0 fine, 1 coarse, 2 uniform in the box (as ``sdf_tools.pools`` numbers them).
+        coarse_weight: weight of coarse samples.
+        uniform_weight: weight of uniform samples; None means coarse_weight.
+        reduction: "sum" is BACON's; "mean" divides by the number of all samples, so that it does not grow with the
+            batch.
+
+    Raises:
+        ValueError: the shapes differ, or an unknown reduction.
+    """
+    if not predicted.shape == target.shape == kind.shape:
+        raise ValueError(
+            f"predicted, target and kind must have one shape; got {tuple(predicted.shape)}, {tuple(target.shape)} and "
+            f"{tuple(kind.shape)}."
+        )
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction must be 'mean' or 'sum'; got '{reduction}'.")
+    uniform = coarse_weight if uniform_weight is None else uniform_weight
+    weight = torch.where(kind == UNIFORM, uniform, torch.where(kind == FINE, 1.0, coarse_weight)).to(predicted.dtype)
+    error = weight * (predicted - target).square()
+    return error.sum() if reduction == "sum" else _mean(error)
+
+
+def distance_weighted_loss(
+    predicted: Float[Tensor, "*batch"],
+    target: Float[Tensor, "*batch"],
+    *,
+    near: float = 3e-3,
+    far_weight: float = 0.1,
+) -> Float[Tensor, ""]:
+    """Absolute error of signed distances, the less weight the farther the sample is from the surface.
+
+    ``mean max(near / (|d| + near), far_weight) |f - d|``. Without the lower bound this is the relative error that
+    instant-ngp trains distances with (Mueller et al., SIGGRAPH 2022, Sec. 5.2), scaled by ``near``. Lowering
+    ``far_weight`` during training settles empty space first and the surface afterwards.
+
+    Args:
+        predicted: field values.
+        target: signed distances, same units.
+        near: distance at which a sample counts half as much as one on the surface.
+        far_weight: smallest weight, between 0 and 1.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if predicted.shape != target.shape:
+        raise ValueError(
+            f"predicted and target must have one shape; got {tuple(predicted.shape)} and {tuple(target.shape)}."
+        )
+    weight = (near / (target.abs() + near)).clamp_min(far_weight)
+    return _mean(weight * (predicted - target).abs())
+
+
+def eikonal_loss(gradient: Float[Tensor, "*batch d"], power: int = 2) -> Float[Tensor, ""]:
+    """``mean | |g| - 1 |^power``: distances grow by one per unit.
+
+    Power 2: IGR (Gropp et al., ICML 2020, eq. 2). Power 1: SIREN (Sitzmann et al., NeurIPS 2020, eq. 6), DiGS.
+    """
+    return _mean((gradient.norm(dim=-1) - 1).abs().pow(power))
+
+
+def off_surface_loss(values: Float[Tensor, "*batch"], alpha: float = 100.0) -> Float[Tensor, ""]:
+    """``mean exp(-alpha |f|)`` at points away from the surface: no zeros there (SIREN, eq. 6, alpha >> 1)."""
+    return _mean(torch.exp(-alpha * values.abs()))
+
+
+def manifold_loss(values: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
+    """``mean |f|`` at surface points: the field vanishes there (IGR, eq. 4, first term; SIREN, eq. 6)."""
+    return _mean(values.abs())
+
+
+def normal_alignment_loss(
+    gradient: Float[Tensor, "*batch d"], normals: Float[Tensor, "*batch d"], *, signed: bool = True
+) -> Float[Tensor, ""]:
+    """``mean 1 - cos(g, n)`` at surface points (SIREN, eq. 6); ``1 - |cos|`` for normals without orientation."""
+    cosine = torch.nn.functional.cosine_similarity(gradient, normals, dim=-1)
+    return _mean(1 - (cosine if signed else cosine.abs()))
+
+
+def normal_difference_loss(
+    gradient: Float[Tensor, "*batch d"], normals: Float[Tensor, "*batch d"]
+) -> Float[Tensor, ""]:
+    """``mean |g - n|`` at surface points: direction and length at once (IGR, eq. 4, second term)."""
+    return _mean((gradient - normals).norm(dim=-1))
+
+
+def sign_agnostic_loss(
+    values: Float[Tensor, "*batch"], unsigned_distance: Float[Tensor, "*batch"], power: int = 1
+) -> Float[Tensor, ""]:
+    """``mean | |f| - h |^power`` with unsigned distances ``h`` to a raw cloud (SAL, Atzmon and Lipman 2020, eq. 2).
+
+    Both signs fit equally well: a network that starts as the distance of a sphere ends up with a sign of its own.
+    """
+    return _mean((values.abs() - unsigned_distance).abs().pow(power))
+
+
+def divergence_loss(laplacian: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
+    """``mean |div g|``, the Laplacian's magnitude (DiGS, Ben-Shabat et al., CVPR 2022).
+
+    Makes surfaces grow smoothly from points without normals; its weight has to vanish while training.
+    """
+    return _mean(laplacian.abs())
+
+
+def curvature_loss(laplacian: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
+    """``mean |trace H|`` at surface points, twice the mean curvature there (Neuralangelo, Li et al., CVPR 2023, eq. 8).
+
+    The same number as ``divergence_loss``, used near the surface and usually on ``numerical_laplacian``.
+    """
+    return _mean(laplacian.abs())
+
+
+def directional_divergence_loss(
+    gradient: Float[Tensor, "*batch d"], gradient_change: Float[Tensor, "*batch d"]
+) -> Float[Tensor, ""]:
+    """``mean |g . H g| / |g|^2``: second derivative along the gradient (StEik, Yang et al., NeurIPS 2023).
+
+    Zero for every distance field, whatever its curvature, unlike the full divergence.
+
+    Args:
+        gradient: ``g``.
+        gradient_change: ``H g``, from ``hessian_gradient_product``.
+    """
+    along = (gradient * gradient_change).sum(-1)
+    return _mean(along.abs() / gradient.square().sum(-1).clamp_min(1e-8))
+
+
+def singular_hessian_loss(hessian: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, ""]:
+    """``mean |det H|`` near the surface (Neural-Singular-Hessian, Wang et al., SIGGRAPH Asia 2023).
+
+    A distance field has ``H g = 0``, so its Hessian is singular.
+    """
+    return _mean(torch.linalg.det(hessian).abs())
+
+
+def mask_sparsity_loss(masks: Sequence[Float[Tensor, "*batch groups"]]) -> Float[Tensor, ""]:
+    """Mean over points of the sum of all mask values, ``mean |m|_1`` (SASNet's sparsity term).
+
+    The paper publishes no weight for it; note that this grows with the number of groups.
+    """
+    if not masks:
+        return torch.zeros(())
+    return torch.stack([_mean(mask.abs().sum(-1)) for mask in masks]).sum()
+
+
+def gradient(values: Float[Tensor, "*batch"], points: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    """Gradient of each value with respect to its point, by automatic differentiation; differentiable again."""
+    return torch.autograd.grad(values.sum(), points, create_graph=True)[0]
+
+
+def hessian_gradient_product(
+    gradient: Float[Tensor, "*batch d"], points: Float[Tensor, "*batch d"]
+) -> Float[Tensor, "*batch d"]:
+    """``H g = grad(|g|^2 / 2)``: one backward pass, where the full Hessian takes ``d``."""
+    return torch.autograd.grad(gradient.square().sum() / 2, points, create_graph=True)[0]
+
+
+def hessian(gradient: Float[Tensor, "*batch d"], points: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d d"]:
+    """Hessian of each value with respect to its point, in ``d`` backward passes; differentiable again."""
+    rows = [torch.autograd.grad(gradient[..., i].sum(), points, create_graph=True)[0] for i in range(points.shape[-1])]
+    return torch.stack(rows, dim=-2)
+
+
+def laplacian(gradient: Float[Tensor, "*batch d"], points: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
+    """``div g``, the Hessian's trace; differentiable again."""
+    return torch.diagonal(hessian(gradient, points), dim1=-2, dim2=-1).sum(-1)
+
+
+def numerical_laplacian(
+    field: Callable[[Tensor], Tensor], points: Float[Tensor, "*batch d"], step: float
+) -> Float[Tensor, "*batch"]:
+    """Laplacian by central differences, blind to what is finer than ``step`` (Neuralangelo, eq. 7)."""
+    total = -2 * points.shape[-1] * field(points)
+    for axis in range(points.shape[-1]):
+        shift = torch.zeros(points.shape[-1], dtype=points.dtype, device=points.device)
+        shift[axis] = step
+        total = total + field(points + shift) + field(points - shift)
+    return total / step**2
