@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -275,7 +276,7 @@ def summarize(shape: Shape) -> Summary:
         )
     faces = shape.faces.numpy()
     distinct, _ = first_occurrences(points + 0.0)
-    common = {
+    common: dict[str, Any] = {
         "duplicate_vertices": len(points) - len(distinct),
         "has_normals": shape.vertex_normals is not None,
         "low": low,
@@ -304,3 +305,10 @@ def summarize(shape: Shape) -> Summary:
         euler=used - len(table.edges) + len(faces),
         **common,
     )
+
+
+def repair(mesh: Mesh, **options: Any) -> tuple[Mesh, list[str]]:
+    """See :func:`sdf_tools.repair.repair`."""
+    from sdf_tools import repair as module
+
+    return module.repair(mesh, **options)

@@ -7,7 +7,9 @@ winding number only ever chooses the sign.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from sdf_tools.triangles import Found, closest_on_triangles, import_igl, morton_
 SIGNS = ("auto", "pseudonormal", "winding", "parity", "unsigned")
 BACKENDS = ("auto", "libigl", "fcpw", "open3d")
 CHUNK = 1 << 18
+Finder = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class SignedDistance:
         return np.ascontiguousarray(flat), order
 
     @staticmethod
-    def _chunked(function, flat: np.ndarray, order: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-def]
+    def _chunked(function: Finder, flat: np.ndarray, order: np.ndarray) -> np.ndarray:
         parts = np.concatenate([function(flat[at]) for at in _chunks(order)])
         values = np.empty_like(parts)
         values[order] = parts
@@ -160,8 +163,8 @@ class MeshDistance:
         self._normals = pseudo_normals(vertices, self.faces) * self._flip
         self.backend = _choose_backend(backend)
         self._find = _FINDERS[self.backend](vertices, self.faces)
-        self._tree: object = None
-        self._parity: object = None
+        self._tree: Any = None
+        self._parity: Any = None
         self.sign = self._choose_sign() if sign == "auto" else sign
         if self.sign == "parity":
             self._parity = _open3d_scene(vertices, self.faces)
@@ -188,11 +191,7 @@ class MeshDistance:
             # Far from the surface the winding number is the cheaper of the two, and they agree (see _choose_sign).
             return self._inside_by_winding(points)
         if self.sign == "parity":
-            from open3d import core
-
-            scene = self._parity
-            hits = scene.compute_occupancy(core.Tensor(points.astype(np.float32)), nsamples=3)  # type: ignore[attr-defined]
-            return hits.numpy() > 0.5
+            return self._parity.compute_occupancy(points.astype(np.float32), nsamples=3).numpy() > 0.5
         if self.sign == "unsigned":
             return np.zeros(len(points), bool)
         return self._inside_by_winding(points)
@@ -209,8 +208,8 @@ class MeshDistance:
         if self._tree is None:
             igl = import_igl()
             self._tree = igl.FastWindingNumberBVH()
-            self._tree.init(self.vertices, self.faces, 2)  # type: ignore[attr-defined]
-        return self._tree.winding_number(np.ascontiguousarray(points), 2.0) * self._flip  # type: ignore[attr-defined]
+            self._tree.init(self.vertices, self.faces, 2)
+        return self._tree.winding_number(np.ascontiguousarray(points), 2.0) * self._flip
 
     def _choose_sign(self) -> str:
         if not self.closed:
@@ -237,13 +236,13 @@ def _choose_backend(backend: str) -> str:
     return backend
 
 
-def _libigl_finder(vertices: np.ndarray, faces: np.ndarray):  # type: ignore[no-untyped-def]
+def _libigl_finder(vertices: np.ndarray, faces: np.ndarray) -> Finder:
     tree = import_igl().AABB()
     tree.init(vertices, faces)
     return lambda points: tree.squared_distance(vertices, faces, points)[1].astype(np.int64, copy=False)
 
 
-def _fcpw_finder(vertices: np.ndarray, faces: np.ndarray):  # type: ignore[no-untyped-def]
+def _fcpw_finder(vertices: np.ndarray, faces: np.ndarray) -> Finder:
     try:
         import fcpw
     except ImportError:
@@ -263,17 +262,17 @@ def _fcpw_finder(vertices: np.ndarray, faces: np.ndarray):  # type: ignore[no-un
     return find
 
 
-def _open3d_scene(vertices: np.ndarray, faces: np.ndarray):  # type: ignore[no-untyped-def]
+def _open3d_scene(vertices: np.ndarray, faces: np.ndarray) -> Any:
     try:
         import open3d
     except (ImportError, OSError):
         raise MissingLibraryError("This choice needs open3d, which is not installed: pip install open3d") from None
-    scene = open3d.t.geometry.RaycastingScene()
+    scene: Any = open3d.t.geometry.RaycastingScene()
     scene.add_triangles(vertices.astype(np.float32), faces.astype(np.uint32))
     return scene
 
 
-def _open3d_finder(vertices: np.ndarray, faces: np.ndarray):  # type: ignore[no-untyped-def]
+def _open3d_finder(vertices: np.ndarray, faces: np.ndarray) -> Finder:
     scene = _open3d_scene(vertices, faces)
 
     def find(points: np.ndarray) -> np.ndarray:

@@ -149,18 +149,17 @@ def _read_with_trimesh(path: Path) -> dict[str, Any]:
         raise ShapeError(f"'{path.name}' cannot be read as a {path.suffix} file ({reason}); export it again.") from None
     if not parts:
         raise ShapeError(f"'{path.name}' holds no geometry: there are no points or faces in it.")
-    points, faces, normals, colors, offset = [], [], [], [], 0
+    columns: dict[str, list[Any]] = {"points": [], "faces": [], "normals": [], "colors": []}
+    offset = 0
     for part in parts:
-        points.append(part["points"])
-        faces.append(part["faces"] + offset)
-        normals.append(part.get("normals"))
-        colors.append(part.get("colors"))
+        columns["points"].append(part["points"])
+        columns["faces"].append(part["faces"] + offset)
+        columns["normals"].append(part.get("normals"))
+        columns["colors"].append(part.get("colors"))
         offset += len(part["points"])
-    fields: dict[str, Any] = {"points": np.concatenate(points), "faces": np.concatenate(faces)}
-    if all(n is not None for n in normals):
-        fields["normals"] = np.concatenate(normals)
-    if all(c is not None for c in colors):
-        fields["colors"] = np.concatenate(colors)
+    fields: dict[str, Any] = {
+        key: np.concatenate(rows) for key, rows in columns.items() if all(row is not None for row in rows)
+    }
     fields["must_have_faces"] = path.suffix.lower() in (".stl", ".off")
     return fields
 
@@ -295,7 +294,7 @@ def _read_compressed_pcd(path: Path) -> dict[str, Any]:
         raise MissingLibraryError(
             f"'{path.name}' is a compressed PCD file, which needs open3d: pip install open3d (or save it uncompressed)"
         ) from None
-    cloud = open3d.io.read_point_cloud(str(path))
+    cloud = open3d.io.read_point_cloud(path)
     return {"points": np.asarray(cloud.points), "normals": np.asarray(cloud.normals) if cloud.has_normals() else None}
 
 

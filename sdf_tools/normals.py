@@ -82,7 +82,7 @@ def orient_normals(
             ``scans`` gives every scan one unknown viewing direction, and makes the scans agree where they overlap.
         viewpoints: (3,) or (N, 3) sensor positions, for ``viewpoints``.
         scan_ids: (N,), for ``scans``.
-        refine: with ``winding``, replace normals more than 60 degrees off the field's (thin sheets and pins, where
+        refine: with ``winding``, replace normals more than 37 degrees off the field's (thin sheets and pins, where
             one plane mixes both sides) by the field's; otherwise only signs change.
 
     Returns:

@@ -12,20 +12,20 @@ ANCHORS = 30_000
 
 
 def orient_by_winding(
-    points: np.ndarray, normals: np.ndarray, *, iterations: int = 30, refine: bool = True
+    points: np.ndarray, normals: np.ndarray, *, iterations: int = 40, refine: bool = True
 ) -> np.ndarray:
     """Orient by winding number normal consistency (Lin, Shi and Liu, SIGGRAPH 2024), with our own tree sums.
 
     Dipoles start at zero. Each iteration makes one steepest-descent step towards a winding number of one half at
     every point, then turns each dipole along the gradient of the field, its length kept. The kernel's softening
-    shrinks from 4 point spacings to about 3 standard deviations of the noise (but 0.25 to 1.5 spacings), so that
-    large parts settle first and thin sheets last. Clouds above 30,000 points are solved on an even subset.
+    shrinks to about 3 standard deviations of the noise (but 0.25 to 1.5 spacings), so that large parts settle first
+    and thin sheets last. Clouds above 30,000 points are solved on an even subset.
 
     Args:
         points: (N, 3), longest side about 1.
         normals: (N, 3) unit normals of unknown side.
-        iterations: 30 is enough; time is linear in it.
-        refine: replace normals more than 60 degrees off the field's.
+        iterations: 40 is enough; time is linear in it.
+        refine: replace normals more than 37 degrees off the field's.
     """
     chosen = even_subset(points, ANCHORS)
     anchors = points[chosen]
@@ -33,7 +33,7 @@ def orient_by_winding(
     final = float(np.clip(3 * noise, 0.25 * spacing, 1.5 * spacing))
     tree = WindingTree(anchors)
     dipoles = np.zeros_like(anchors)
-    for soften in np.geomspace(4 * spacing, final, iterations):
+    for soften in np.geomspace(max(1.5 * spacing, 2 * final), final, iterations):
         residual = tree.adjoint(0.5 - tree.winding(dipoles, soften), soften)
         reached = tree.winding(residual, soften)
         dipoles = dipoles + (residual**2).sum() / max(float((reached**2).sum()), 1e-300) * residual
@@ -42,7 +42,7 @@ def orient_by_winding(
     field = _unit(dipoles) if len(chosen) == len(points) else _unit(-tree.gradient(dipoles, final, points))
     agreement = (normals * field).sum(1, keepdims=True)
     oriented = np.where(agreement < 0, -normals, normals)
-    return np.where(np.abs(agreement) < 0.5, field, oriented) if refine else oriented
+    return np.where(np.abs(agreement) < 0.8, field, oriented) if refine else oriented
 
 
 def even_subset(points: np.ndarray, count: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Found:
     faces: np.ndarray
 
 
-def import_igl():  # type: ignore[no-untyped-def]
+def import_igl() -> Any:
     """libigl, or the sentence that says how to get it."""
     try:
         import igl

@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -133,7 +134,7 @@ def _glb(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray | None, co
         ) from None
     far = not fits_float32(vertices)
     center = (vertices.max(0) + vertices.min(0)) / 2 if far and len(vertices) else np.zeros(3)
-    part = trimesh.Trimesh(vertices - center, faces, vertex_normals=normals, process=False)
+    part: Any = trimesh.Trimesh(vertices - center, faces, vertex_normals=normals, process=False)
     if colors is not None:
         part.visual.vertex_colors = np.rint(np.clip(colors, 0, 1) * 255).astype(np.uint8)
     move = np.eye(4)

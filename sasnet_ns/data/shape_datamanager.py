@@ -18,7 +18,7 @@ from torch import Tensor
 from sasnet_ns.data.shapes import resolve_shape, shape_names
 from sasnet_ns.data.views import Axis, OrientedPoints, ShapeViews, orbit_cameras
 from sdf_tools.errors import ShapeError
-from sdf_tools.shapes import Mesh, NormalizedShape, PointCloud, normalize, positions
+from sdf_tools.shapes import Mesh, NormalizedShape, PointCloud, positions
 
 if TYPE_CHECKING:
     from sdf_tools.distance import SignedDistance
@@ -68,8 +68,6 @@ class ShapeDataManagerConfig(DataManagerConfig):
     """Points at which intersection over union is measured during training."""
     up_axis: Literal["x", "y", "z"] = "y"
     """The shape's upward direction, for the virtual cameras and the viewer (Lucy is z)."""
-    longest_side: float = 0.9
-    """Longest side of the shape's bounding box inside the training domain [-0.5, 0.5]^3 (paper: 0.9)."""
 
 
 class ShapeDataManager(DataManager):
@@ -123,31 +121,14 @@ class ShapeDataManager(DataManager):
     @cached_property
     def normalized(self) -> NormalizedShape:
         """The shape in box units; a point cloud without normals gets estimated ones."""
-        from sdf_tools.io import validate_for_fitting
+        from sasnet_ns.fitting.shape import prepare_shape
 
         if self.config.data is None:
             raise ShapeError(f"No shape given; use --data with a file or one of: {', '.join(shape_names())}.")
         shape = resolve_shape(self.config.data)
-        validate_for_fitting(shape)
         if isinstance(shape, PointCloud) and shape.normals is None:
-            from sdf_tools.normals import estimate_normals, orient_normals
-
-            normals, _ = estimate_normals(shape.points)
-            normals = orient_normals(shape.points, normals, scan_ids=shape.scan_ids)
-            shape = PointCloud(shape.points, normals, shape.scan_ids, shape.name)
-            CONSOLE.print(f"'{shape.name}' has no normals; they were estimated and turned outwards.")
-        return normalize(shape, self.config.longest_side)
-
-    @cached_property
-    def probe(self) -> GeometryProbe:
-        """Where intersection over union and surface error are measured during training."""
-        generator = torch.Generator().manual_seed(self.config.seed + 1)
-        where = positions(self.normalized.shape)
-        low, high = where.amin(0), where.amax(0)
-        points = low + (high - low) * torch.rand(self.config.probe_points, 3, generator=generator, dtype=torch.float64)
-        inside = self.signed_distance.contains(points)
-        surface, _ = self._surface_samples(20_000)
-        return GeometryProbe(points.float().to(self.device), inside.to(self.device), surface.float().to(self.device))
+            CONSOLE.print(f"'{shape.name}' has no normals; estimating them.")
+        return prepare_shape(shape)
 
     def _surface_samples(self, count: int) -> OrientedPoints:
         """Points on the surface in box units with outward normals."""
@@ -184,20 +165,15 @@ class ShapeDataManager(DataManager):
         camera = self.eval_dataset.cameras[index : index + 1].to(self.device)
         return camera, {"image": self.eval_dataset[index]["image"], "image_idx": index}
 
-    @cached_property
-    def signed_distance(self) -> SignedDistance:
-        """Exact (mesh) or estimated (point cloud) signed distance to the shape, in box units."""
-        from sdf_tools.distance import SignedDistance
-
-        return SignedDistance(self.normalized.shape)
-
     def setup_train(self) -> None:
-        """Compute the pool of samples that batches are drawn from."""
+        """Compute the pool of samples that batches are drawn from, and the points that progress is measured on."""
+        from sdf_tools.distance import SignedDistance
         from sdf_tools.pools import build_sdf_pool
 
         config, shape = self.config, self.normalized.shape
         start = time.perf_counter()
         with CONSOLE.status(f"Computing {config.pool_size:,} signed distances to '{shape.name}'"):
+            distance = SignedDistance(shape)
             pool = build_sdf_pool(
                 shape,
                 config.pool_size,
@@ -205,8 +181,9 @@ class ShapeDataManager(DataManager):
                 fine_scale=config.fine_scale,
                 uniform_share=config.uniform_share,
                 seed=config.seed,
-                distance=self.signed_distance,
+                distance=distance,
             )
+            self.probe = self._probe(distance)
         size = f"{shape.faces.shape[0]:,} faces" if isinstance(shape, Mesh) else f"{shape.points.shape[0]:,} points"
         CONSOLE.print(
             f"'{shape.name}', {size}: {len(pool):,} signed distances in {time.perf_counter() - start:.1f} s",
@@ -214,6 +191,16 @@ class ShapeDataManager(DataManager):
         )
         self.pool = pool.to(self.device)
         self._generator = torch.Generator(self.device)
+
+    def _probe(self, distance: SignedDistance) -> GeometryProbe:
+        generator = torch.Generator().manual_seed(self.config.seed + 1)
+        where = positions(self.normalized.shape)
+        low, high = where.amin(0), where.amax(0)
+        unit = torch.rand(self.config.probe_points, 3, generator=generator, dtype=torch.float64)
+        points = low + (high - low) * unit
+        surface, _ = self._surface_samples(20_000)
+        parts = (points.float(), distance.contains(points), surface.float())
+        return GeometryProbe(*(part.to(self.device) for part in parts))
 
     def setup_eval(self) -> None:
         """Nothing to prepare: what evaluation needs is computed when it is first used."""

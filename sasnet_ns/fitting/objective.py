@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from sdf_tools.losses import coarse_to_fine_loss, eikonal_loss
+from sdf_tools.losses import coarse_to_fine_loss, distance_weighted_loss, eikonal_loss
 from torch import Tensor
 
 from sasnet_ns.networks import SASNet, SignedDistanceField
@@ -16,8 +17,16 @@ from sdf_tools.pools import SDFBatch
 class SDFObjective:
     """Loss terms of a signed distance field and their weights."""
 
+    loss: Literal["distance_weighted", "coarse_to_fine"] = "distance_weighted"
+    """Error of the distances: absolute and weighted by distance from the surface, or the paper's squared one."""
+    near: float = 3e-3
+    """distance_weighted: distance at which a sample counts half as much as one on the surface, box units."""
+    far_weight: float = 0.2
+    """distance_weighted: smallest weight of a sample far away, at the start of training."""
+    far_final_weight: float = 0.02
+    """distance_weighted: the same at the end; it falls geometrically, so empty space settles before the surface."""
     coarse_weight: float = 0.01
-    """Weight of the samples away from the surface against those close to it (paper: 0.01)."""
+    """coarse_to_fine: weight of the coarse and uniform samples against the fine ones (paper: 0.01)."""
     eikonal_weight: float = 0.0
     """Weight of the Eikonal term (|grad| - 1)^2 at the start; 0 leaves it out (as the paper does)."""
     eikonal_final_weight: float | None = None
@@ -31,6 +40,10 @@ class SDFObjective:
         """The Eikonal term's weight at a share of training, 0 to 1."""
         last = self.eikonal_weight if self.eikonal_final_weight is None else self.eikonal_final_weight
         return self.eikonal_weight + (last - self.eikonal_weight) * min(1.0, progress)
+
+    def far_weight_at(self, progress: float) -> float:
+        """The smallest weight of a sample at a share of training, 0 to 1."""
+        return self.far_weight * (self.far_final_weight / self.far_weight) ** min(1.0, progress)
 
 
 def sdf_losses(
@@ -48,7 +61,12 @@ def sdf_losses(
         The terms by name (scalars), and the predicted distances (B,).
     """
     predicted = field(batch.points)
-    losses = {"sdf": coarse_to_fine_loss(predicted, batch.sdf, batch.kind, coarse_weight=objective.coarse_weight)}
+    if objective.loss == "coarse_to_fine":
+        error = coarse_to_fine_loss(predicted, batch.sdf, batch.kind, coarse_weight=objective.coarse_weight)
+    else:
+        far_weight = objective.far_weight_at(progress)
+        error = distance_weighted_loss(predicted, batch.sdf, near=objective.near, far_weight=far_weight)
+    losses = {"sdf": error}
     weight = objective.eikonal_weight_at(progress)
     if weight > 0:
         # Every so many points: all kinds in their proportions, with a stride known beforehand.

@@ -35,8 +35,12 @@ class ShapeFit:
     """Points in an optimisation step."""
     pool_size: int = 500_000
     """Points whose signed distance is computed before training."""
+    fine_scale: float = 0.001
+    """Laplace scale of the fine samples around the surface, box units (paper: 0.001)."""
+    coarse_scales: tuple[float, ...] = (0.01, 0.03, 0.1)
+    """Laplace scales that share the coarse samples, box units (paper: 0.1 alone)."""
     uniform_share: float = 0.1
-    """Share of each batch drawn uniformly from the box."""
+    """Share of each batch drawn uniformly from the box, which keeps stray sheets out of empty space (paper: 0)."""
     seed: int = 0
     """Seed of weights, samples and batches."""
 

@@ -7,19 +7,20 @@ and cosines are polynomials in plain arithmetic, which the compiler turns into v
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from numba import prange
 from torch import Tensor
 
-from sasnet_ns.kernels._numba import LOCK, array, jit, jit_parallel, use_threads
+from sasnet_ns.kernels._numba import array, jit, share_out, share_rows, threads_for
 
 # pi in four parts, the first three short enough that small multiples of them are exact (Cody and Waite)
 PI_0, PI_1, PI_2, PI_3 = np.float32([3.140625, 0.0009670257568359375, 6.277114152908325e-07, 1.2154201256553421e-10])
 PER_PI = np.float32(1.0 / np.pi)
 PADDING = 8
+ROWS_PER_THREAD = 512
 ROUND = np.float32(1.5 * 2**23)
 LIMIT = np.float32(1.6)
 ZERO, HALF, ONE, FOUR = np.float32([0.0, 0.5, 1.0, 4.0])
@@ -124,7 +125,7 @@ def _forward_part(begin, end, z, weight, bias, mask, omega, ends, out):  # type:
 
 
 @jit
-def _backward_part(begin, end, g, z, weight, bias, mask, omega, ends, grad_z, grad_bias, grad_mask):  # type: ignore[no-untyped-def]
+def _backward_part(begin, end, g, z, weight, bias, mask, omega, ends, grad_z, grad_mask, grad_bias):  # type: ignore[no-untyped-def]
     width = bias.shape[0]
     arg, wide = np.empty(width, np.float32), np.ones(width + PADDING, np.float32)
     sin, cos, products = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
@@ -148,7 +149,7 @@ def _backward_part(begin, end, g, z, weight, bias, mask, omega, ends, grad_z, gr
 
 
 @jit
-def _backward2_part(begin, end, g, vz, vb, vm, z, bias, mask, omega, ends, grad_g, grad_z, grad_bias, grad_mask):  # type: ignore[no-untyped-def]
+def _backward2_part(begin, end, g, vz, vb, vm, z, bias, mask, omega, ends, grad_g, grad_z, grad_mask, grad_bias):  # type: ignore[no-untyped-def]
     width = bias.shape[0]
     arg, wide = np.empty(width, np.float32), np.ones(width + PADDING, np.float32)
     spread_vm = np.zeros(width + PADDING, np.float32)
@@ -171,52 +172,22 @@ def _backward2_part(begin, end, g, vz, vb, vm, z, bias, mask, omega, ends, grad_
             _group_sums(products, ends, row, grad_mask)
 
 
-@jit_parallel
-def _forward(parts, z, weight, bias, mask, omega, ends, out):  # type: ignore[no-untyped-def]
-    size = (z.shape[0] + parts - 1) // parts
-    for part in prange(parts):
-        begin, end = part * size, min(z.shape[0], (part + 1) * size)
-        _forward_part(begin, end, z, weight, bias, mask, omega, ends, out)
-
-
-@jit_parallel
-def _backward(parts, g, z, weight, bias, mask, omega, ends, grad_z, grad_bias, grad_mask):  # type: ignore[no-untyped-def]
-    size = (z.shape[0] + parts - 1) // parts
-    for part in prange(parts):
-        begin, end = part * size, min(z.shape[0], (part + 1) * size)
-        _backward_part(begin, end, g, z, weight, bias, mask, omega, ends, grad_z, grad_bias[part], grad_mask)
-
-
-@jit_parallel
-def _backward2(parts, g, vz, vb, vm, z, bias, mask, omega, ends, grad_g, grad_z, grad_bias, grad_mask):  # type: ignore[no-untyped-def]
-    size = (z.shape[0] + parts - 1) // parts
-    for part in prange(parts):
-        begin, end = part * size, min(z.shape[0], (part + 1) * size)
-        _backward2_part(
-            begin, end, g, vz, vb, vm, z, bias, mask, omega, ends, grad_g, grad_z, grad_bias[part], grad_mask
-        )  # fmt: skip
-
-
 @functools.lru_cache(maxsize=256)
 def _ends(group_sizes: tuple[int, ...], width: int) -> np.ndarray:
     return np.cumsum([width - sum(group_sizes), *group_sizes]).astype(np.int64)
-
-
-def _parts(rows: int) -> int:
-    return max(1, min(4 * use_threads(), rows // 64))
 
 
 def forward(
     z: Tensor, weight: Tensor | None, bias: Tensor, mask: Tensor | None, omega: float, group_sizes: Sequence[int]
 ) -> Tensor:
     """Activations (N, width) of ``z`` (N, width), or of points ``z`` (N, in_dim) with ``weight`` (width, in_dim)."""
-    width = bias.shape[0]
-    out = z.new_empty(z.shape[0], width)
-    ends = _ends(tuple(group_sizes), width)
+    rows, width = z.shape[0], bias.shape[0]
+    out = z.new_empty(rows, width)
     across = None if weight is None else weight.t()
-    with LOCK:
-        parts = _parts(z.shape[0])
-        _forward(parts, array(z), array(across), array(bias), array(mask), np.float32(omega), ends, out.numpy())
+    ends = _ends(tuple(group_sizes), width)
+    arguments = (array(z), array(across), array(bias), array(mask), np.float32(omega), ends, out.numpy())
+    threads = threads_for(rows, ROWS_PER_THREAD)
+    share_rows(rows, threads, lambda begin, end: _forward_part(begin, end, *arguments))
     return out
 
 
@@ -230,19 +201,14 @@ def backward(
     group_sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by ``z`` (N, width; empty with ``weight``), bias (width,) and mask (N, groups)."""
-    width = bias.shape[0]
-    grad_z = z.new_empty(z.shape[0] if weight is None else 0, width)
-    grad_mask = z.new_empty(z.shape[0] if mask is not None else 0, len(group_sizes))
-    ends = _ends(tuple(group_sizes), width)
+    rows, width = z.shape[0], bias.shape[0]
+    grad_z = z.new_empty(rows if weight is None else 0, width)
+    grad_mask = z.new_empty(rows if mask is not None else 0, len(group_sizes))
     across = None if weight is None else weight.t()
-    with LOCK:
-        parts = _parts(z.shape[0])
-        grad_bias = z.new_zeros(parts, width)
-        _backward(
-            parts, array(g), array(z), array(across), array(bias), array(mask), np.float32(omega), ends,
-            grad_z.numpy(), grad_bias.numpy(), grad_mask.numpy(),
-        )  # fmt: skip
-    return grad_z, grad_bias.sum(0), grad_mask
+    ends = _ends(tuple(group_sizes), width)
+    inputs = (array(g), array(z), array(across), array(bias), array(mask), np.float32(omega), ends)
+    outputs = (grad_z.numpy(), grad_mask.numpy())
+    return grad_z, _sum_over_threads(_backward_part, rows, width, (*inputs, *outputs)), grad_mask
 
 
 def backward2(
@@ -257,15 +223,23 @@ def backward2(
     group_sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients by g, z, bias and mask of ``<(vz, vb, vm), backward(g, z, bias, mask)>``."""
-    width = bias.shape[0]
-    grad_g, grad_z = torch.empty_like(z), torch.empty_like(z)
-    grad_mask = z.new_empty(z.shape[0] if mask is not None else 0, len(group_sizes))
+    rows, width = z.shape
+    grad_g, grad_z = z.new_empty(rows, width), z.new_empty(rows, width)
+    grad_mask = z.new_empty(rows if mask is not None else 0, len(group_sizes))
     ends = _ends(tuple(group_sizes), width)
-    with LOCK:
-        parts = _parts(z.shape[0])
-        grad_bias = z.new_zeros(parts, width)
-        _backward2(
-            parts, array(g), array(vz), array(vb), array(vm) if mask is not None else None, array(z), array(bias),
-            array(mask), np.float32(omega), ends, grad_g.numpy(), grad_z.numpy(), grad_bias.numpy(), grad_mask.numpy(),
-        )  # fmt: skip
-    return grad_g, grad_z, grad_bias.sum(0), grad_mask
+    inputs = (array(g), array(vz), array(vb), None if mask is None else array(vm), array(z), array(bias), array(mask))
+    outputs = (grad_g.numpy(), grad_z.numpy(), grad_mask.numpy())
+    arguments = (*inputs, np.float32(omega), ends, *outputs)
+    return grad_g, grad_z, _sum_over_threads(_backward2_part, rows, width, arguments), grad_mask
+
+
+def _sum_over_threads(kernel: Callable[..., None], rows: int, width: int, arguments: tuple[Any, ...]) -> Tensor:
+    """Run a backward kernel on all rows; each thread adds up the bias gradient in a row of its own."""
+    threads = threads_for(rows, ROWS_PER_THREAD)
+    sums = torch.zeros(threads, width)
+    size = -(-rows // threads)
+    share_out(
+        threads,
+        lambda part: kernel(min(rows, part * size), min(rows, (part + 1) * size), *arguments, sums[part].numpy()),
+    )
+    return sums[0] if threads == 1 else sums.sum(0)

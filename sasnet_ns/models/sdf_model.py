@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
@@ -16,6 +15,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
+from sasnet_ns.fitting.objective import SDFObjective, sdf_losses
 from sasnet_ns.networks import SASNet, SASNetConfig, SignedDistanceField
 
 NetworkName = Literal["sasnet", "siren", "finer", "ngp"]
@@ -37,16 +37,8 @@ class SASNetSDFModelConfig(ModelConfig):
     """Options of the SASNet; the defaults are the paper's SDF network with 130,917 parameters."""
     network_options: dict[str, int | float | str] = field(default_factory=dict)
     """Options of the other networks as name value pairs, e.g. width 256 omega_0 30."""
-    coarse_weight: float = 0.01
-    """Weight of the samples away from the surface against those close to it (paper: 0.01)."""
-    eikonal_weight: float = 0.0
-    """Weight of the Eikonal term (|grad| - 1)^2 at the start; 0 leaves it out (as the paper does)."""
-    eikonal_final_weight: float | None = None
-    """Weight of the Eikonal term at the end; it changes linearly from step to step. None keeps eikonal_weight."""
-    eikonal_points: int = 2_000
-    """Points of each batch at which the Eikonal term is evaluated."""
-    mask_sparsity_weight: float = 0.0
-    """Weight of the mean mask value, which closes masks where they are not needed; 0 leaves it out."""
+    objective: SDFObjective = field(default_factory=SDFObjective)
+    """Loss terms and their weights."""
     bfloat16: bool = False
     """Train the hidden layers in bfloat16 (embedding and output stay float32). Pays on GPUs and on CPUs with AMX."""
 
@@ -106,56 +98,28 @@ class SASNetSDFModel(Model):
         """Called before each training step and after loading a checkpoint."""
         self.step = step
 
-    def current_eikonal_weight(self) -> float:
-        """The Eikonal term's weight at this step."""
-        first, last = self.config.eikonal_weight, self.config.eikonal_final_weight
-        if last is None or self.max_steps <= 1:
-            return first
-        return first + (last - first) * min(1.0, self.step / (self.max_steps - 1))
-
-    def get_outputs(self, ray_bundle: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """Signed distances at a batch of points, or pictures of a bundle of rays.
+    def get_outputs(self, ray_bundle: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Losses on a batch of points, or pictures of a bundle of rays.
 
         Args:
             ray_bundle: an ``sdf_tools.pools.SDFBatch`` in training, a nerfstudio ``RayBundle`` for pictures.
 
         Returns:
-            For points: ``sdf`` (N,), the batch itself, and, if the term is on, ``gradient`` (M, 3) and ``masks``. For
-            rays: see :meth:`sasnet_ns.viewer.rendering.SurfaceRenderer.render`.
+            For points: the batch, its predicted ``sdf`` (B,), and the weighted ``losses`` by name. For rays: see
+            :meth:`sasnet_ns.viewer.rendering.SurfaceRenderer.render`.
         """
         if isinstance(ray_bundle, RayBundle):
             return self._render(ray_bundle)
-        points: Float[Tensor, "N 3"] = ray_bundle.points
-        outputs: dict[str, Any] = {"batch": ray_bundle}
-        with torch.autocast(points.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            outputs["sdf"] = self.field(points)
-        if self.current_eikonal_weight() > 0:
-            # Every so many points: all kinds in their proportions, with a stride known beforehand.
-            stride = max(1, points.shape[0] // self.config.eikonal_points)
-            outputs["gradient"] = self.field.value_and_gradient(points[::stride])[1]
-        if self.config.mask_sparsity_weight > 0 and isinstance(self.field.network, SASNet):
-            masks = [m.mean() for m in self.field.network.masks(2 * points) if m is not None]
-            if masks:
-                outputs["mask_mean"] = torch.stack(masks).mean()
-        return outputs
+        progress = self.step / (self.max_steps - 1) if self.max_steps > 1 else 0.0
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            losses, predicted = sdf_losses(self.field, ray_bundle, self.config.objective, progress)
+        return {"batch": ray_bundle, "sdf": predicted, "losses": losses}
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """The coarse-to-fine loss, and the Eikonal and sparsity terms if they are on."""
-        from sdf_tools.losses import coarse_to_fine_loss, eikonal_loss
-
-        samples = outputs["batch"]
-        losses = {
-            "sdf": coarse_to_fine_loss(
-                outputs["sdf"], samples.sdf, samples.kind, coarse_weight=self.config.coarse_weight
-            )
-        }
-        if "gradient" in outputs:
-            losses["eikonal"] = self.current_eikonal_weight() * eikonal_loss(outputs["gradient"])
-        if "mask_mean" in outputs:
-            losses["mask_sparsity"] = self.config.mask_sparsity_weight * outputs["mask_mean"]
-        return losses
+        return outputs["losses"]
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
         """Mean absolute error of the batch, in box units; a tensor, so that nothing waits for the device."""

@@ -56,6 +56,11 @@ class SASNetSDFPipeline(VanillaPipeline):
         assert isinstance(self.model, SASNetSDFModel)
         self.model.viewer_panel.surface = lambda: self.datamanager.surface
 
+    def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """Losses on samples that training does not draw, without a graph."""
+        with torch.no_grad():
+            return super().get_eval_loss_dict(step)
+
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
     ) -> dict[str, float]:

@@ -55,9 +55,9 @@ def sphere_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_trainer(tmp_path: Path, sphere_file: Path) -> Iterator[TrainerFactory]:
     """Builds a ready trainer on the sphere: a small network, few points, no viewer unless asked for."""
     pytest.importorskip("nerfstudio")
-    from nerfstudio.utils import writer
-
-    from sasnet_ns.methods import sasnet_sdf
+    # nerfstudio's writer module cannot be the first that is imported, so the method comes before it.
+    from sasnet_ns.methods import sasnet_sdf  # isort: skip
+    from nerfstudio.utils import writer  # isort: skip
 
     def make(*, setup: bool = True, **changes: Any) -> Any:
         config = copy.deepcopy(sasnet_sdf.config)

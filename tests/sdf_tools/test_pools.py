@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sdf_tools.pools import COARSE, FINE, UNIFORM, build_sdf_pool
+from sdf_tools.shapes import PointCloud, normalize
+
+from .test_clean import sphere
+from .test_distance import box, box_distance, cloud
+
+
+def small_box():  # type: ignore[no-untyped-def]
+    return replace(box(), vertices=box().vertices * 0.8)
+
+
+def test_distances_and_proportions() -> None:
+    seen: list[float] = []
+    pool = build_sdf_pool(small_box(), 10_000, uniform_share=0.2, progress=seen.append)
+    assert pool.counts == (4000, 4000, 2000) and len(pool) == 10_000 and seen[-1] == 1.0
+    assert pool.points.dtype == pool.sdf.dtype == torch.float32 and pool.kind.dtype == torch.uint8
+    assert torch.allclose(pool.sdf, box_distance(pool.points / 0.8) * 0.8, atol=1e-6)
+    assert pool.points.abs().max() <= 0.5
+    size = {k: float(pool.sdf[pool.kind == k].abs().mean()) for k in (FINE, COARSE, UNIFORM)}
+    assert size[FINE] < 0.0015 < 0.03 < size[COARSE] < 0.12
+
+
+def test_batches_are_fixed_in_kind_and_reproducible() -> None:
+    pool = build_sdf_pool(small_box(), 1000, uniform_share=0.1)
+    a, b = (pool.batch(100, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(a.points, b.points) and a.counts == (45, 45, 10)
+    assert a.kind.tolist() == [0] * 45 + [1] * 45 + [2] * 10
+    for _ in range(5):
+        batch = pool.batch(64)
+        assert batch.points.shape == (64, 3) and torch.allclose(
+            batch.sdf, box_distance(batch.points / 0.8) * 0.8, atol=1e-6
+        )
+    only = build_sdf_pool(small_box(), 100, uniform_share=1.0)
+    assert only.batch(10).kind.tolist() == [2] * 10
+    assert torch.equal(build_sdf_pool(small_box(), 500, seed=2).sdf, build_sdf_pool(small_box(), 500, seed=2).sdf)
+
+
+def test_point_cloud_pool() -> None:
+    shape = normalize(cloud(2000)).shape
+    pool = build_sdf_pool(shape, 3000)
+    truth = pool.points.norm(dim=1) - 0.45
+    assert (pool.sdf - truth).abs().mean() < 2e-3
+    with pytest.raises(ValueError, match="no normals"):
+        build_sdf_pool(PointCloud(shape.points), 100)  # type: ignore[union-attr]
+
+
+def test_wrong_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="normalize it first"):
+        build_sdf_pool(sphere(), 100)
+    with pytest.raises(ValueError, match="positive"):
+        build_sdf_pool(small_box(), 0)
+
+def test_several_coarse_scales_share_the_coarse_half() -> None:
+    pool = build_sdf_pool(small_box(), 9000, coarse_scale=(0.005, 0.1), uniform_share=0.0)
+    assert pool.counts == (4500, 4500, 0)
+    coarse = pool.sdf[pool.kind == COARSE].abs()
+    assert coarse[:2250].mean() < 0.01 < 0.03 < coarse[2250:].mean()
