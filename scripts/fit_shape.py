@@ -1,7 +1,7 @@
 """Fit a signed distance field without nerfstudio: a shape and a YAML configuration in, a field and a mesh out.
 
-    python scripts/fit_shape.py --data armadillo --output-dir outputs/quick
-    python scripts/fit_shape.py --data armadillo --config configs/sdf_paper_armadillo.yaml --output-dir outputs/paper
+python scripts/fit_shape.py --data armadillo --output-dir outputs/quick
+python scripts/fit_shape.py --data armadillo --config configs/sdf_paper_armadillo.yaml --output-dir outputs/paper
 """
 
 from __future__ import annotations

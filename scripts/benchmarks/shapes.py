@@ -1,8 +1,8 @@
 """Whole runs of ``ns-train sasnet-sdf`` on several shapes, beside other networks given the same wall-clock time.
 
 For each shape SASNet trains with the method's defaults; SIREN and the hash-grid MLP then get as many steps as fit into
-SASNet's training time. Every field is extracted at 512^3 and measured against the shape, distances in box units (longest
-side 0.9). The wall-clock column runs from the command to its end, imports and sampling included.
+SASNet's training time. Every field is extracted at 512^3 and measured against the shape, distances in box units
+(longest side 0.9). The wall-clock column runs from the command to its end, imports and sampling included.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -94,12 +93,10 @@ def measure(shape: str, data: str, network: str, steps: int | None, folder: Path
     output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     wall = time.perf_counter() - started
     mesh_path = folder / f"{network}.ply"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     started = time.perf_counter()
     extraction = [sys.executable, "scripts/extract_mesh.py", "--load-config", str(run_folder / "config.yml")]
     peak = peak_memory([*extraction, "--output-path", str(mesh_path)])
     extract_s = time.perf_counter() - started
-    del before
     from sasnet_ns.data.shapes import resolve_shape
     from sdf_tools.io import load
     from sdf_tools.metrics import evaluate
@@ -130,7 +127,9 @@ def peak_memory(command: list[str]) -> float:
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    result = subprocess.run([sys.executable, "-c", script, *command], cwd=ROOT, check=True, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", script, *command], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     return int(result.stdout.split()[-1]) / 1024
 
 
