@@ -99,7 +99,9 @@ class WindingTree:
     def __init__(self, points: np.ndarray) -> None:
         self._order = morton_order(points)
         self._points = np.ascontiguousarray(points[self._order])
-        starts, ends, skips = [], [], []
+        starts: list[int] = []
+        ends: list[int] = []
+        skips: list[int] = []
 
         # Halves of the Z order are compact; nodes are laid out depth first, so `skip` alone drives the traversal.
         def build(start: int, end: int) -> None:
@@ -128,10 +130,9 @@ class WindingTree:
         return running[self._last] - running[self._first]
 
     def _sum(self, targets: np.ndarray | None, sources: np.ndarray, soften: float, mode: int) -> np.ndarray:
-        own = targets is None
         sources = np.ascontiguousarray(sources[self._order])
-        order = self._order if own else morton_order(targets)
-        ordered = self._points if own else np.ascontiguousarray(targets[order])
+        order = self._order if targets is None else morton_order(targets)
+        ordered = self._points if targets is None else np.ascontiguousarray(targets[order])
         out = np.empty((len(ordered), 3))
         totals = self._segment(sources)
         _kernel()(
