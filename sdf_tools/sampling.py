@@ -290,8 +290,8 @@ def near_surface(
     draw = rng.laplace if noise == "laplace" else rng.normal
     moved = points + draw(scale=scale, size=points.shape)
     outside = np.flatnonzero((np.abs(moved) > half_side).any(1))
-    # At least an eighth of all draws at a point of the box stays inside, so the rounds end; the rest is clamped.
-    for _ in range(60):
+    # Nearly always over in a few rounds; what noise much wider than the box leaves after the last one is clamped.
+    for _ in range(500):
         if len(outside) == 0:
             break
         moved[outside] = points[outside] + draw(scale=scale, size=(len(outside), 3))

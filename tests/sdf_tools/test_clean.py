@@ -4,26 +4,11 @@ import math
 from dataclasses import replace
 
 import torch
+from primitives import inside_out, join, sphere
 
 from sdf_tools.clean import clean, summarize
 from sdf_tools.repair import repair
 from sdf_tools.shapes import Mesh, PointCloud
-
-
-def sphere(radius: float = 1.0, center: tuple[float, float, float] = (0, 0, 0), subdivisions: int = 2) -> Mesh:
-    import trimesh
-
-    ball = trimesh.creation.icosphere(subdivisions=subdivisions, radius=radius)
-    vertices = torch.from_numpy(ball.vertices.copy()) + torch.tensor(center, dtype=torch.float64)
-    return Mesh(vertices, torch.from_numpy(ball.faces.astype("int64")), name="sphere")
-
-
-def inside_out(mesh: Mesh) -> Mesh:
-    return replace(mesh, faces=mesh.faces.flip(1))
-
-
-def join(a: Mesh, b: Mesh) -> Mesh:
-    return Mesh(torch.cat([a.vertices, b.vertices]), torch.cat([a.faces, b.faces + len(a.vertices)]), name="joined")
 
 
 def test_summary_of_a_cube_with_faults() -> None:

@@ -4,12 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from primitives import box, box_distance, cloud, sphere
 
 from sdf_tools.pools import COARSE, FINE, UNIFORM, build_sdf_pool
 from sdf_tools.shapes import PointCloud, normalize
-
-from .test_clean import sphere
-from .test_distance import box, box_distance, cloud
 
 
 def small_box():  # type: ignore[no-untyped-def]
@@ -56,6 +54,7 @@ def test_wrong_input_is_refused() -> None:
         build_sdf_pool(sphere(), 100)
     with pytest.raises(ValueError, match="positive"):
         build_sdf_pool(small_box(), 0)
+
 
 def test_several_coarse_scales_share_the_coarse_half() -> None:
     pool = build_sdf_pool(small_box(), 9000, coarse_scale=(0.005, 0.1), uniform_share=0.0)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from primitives import box, box_distance, sphere
 
 from sdf_tools.errors import ShapeError
 from sdf_tools.sampling import (
@@ -17,9 +18,6 @@ from sdf_tools.sampling import (
     stream_surface,
 )
 from sdf_tools.shapes import Mesh, PointCloud
-
-from .test_clean import sphere
-from .test_distance import box, box_distance
 
 # Two triangles, one of three times the other's area.
 UNEVEN = Mesh(
