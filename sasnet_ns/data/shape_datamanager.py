@@ -56,8 +56,8 @@ class ShapeDataManagerConfig(DataManagerConfig):
     """Points in an optimisation step (the paper's 10,000)."""
     pool_size: int = 500_000
     """Points whose exact signed distance is computed before training; batches are drawn from them."""
-    coarse_scale: float = 0.1
-    """Laplace scale of the coarse samples around the surface, in box units (paper: 0.1)."""
+    coarse_scales: tuple[float, ...] = (0.01, 0.03, 0.1)
+    """Laplace scales that share the coarse samples around the surface, in box units (paper: 0.1 alone)."""
     fine_scale: float = 0.001
     """Laplace scale of the fine samples around the surface, in box units (paper: 0.001)."""
     uniform_share: float = 0.1
@@ -177,7 +177,7 @@ class ShapeDataManager(DataManager):
             pool = build_sdf_pool(
                 shape,
                 config.pool_size,
-                coarse_scale=config.coarse_scale,
+                coarse_scale=config.coarse_scales,
                 fine_scale=config.fine_scale,
                 uniform_share=config.uniform_share,
                 seed=config.seed,

@@ -1,0 +1,209 @@
+"""The command ``sdf-tools``: shapes in, facts, samples, distances, meshes and pictures out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from sdf_tools.errors import MissingLibraryError
+from sdf_tools.shapes import Mesh, PointCloud, Shape
+
+
+@dataclass
+class Info:
+    """Print what a mesh or point cloud is: size, bodies, watertightness, defects."""
+
+    shape: Annotated[Path, tyro.conf.Positional]
+    """A mesh (.ply .obj .stl .off .glb) or point cloud (.ply .xyz .npz .npy .pcd)."""
+
+    def run(self) -> None:
+        from sdf_tools.clean import summarize
+        from sdf_tools.io import load
+
+        print(summarize(load(self.shape)))
+
+
+@dataclass
+class Sample:
+    """Sample points with normals on a mesh, uniformly by area."""
+
+    shape: Annotated[Path, tyro.conf.Positional]
+    """A mesh."""
+    output_path: Path
+    """Point cloud to write: .ply .xyz .npz or .npy."""
+    count: int = 100_000
+    """Number of points."""
+    seed: int = 0
+    """Same seed, same points."""
+
+    def run(self) -> None:
+        from sdf_tools.sampling import sample_surface
+        from sdf_tools.writing import save_points
+
+        samples = sample_surface(_mesh(self.shape), self.count, seed=self.seed)
+        save_points(PointCloud(samples.points, samples.normals), self.output_path)
+        print(f"{self.output_path}: {self.count:,} points with normals")
+
+
+@dataclass
+class Normals:
+    """Estimate the normals of a point cloud and turn them outwards."""
+
+    shape: Annotated[Path, tyro.conf.Positional]
+    """A point cloud."""
+    output_path: Path
+    """Point cloud to write, with normals."""
+    method: Literal["winding", "mst"] = "winding"
+    """How they are turned: by the winding number of the whole cloud, or along a minimum spanning tree."""
+
+    def run(self) -> None:
+        from sdf_tools.io import load
+        from sdf_tools.normals import estimate_normals, orient_normals
+        from sdf_tools.writing import save_points
+
+        cloud = load(self.shape)
+        if not isinstance(cloud, PointCloud):
+            raise ValueError(f"'{self.shape}' is a mesh and has normals; normals are estimated for point clouds.")
+        normals, reliability = estimate_normals(cloud.points)
+        normals = orient_normals(cloud.points, normals, self.method)
+        save_points(PointCloud(cloud.points, normals, cloud.scan_ids), self.output_path)
+        print(f"{self.output_path}: {len(normals):,} normals, median reliability {reliability.median():.2f}")
+
+
+@dataclass
+class Distance:
+    """Signed distance of points to a shape, negative inside, in the shape's units."""
+
+    shape: Annotated[Path, tyro.conf.Positional]
+    """A mesh, or a point cloud with normals."""
+    points: Annotated[Path, tyro.conf.Positional]
+    """Where to measure: a point cloud, or the vertices of a mesh."""
+    output_path: Path
+    """.npy file of (N,) distances to write."""
+
+    def run(self) -> None:
+        import io
+
+        import numpy as np
+
+        from sdf_tools.distance import SignedDistance
+        from sdf_tools.io import load
+        from sdf_tools.shapes import positions
+        from sdf_tools.writing import write_atomically
+
+        distance = SignedDistance(load(self.shape))(positions(load(self.points)))
+        buffer = io.BytesIO()
+        np.save(buffer, distance.numpy())
+        write_atomically(self.output_path, buffer.getvalue())
+        inside = float((distance < 0).double().mean())
+        print(
+            f"{self.output_path}: {len(distance):,} distances, mean |d| {distance.abs().mean():.6g}, {inside:.1%} inside"
+        )
+
+
+@dataclass
+class Extract:
+    """Rebuild a shape as the level set of its own signed distance: an offset surface, or a closed one."""
+
+    shape: Annotated[Path, tyro.conf.Positional]
+    """A mesh, or a point cloud with normals."""
+    output_path: Path
+    """Mesh to write: .ply .obj .stl .glb or .off."""
+    resolution: int = 256
+    """Marching-cubes cells along the longest side."""
+    level: float = 0.0
+    """Signed distance of the surface, in the shape's units."""
+
+    def run(self) -> None:
+        from sdf_tools.distance import SignedDistance
+        from sdf_tools.extraction import extract_mesh
+        from sdf_tools.io import load
+        from sdf_tools.shapes import normalize
+        from sdf_tools.writing import save_mesh
+
+        box = normalize(load(self.shape))
+        reach = 0.5 + max(0.0, self.level * box.scale)
+        bounds = ((-reach,) * 3, (reach,) * 3)
+        mesh = extract_mesh(SignedDistance(box.shape), self.resolution, bounds, level=self.level * box.scale)
+        save_mesh(box.mesh_to_world(mesh), self.output_path)
+        print(f"{self.output_path}: {mesh.vertices.shape[0]:,} vertices, {mesh.faces.shape[0]:,} faces")
+
+
+@dataclass
+class Evaluate:
+    """Measure a mesh against a reference mesh; see sdf_tools.metrics.evaluate for the names."""
+
+    prediction: Annotated[Path, tyro.conf.Positional]
+    """The mesh to judge."""
+    reference: Annotated[Path, tyro.conf.Positional]
+    """The true mesh."""
+
+    def run(self) -> None:
+        from sdf_tools.metrics import evaluate
+
+        print(json.dumps(evaluate(_mesh(self.prediction), _mesh(self.reference)), indent=1))
+
+
+@dataclass
+class Render:
+    """Draw a mesh, without a display."""
+
+    shape: Annotated[Path, tyro.conf.Positional]
+    """A mesh."""
+    output_path: Path
+    """Picture to write: .png or .jpg, or .gif for a turntable."""
+    size: int = 800
+    """Width and height in pixels."""
+    azimuth: float = 20.0
+    """Degrees around the up axis."""
+    elevation: float = 12.0
+    """Degrees above the horizon."""
+    up: Literal["x", "y", "z"] = "y"
+    """The axis that points up."""
+    reference: Path | None = None
+    """Colour the mesh by its distance to this mesh."""
+
+    def run(self) -> None:
+        import dataclasses
+
+        from sdf_tools.metrics import vertex_error
+        from sdf_tools.render import Camera, error_colors, render_mesh, save_picture, turntable
+
+        mesh = _mesh(self.shape)
+        if self.reference is not None:
+            mesh = dataclasses.replace(mesh, vertex_colors=error_colors(vertex_error(mesh, _mesh(self.reference))))
+        camera = Camera(self.azimuth, self.elevation, up=self.up)
+        size = (self.size, self.size)
+        moving = self.output_path.suffix.lower() == ".gif"
+        save_picture(
+            turntable(mesh, camera=camera, size=size) if moving else render_mesh(mesh, camera, size), self.output_path
+        )
+        print(self.output_path)
+
+
+def _mesh(path: Path) -> Mesh:
+    from sdf_tools.io import load
+
+    shape: Shape = load(path)
+    if not isinstance(shape, Mesh):
+        raise ValueError(f"'{path}' is a point cloud; this command needs a mesh with faces.")
+    return shape
+
+
+Command = Info | Sample | Normals | Distance | Extract | Evaluate | Render
+
+
+def main() -> None:
+    """The command line; one sentence and exit code 1 where the input is at fault."""
+    torch.set_grad_enabled(False)
+    command = tyro.cli(Command, description=__doc__)  # type: ignore[call-overload]
+    try:
+        command.run()
+    except (ValueError, MissingLibraryError) as error:
+        sys.exit(f"sdf-tools: {error}")
