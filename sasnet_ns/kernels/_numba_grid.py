@@ -1,9 +1,9 @@
 """Hash grid on a CPU, compiled by numba.
 
 Points are handled in blocks that stay in the first-level cache: row numbers and weights of a block are computed by
-loops over points that vectorise, then each point's corners are gathered or scattered. Corners are built up axis by axis:
-those of the first ``k`` axes are doubled by axis ``k``. Threads share out points where results are per point, and levels
-where the result is a table, so no two threads write the same entry.
+loops over points that vectorise, then each point's corners are gathered or scattered. Corners are built up axis by
+axis: those of the first ``k`` axes are doubled by axis ``k``. Threads share out points where results are per point, and
+levels where the result is a table, so no two threads write the same entry.
 """
 
 from __future__ import annotations
@@ -99,7 +99,10 @@ def _weigh(tangents, use_tangents, count, factors, values, weights):  # type: ig
     """Corner weights (corners, B), or with ``use_tangents`` their derivatives along ``tangents`` (in_dim, B)."""
     # with tangents, (values, weights) are dual numbers: a product so far and its derivative
     if not use_tangents:
-        weights[0, :count], weights[1, :count] = factors[0, 0, :count], factors[0, 1, :count]
+        for bit in range(2):
+            weight, factor = weights[bit], factors[0, bit]
+            for b in range(count):
+                weight[b] = factor[b]
         for axis in range(1, tangents.shape[0]):
             below, above = factors[0, 2 * axis], factors[0, 2 * axis + 1]
             for corner in range(1 << axis):
@@ -128,8 +131,11 @@ def _weigh(tangents, use_tangents, count, factors, values, weights):  # type: ig
 def _reduce(axis, tangents, use_tangents, count, factors, dots, values, slopes, total):  # type: ignore[no-untyped-def]
     """Add to ``total`` (B) the derivative by x_axis of sum_c weight_c dots_c, or its derivative along ``tangents``."""
     in_dim = tangents.shape[0]
-    values[:] = dots
-    slopes[:] = 0
+    zero = dots.dtype.type(0)
+    for corner in range(1 << in_dim):
+        value, slope, dot = values[corner], slopes[corner], dots[corner]
+        for b in range(count):
+            value[b], slope[b] = dot[b], zero
     for other in range(in_dim - 1, -1, -1):
         # the factor of this axis is differentiated once more than the others
         order = 1 if other == axis else 0
@@ -202,7 +208,9 @@ def _contract_part(begin, end, x, axes, channels, smooth, v, g, table, levels, t
     sums = np.empty((in_dim, BLOCK), x.dtype)
     for start in range(begin, end, BLOCK):
         count = min(BLOCK, end - start)
-        sums[:] = 0
+        for axis in range(in_dim):
+            for b in range(count):
+                sums[axis, b] = 0
         _transpose(x, start, count, columns)
         _transpose(v, start, count, tangents)
         for level in range(levels.shape[0]):
