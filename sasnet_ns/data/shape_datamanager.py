@@ -52,8 +52,8 @@ class ShapeDataManagerConfig(DataManagerConfig):
     data: Path | None = None
     """A shape's name (armadillo, bunny, dragon, happy_buddha, lucy, thai_statue), or a mesh or point-cloud file. The
     same as --data."""
-    points_per_batch: int = 10_000
-    """Points in an optimisation step (the paper's 10,000)."""
+    points_per_batch: int = 5_000
+    """Points in an optimisation step (paper: 10,000)."""
     pool_size: int = 500_000
     """Points whose exact signed distance is computed before training; batches are drawn from them."""
     coarse_scales: tuple[float, ...] = (0.01, 0.03, 0.1)

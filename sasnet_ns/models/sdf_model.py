@@ -16,6 +16,7 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
 from sasnet_ns.fitting.objective import SDFObjective, sdf_losses
+from sasnet_ns.fitting.shape import default_network_config
 from sasnet_ns.networks import SASNet, SASNetConfig, SignedDistanceField
 
 NetworkName = Literal["sasnet", "siren", "finer", "ngp"]
@@ -33,8 +34,8 @@ class SASNetSDFModelConfig(ModelConfig):
     """Rays rendered at a time; the network itself is evaluated in smaller parts."""
     network: NetworkName = "sasnet"
     """Network to fit: sasnet, or one to compare it with: siren, finer, ngp (hash grid and a small MLP)."""
-    sasnet: SASNetConfig = field(default_factory=SASNetConfig.sdf)
-    """Options of the SASNet; the defaults are the paper's SDF network with 130,917 parameters."""
+    sasnet: SASNetConfig = field(default_factory=lambda: SASNetConfig.sdf(**default_network_config("sasnet")))
+    """Options of the SASNet; the defaults are the paper's SDF network with 130,917 parameters and smoothstep masks."""
     network_options: dict[str, int | float | str] = field(default_factory=dict)
     """Options of the other networks as name value pairs, e.g. width 256 omega_0 30."""
     objective: SDFObjective = field(default_factory=SDFObjective)
