@@ -16,14 +16,19 @@ from torch import Tensor
 
 from sasnet_ns.kernels._numba import array, jit, share_out, share_rows, threads_for
 
+
+def _float32(*values: float) -> tuple[np.float32, ...]:
+    return tuple(np.float32(value) for value in values)
+
+
 # pi in four parts, the first three short enough that small multiples of them are exact (Cody and Waite)
-PI_0, PI_1, PI_2, PI_3 = np.float32([3.140625, 0.0009670257568359375, 6.277114152908325e-07, 1.2154201256553421e-10])
+PI_0, PI_1, PI_2, PI_3 = _float32(3.140625, 0.0009670257568359375, 6.277114152908325e-07, 1.2154201256553421e-10)
 PER_PI = np.float32(1.0 / np.pi)
 PADDING = 8
 ROWS_PER_THREAD = 512
 ROUND = np.float32(1.5 * 2**23)
 LIMIT = np.float32(1.6)
-ZERO, HALF, ONE, FOUR = np.float32([0.0, 0.5, 1.0, 4.0])
+ZERO, HALF, ONE, FOUR = _float32(0.0, 0.5, 1.0, 4.0)
 # minimax polynomials on [-pi/2, pi/2], errors below 1e-8
 S1, S2, S3, S4 = np.float32(
     [-0.16666656732559204, 0.008333017118275166, -0.00019806608906947076, 2.6000393518188503e-06]

@@ -30,7 +30,8 @@ def lattice_rows(corner: Tensor, level: int, layout: HashGridLayout) -> Tensor:
 
 def hash_grid(x: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
     """Interpolated features of points ``x`` (N, in_dim) -> (N, levels * feature_dim)."""
-    clamped = x.clamp(-1.0, 1.0)
+    # not x.clamp: whether its gradient lives on the bounds differs between torch versions; here the faces are inside
+    clamped = torch.where(x.abs() <= 1.0, x, x.detach().clamp(-1.0, 1.0))
     corner_bits = torch.tensor(
         [[(corner >> axis) & 1 for axis in range(layout.in_dim)] for corner in range(1 << layout.in_dim)],
         device=x.device,
