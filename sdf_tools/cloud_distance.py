@@ -50,9 +50,10 @@ class CloudDistance:
         cloud: points with outward normals, box units.
         method: ``knn_mean`` is the estimate of BACON's and FINER's loaders, and so of the paper: the offset from the
             nearest point, dotted with the mean normal of the 3 nearest; unbiased near flat surface, wrong by tens of
-            per cent far away. ``imls``: near the cloud the Gaussian-weighted mean of the tangent-plane distances of
+            per cent far away. ``imls``: near the cloud the Gaussian-weighted mean of the distances to planes at
             the 8 nearest points (implicit moving least squares, Kolluri 2005), beyond a few point spacings the
-            distance to the nearest point, with the side from the winding number of the points (Barill et al. 2018).
+            distance to the foot point on that surface below the nearest point, with the side
+            from the winding number of the points (Barill et al. 2018).
 
     Raises:
         ShapeError: no normals.
@@ -89,11 +90,14 @@ class CloudDistance:
             return Found(self.points[nearest], _unit(normal), signed, nearest)
         signed, normal, share = self._local(points, distance, index)
         far = share < 1
-        if far.any():
-            away = np.where(self._inside_far(points[far]), -distance[far, 0], distance[far, 0])
-            signed[far] = share[far] * signed[far] + (1 - share[far]) * away
         closest = points - signed[:, None] * normal
-        return Found(np.where(far[:, None], self.points[nearest], closest), normal, signed, nearest)
+        if far.any():
+            foot, normal[far] = self._foot(points[far], nearest[far])
+            away = np.linalg.norm(points[far] - foot, axis=1)
+            away = np.where(self._inside_far(points[far]), -away, away)
+            signed[far] = share[far] * signed[far] + (1 - share[far]) * away
+            closest[far] = foot
+        return Found(closest, normal, signed, nearest)
 
     def inside(self, points: np.ndarray) -> np.ndarray:
         """Which of (N, 3) points are inside."""
@@ -107,9 +111,27 @@ class CloudDistance:
         excess = distance**2 - distance[:, :1] ** 2  # relative to the nearest, so that far weights do not vanish
         weight = np.exp(-excess / (spacing[:, None] ** 2))
         weight /= weight.sum(1, keepdims=True)
-        height = np.einsum("nkj,nkj->nk", points[:, None] - self.points[index], self.normals[index])
         normal = _unit(np.einsum("nk,nkj->nj", weight, self.normals[index]))
+        # Along a curved surface the chord to a neighbour is at a right angle to the mean of the normals at its ends,
+        # not to the neighbour's own: planes alone would shrink convex shapes.
+        mean = (self.normals[index] + normal[:, None]) / 2
+        height = np.einsum("nkj,nkj->nk", points[:, None] - self.points[index], mean)
         return (weight * height).sum(1), normal, np.clip(2 - distance[:, 0] / (2 * spacing), 0, 1)
+
+    def _foot(self, points: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The surface point below each far point, and its normal.
+
+        The point is first dropped onto the disc of its nearest point (one spacing wide), then onto the local surface:
+        the distance to the nearest point alone would be too long by the square of the spacing.
+        """
+        offset, normal = points - self.points[nearest], self.normals[nearest]
+        along = offset - np.einsum("ij,ij->i", offset, normal)[:, None] * normal
+        length = np.linalg.norm(along, axis=1)
+        spacing = self._spacing[nearest]
+        along *= np.divide(spacing, length, out=np.ones_like(length), where=length > spacing)[:, None]
+        start = self.points[nearest] + along
+        height, normal, _ = self._local(start, *self._search(start, self._k))
+        return start - height[:, None] * normal, normal
 
     def _inside_far(self, points: np.ndarray) -> np.ndarray:
         igl = import_igl()
