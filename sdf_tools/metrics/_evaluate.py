@@ -1,0 +1,249 @@
+"""Everything worth knowing about a reconstructed mesh, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdf_tools.clean import drop_unreferenced, edge_table, face_components, merge_vertices
+from sdf_tools.distance import SignedDistance
+from sdf_tools.errors import ShapeError
+from sdf_tools.metrics._distances import chamfer, chamfer_floor, f_score, surface_error
+from sdf_tools.metrics._overlap import Inside, iou, iou_near_surface, iou_paper
+from sdf_tools.shapes import Mesh, NormalizedShape, normalize
+
+THRESHOLDS = (0.0005, 0.001, 0.002, 0.005, 0.01)
+_BAND = 0.01
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a prediction against a reference.
+
+    Lengths are in box units (reference's longest side 0.9, centred) unless the name ends in ``_world``.
+
+    Attributes:
+        iou: volumetric, see ``metrics.iou``.
+        iou_low: lower end of its 95 % confidence interval.
+        iou_high: upper end.
+        iou_near_surface: IoU within 0.01 of the reference's surface.
+        iou_paper: see ``metrics.iou_paper``.
+        chamfer_paper: ``metrics.chamfer(convention="bacon")``.
+        chamfer_floor: what two samplings of the reference itself would score there.
+        chamfer_l1: mean of the two mean exact distances, ``chamfer(convention="point_to_mesh")``.
+        point_to_surface_mean: mean exact distance from samples of the prediction to the reference's triangles.
+        surface_to_point_mean: mean exact distance from samples of the reference to the prediction's triangles.
+        point_to_surface_mean_world: the former, in the reference's units.
+        surface_to_point_mean_world: the latter, in the reference's units.
+        point_to_surface_percentiles: 50, 90, 95, 99 and 99.9 of those distances.
+        surface_to_point_percentiles: the same for the other direction.
+        hausdorff: the largest sampled distance in either direction (a lower bound of the true one).
+        hausdorff_world: the same in the reference's units.
+        hausdorff_95: the larger of the two directions' 95th percentiles ("HD95").
+        f_score: at 0.009 (1 % of the longest side), see ``metrics.f_score``.
+        f_scores: at several thresholds in box units.
+        normal_consistency: mean absolute cosine between face normals at closest points, both directions averaged
+            (Occupancy Networks, but at exact closest points).
+        normal_error_mean: mean angle between those normals, degrees, both directions averaged.
+        normal_error_p95: its 95th percentile over the samples of both directions.
+        components_prediction: connected components after merging vertices.
+        components_reference: the same for the reference.
+        watertight_prediction: every edge has two triangles that run along it in opposite directions.
+        watertight_reference: the same for the reference.
+        faces_prediction: triangles.
+        area_ratio: prediction's area over the reference's.
+        scale: box units per unit of the reference.
+        samples: surface samples of each mesh.
+        iou_samples: points behind ``iou``.
+    """
+
+    iou: float
+    iou_low: float
+    iou_high: float
+    iou_near_surface: float
+    iou_paper: float
+    chamfer_paper: float
+    chamfer_floor: float
+    chamfer_l1: float
+    point_to_surface_mean: float
+    surface_to_point_mean: float
+    point_to_surface_mean_world: float
+    surface_to_point_mean_world: float
+    point_to_surface_percentiles: dict[str, float]
+    surface_to_point_percentiles: dict[str, float]
+    hausdorff: float
+    hausdorff_world: float
+    hausdorff_95: float
+    f_score: float
+    f_scores: dict[str, float]
+    normal_consistency: float
+    normal_error_mean: float
+    normal_error_p95: float
+    components_prediction: int
+    components_reference: int
+    watertight_prediction: bool
+    watertight_reference: bool
+    faces_prediction: int
+    area_ratio: float
+    scale: float
+    samples: int
+    iou_samples: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, booleans and dictionaries, ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        width = 26
+        lines = [f"{'box units':<{width}}  reference's longest side = 0.9 ({self.scale:.6g} box units per unit of it)"]
+        for label, value in self.rows():
+            lines.append(f"{label:<{width}}  {value}")
+        return "\n".join(lines)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Labels and formatted values for a table."""
+        both = f"{self.components_prediction} (reference {self.components_reference})"
+        closed = f"{_yes(self.watertight_prediction)} (reference {_yes(self.watertight_reference)})"
+        return [
+            ("iou", f"{self.iou:.5f}  [{self.iou_low:.5f}, {self.iou_high:.5f}] from {self.iou_samples:,} points"),
+            ("iou_near_surface", f"{self.iou_near_surface:.5f}  within {_BAND} of the surface"),
+            ("iou_paper", f"{self.iou_paper:.5f}  128^3 grid over [-1, 1]^3"),
+            ("chamfer_paper", f"{self.chamfer_paper:.4e}  sum of squared means, 300,000 samples"),
+            ("chamfer_floor", f"{self.chamfer_floor:.4e}  of two samplings of one surface"),
+            (
+                "point_to_surface_mean",
+                f"{self.point_to_surface_mean:.4e}  ({self.point_to_surface_mean_world:.4e} world)",
+            ),
+            (
+                "surface_to_point_mean",
+                f"{self.surface_to_point_mean:.4e}  ({self.surface_to_point_mean_world:.4e} world)",
+            ),
+            ("point_to_surface", _percentiles(self.point_to_surface_percentiles)),
+            ("surface_to_point", _percentiles(self.surface_to_point_percentiles)),
+            ("hausdorff", f"{self.hausdorff:.4e}  ({self.hausdorff_world:.4e} world), 95 %: {self.hausdorff_95:.4e}"),
+            (
+                "f_score",
+                f"{self.f_score:.5f}  at 0.009; " + ", ".join(f"{v:.4f} at {k}" for k, v in self.f_scores.items()),
+            ),
+            ("normal_consistency", f"{self.normal_consistency:.5f}"),
+            ("normal_error", f"{self.normal_error_mean:.3f} degrees, 95 %: {self.normal_error_p95:.3f}"),
+            ("components", both),
+            ("watertight", closed),
+            ("faces", f"{self.faces_prediction:,}"),
+            ("area_ratio", f"{self.area_ratio:.5f}"),
+        ]
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _percentiles(values: dict[str, float]) -> str:
+    return ", ".join(f"{key} %: {value:.3e}" for key, value in values.items())
+
+
+def _in_box(mesh: Mesh, frame: NormalizedShape) -> Mesh:
+    """Merged by position, as seams must not count as holes or bodies; without degenerate leftovers."""
+    merged = drop_unreferenced(merge_vertices(mesh))
+    moved = (merged.vertices.double() - frame.center) * frame.scale
+    if not torch.isfinite(moved).all():
+        raise ShapeError(f"'{mesh.name}' has coordinates that are NaN or infinite; remove those points first.")
+    return Mesh(moved, merged.faces, name=mesh.name)
+
+
+def _state(mesh: Mesh) -> tuple[int, bool, float]:
+    """Components, watertightness, area."""
+    faces = mesh.faces.numpy()
+    table = edge_table(faces)
+    corners = mesh.vertices[mesh.faces]
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=-1).sum() / 2
+    closed = bool((table.count == 2).all() and (table.balance == 0).all())
+    return face_components(faces)[0], closed, float(area)
+
+
+def evaluate(
+    prediction: Mesh,
+    reference: Mesh,
+    *,
+    samples: int = 200_000,
+    iou_samples: int = 1_000_000,
+    thresholds: Sequence[float] = THRESHOLDS,
+    paper: bool = True,
+    seed: int = 0,
+) -> Evaluation:
+    """Compare a mesh with a reference in the same coordinates.
+
+    Both are moved by the similarity that puts the reference into its 0.9 box; the prediction is not fitted to it.
+
+    Args:
+        prediction: the reconstruction.
+        reference: the truth, same units and position.
+        samples: area-uniform samples of each mesh for distances and normals.
+        iou_samples: uniform points for the volumetric IoU.
+        thresholds: of the F-scores, box units.
+        paper: whether to compute chamfer_paper and iou_paper (NaN otherwise).
+        seed: of all samples.
+
+    Raises:
+        ShapeError: a mesh is empty, has no area, or coordinates that are not finite.
+    """
+    for mesh in (prediction, reference):
+        if mesh.faces.shape[0] == 0:
+            raise ShapeError(f"'{mesh.name}' has no triangles; there is no surface to compare.")
+    frame = normalize(reference)
+    a, b = _in_box(prediction, frame), _in_box(reference, frame)
+    bodies_a, closed_a, area_a = _state(a)
+    bodies_b, closed_b, area_b = _state(b)
+    # One search structure per mesh, for distances as well as inside tests.
+    distance_a, distance_b = SignedDistance(a, sign="winding"), SignedDistance(b, sign="winding")
+    forward = surface_error(a, SignedDistance(b, sign="unsigned"), samples, seed)
+    backward = surface_error(b, SignedDistance(a, sign="unsigned"), samples, seed + 1)
+    inside_a, inside_b = Inside(a, distance_a), Inside(b, distance_b)
+    volume = iou(inside_a, inside_b, iou_samples, seed=seed)
+    near = iou_near_surface(inside_a, b, _BAND, seed=seed, reference_inside=inside_b)
+    angle = torch.rad2deg(torch.acos(torch.cat([forward.cosine, backward.cosine])))
+    p2s, s2p = float(forward.distance.mean()), float(backward.distance.mean())
+    hausdorff = float(torch.maximum(forward.distance.max(), backward.distance.max()))
+    parts = _spread(forward.distance), _spread(backward.distance)
+    return Evaluation(
+        iou=volume.iou,
+        iou_low=volume.low,
+        iou_high=volume.high,
+        iou_near_surface=near.iou,
+        iou_paper=iou_paper(inside_a, inside_b) if paper else float("nan"),
+        chamfer_paper=chamfer(a, b, "bacon", seed=seed) if paper else float("nan"),
+        chamfer_floor=chamfer_floor(area_b),
+        chamfer_l1=(p2s + s2p) / 2,
+        point_to_surface_mean=p2s,
+        surface_to_point_mean=s2p,
+        point_to_surface_mean_world=p2s / frame.scale,
+        surface_to_point_mean_world=s2p / frame.scale,
+        point_to_surface_percentiles=parts[0],
+        surface_to_point_percentiles=parts[1],
+        hausdorff=hausdorff,
+        hausdorff_world=hausdorff / frame.scale,
+        hausdorff_95=max(part["95"] for part in parts),
+        f_score=f_score(forward.distance, backward.distance, 0.009),
+        f_scores={f"{t:g}": f_score(forward.distance, backward.distance, t) for t in thresholds},
+        normal_consistency=float((forward.cosine.abs().mean() + backward.cosine.abs().mean()) / 2),
+        normal_error_mean=float(angle.mean()),
+        normal_error_p95=float(np.percentile(angle.numpy(), 95)),
+        components_prediction=bodies_a,
+        components_reference=bodies_b,
+        watertight_prediction=closed_a,
+        watertight_reference=closed_b,
+        faces_prediction=int(a.faces.shape[0]),
+        area_ratio=area_a / area_b,
+        scale=frame.scale,
+        samples=samples,
+        iou_samples=iou_samples,
+    )
+
+
+def _spread(distance: torch.Tensor) -> dict[str, float]:
+    levels = (50, 90, 95, 99, 99.9)
+    return {f"{p:g}": float(v) for p, v in zip(levels, np.percentile(distance.numpy(), levels), strict=True)}
