@@ -66,18 +66,21 @@ def distance_weighted_loss(
     *,
     near: float = 3e-3,
     far_weight: float = 0.1,
+    sign_margin: float = 0.5,
 ) -> Float[Tensor, ""]:
     """Absolute error of signed distances, the less weight the farther the sample is from the surface.
 
     ``mean max(near / (|d| + near), far_weight) |f - d|``. Without the lower bound this is the relative error that
     instant-ngp trains distances with (Mueller et al., SIGGRAPH 2022, Sec. 5.2), scaled by ``near``. Lowering
-    ``far_weight`` during training settles empty space first and the surface afterwards.
+    ``far_weight`` during training settles empty space first and the surface afterwards. A sample whose error exceeds
+    ``sign_margin |d|`` counts fully, wherever it is: that is where surface could appear in empty space.
 
     Args:
         predicted: field values.
         target: signed distances, same units.
         near: distance at which a sample counts half as much as one on the surface.
         far_weight: smallest weight, between 0 and 1.
+        sign_margin: error that endangers a sample's sign, as a share of its distance; ``inf`` for none.
 
     Raises:
         ValueError: the shapes differ.
@@ -86,8 +89,10 @@ def distance_weighted_loss(
         raise ValueError(
             f"predicted and target must have one shape; got {tuple(predicted.shape)} and {tuple(target.shape)}."
         )
+    error = (predicted - target).abs()
     weight = (near / (target.abs() + near)).clamp_min(far_weight)
-    return _mean(weight * (predicted - target).abs())
+    weight = torch.where(error.detach() > sign_margin * target.abs(), torch.ones_like(weight), weight)
+    return _mean(weight * error)
 
 
 def eikonal_loss(gradient: Float[Tensor, "*batch d"], power: int = 2) -> Float[Tensor, ""]:

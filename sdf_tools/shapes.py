@@ -100,7 +100,9 @@ def normalize(shape: Shape, longest_side: float = 0.9) -> NormalizedShape:
     """
     points = positions(shape)
     if points.shape[0] == 0:
-        raise ShapeError(f"'{shape.name}' has no points; give a shape with at least one triangle or a few hundred points.")
+        raise ShapeError(
+            f"'{shape.name}' has no points; give a shape with at least one triangle or a few hundred points."
+        )
     if not torch.isfinite(points).all():
         raise ShapeError(f"'{shape.name}' has coordinates that are NaN or infinite; remove those points first.")
     low, high = points.amin(0), points.amax(0)

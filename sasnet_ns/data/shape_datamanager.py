@@ -54,13 +54,13 @@ class ShapeDataManagerConfig(DataManagerConfig):
     same as --data."""
     points_per_batch: int = 5_000
     """Points in an optimisation step (paper: 10,000)."""
-    pool_size: int = 500_000
+    pool_size: int = 1_000_000
     """Points whose exact signed distance is computed before training; batches are drawn from them."""
     coarse_scales: tuple[float, ...] = (0.01, 0.03, 0.1)
     """Laplace scales that share the coarse samples around the surface, in box units (paper: 0.1 alone)."""
     fine_scale: float = 0.001
     """Laplace scale of the fine samples around the surface, in box units (paper: 0.001)."""
-    uniform_share: float = 0.1
+    uniform_share: float = 0.15
     """Share of each batch drawn uniformly from the box instead, which keeps stray sheets out of empty space."""
     seed: int = 0
     """Seed of the samples and of the order in which steps see them; a step's batch depends on it and the step alone."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from sdf_tools.losses import coarse_to_fine_loss, distance_weighted_loss, eikonal_loss
 from torch import Tensor
 
 from sasnet_ns.networks import SASNet, SignedDistanceField
+from sdf_tools.losses import coarse_to_fine_loss, distance_weighted_loss, eikonal_loss
 from sdf_tools.pools import SDFBatch
 
 
@@ -23,7 +23,7 @@ class SDFObjective:
     """distance_weighted: distance at which a sample counts half as much as one on the surface, box units."""
     far_weight: float = 0.2
     """distance_weighted: smallest weight of a sample far away, at the start of training."""
-    far_final_weight: float = 0.02
+    far_final_weight: float = 0.03
     """distance_weighted: the same at the end; it falls geometrically, so empty space settles before the surface."""
     coarse_weight: float = 0.01
     """coarse_to_fine: weight of the coarse and uniform samples against the fine ones (paper: 0.01)."""

@@ -17,13 +17,13 @@ from sasnet_ns.networks.base import Network, ParameterRole
 class Recipe:
     """Optimiser and learning-rate schedule, for every network alike."""
 
-    steps: int = 1200
+    steps: int = 1500
     """Optimisation steps; the schedule spans them."""
     optimizer: Literal["muon", "adam"] = "muon"
     """Optimiser of the hidden weight matrices; all other parameters use Adam."""
     learning_rate: float = 3e-3
     """Peak learning rate of Adam on biases, phases and the output layer (and on everything, with optimizer=adam)."""
-    hidden_learning_rate: float = 1e-3
+    hidden_learning_rate: float = 5e-4
     """Peak learning rate of Muon on the hidden matrices, on Adam's scale."""
     mask_learning_rate: float = 1.5e-2
     """Peak learning rate of Adam on hash grids and mask decoders."""

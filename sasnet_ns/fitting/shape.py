@@ -25,24 +25,29 @@ class ShapeFit:
 
     network: str = "sasnet"
     """Registry name of the network."""
-    network_config: dict[str, Any] = field(default_factory=dict)
-    """Options of the network."""
+    network_config: dict[str, Any] | None = None
+    """Options of the network; None takes :func:`default_network_config`."""
     recipe: Recipe = field(default_factory=Recipe)
     """Optimiser and schedule."""
     objective: SDFObjective = field(default_factory=SDFObjective)
     """Loss terms."""
-    points_per_batch: int = 10_000
-    """Points in an optimisation step."""
-    pool_size: int = 500_000
+    points_per_batch: int = 5_000
+    """Points in an optimisation step (paper: 10,000)."""
+    pool_size: int = 1_000_000
     """Points whose signed distance is computed before training."""
     fine_scale: float = 0.001
     """Laplace scale of the fine samples around the surface, box units (paper: 0.001)."""
     coarse_scales: tuple[float, ...] = (0.01, 0.03, 0.1)
     """Laplace scales that share the coarse samples, box units (paper: 0.1 alone)."""
-    uniform_share: float = 0.1
+    uniform_share: float = 0.15
     """Share of each batch drawn uniformly from the box, which keeps stray sheets out of empty space (paper: 0)."""
     seed: int = 0
     """Seed of weights, samples and batches."""
+
+
+def default_network_config(network: str) -> dict[str, Any]:
+    """Options that fitting starts from: for SASNet, masks with continuous first derivatives (better normals)."""
+    return {"grid_interpolation": "smoothstep"} if network == "sasnet" else {}
 
 
 @dataclass
@@ -102,8 +107,9 @@ def fit_shape(
     pool = build_sdf_pool(normalized.shape, config.pool_size, uniform_share=config.uniform_share, seed=config.seed).to(
         device
     )
+    options = default_network_config(config.network) if config.network_config is None else config.network_config
     torch.manual_seed(config.seed)
-    sdf = SignedDistanceField(config.network, config.network_config, normalized.center, normalized.scale).to(device)
+    sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
     fitted = FittedShape(sdf, normalized, [])
     with _reporter(progress, config.recipe.steps) as report:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import warnings
 
 import torch
@@ -64,6 +65,9 @@ def choose(implementation: str, device: torch.device, fast_dtype: bool, allowed:
         raise MissingLibraryError(f"implementation={implementation!r} cannot run: {reason}; {INSTALL[implementation]}.")
     if implementation == "numba" and device.type != "cpu":
         raise ValueError(f"implementation='numba' runs on CPU tensors; these are on {device}.")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own way to run kernels without a GPU
+    if implementation == "triton" and device.type != "cuda" and not interpreted:
+        raise ValueError(f"implementation='triton' runs on CUDA tensors; these are on {device}.")
     if implementation == "tcnn" and device.type != "cuda":
         raise ValueError(f"implementation='tcnn' runs on CUDA tensors; these are on {device}.")
     if not fast_dtype:

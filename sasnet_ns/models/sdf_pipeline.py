@@ -72,7 +72,7 @@ class SASNetSDFPipeline(VanillaPipeline):
             get_std: accepted for nerfstudio; there is one shape, hence no deviation.
 
         Returns:
-            Metrics in box units by name, see ``sdf_tools.metrics``.
+            Metrics by name, in box units unless the name says ``_world``; see ``sdf_tools.metrics``.
         """
         self.eval()
         try:
@@ -94,11 +94,13 @@ class SASNetSDFPipeline(VanillaPipeline):
 
         model = self.model
         assert isinstance(model, SASNetSDFModel)
-        reference = self.datamanager.normalized.shape
+        frame = self.datamanager.normalized
+        reference = frame.shape
         mesh = model.extract(self.config.eval_resolution)
         if not isinstance(reference, Mesh):
             return cloud_metrics(mesh, reference.points)
-        return plain_numbers(evaluate(mesh, reference))
+        # In the shape's own units, so that the metrics that promise those hold them.
+        return plain_numbers(evaluate(frame.mesh_to_world(mesh), frame.mesh_to_world(reference)))
 
     def _save_pictures(self, folder: Path) -> None:
         from torchvision.utils import save_image

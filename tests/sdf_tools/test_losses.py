@@ -133,5 +133,8 @@ def test_distance_weighted_loss_by_hand():
     # weights: 1, 0.01 / 0.02, the same inside, and the lower bound 0.1 instead of 0.01 / 0.51
     expected = (0.002 + 0.5 * 0.004 + 0.5 * 0.004 + 0.1 * 0.1) / 4
     assert distance_weighted_loss(predicted, target, near=0.01, far_weight=0.1).item() == pytest.approx(expected)
+    # An error of 0.3 at distance 0.5 endangers the sign: weight 1 instead of 0.1.
+    endangered = distance_weighted_loss(torch.tensor([0.2]), torch.tensor([0.5]), near=0.01, far_weight=0.1)
+    assert endangered.item() == pytest.approx(0.3)
     with pytest.raises(ValueError, match="one shape"):
         distance_weighted_loss(predicted, target[:2])
