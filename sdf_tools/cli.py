@@ -102,9 +102,8 @@ class Distance:
         np.save(buffer, distance.numpy())
         write_atomically(self.output_path, buffer.getvalue())
         inside = float((distance < 0).double().mean())
-        print(
-            f"{self.output_path}: {len(distance):,} distances, mean |d| {distance.abs().mean():.6g}, {inside:.1%} inside"
-        )
+        mean = float(distance.abs().mean())
+        print(f"{self.output_path}: {len(distance):,} distances, mean |d| {mean:.6g}, {inside:.1%} inside")
 
 
 @dataclass

@@ -173,8 +173,8 @@ def evaluate(
         ``chamfer_paper`` (convention ``bacon``) and ``chamfer_floor``; ``iou_paper``; ``iou`` with ``iou_confidence``
         (half-width, 95 %) and ``iou_near`` (within 1 % of the longest side of the surface);
         ``point_to_surface_mean`` (samples of the prediction to the reference), ``surface_to_point_mean`` (samples of
-        the reference to the prediction), their ``hausdorff`` (largest of all), 95th and 99th percentiles, the same means in
-        the meshes' own units with suffix ``_world``; ``f_score`` at 1 % and at each threshold; ``normal_consistency``
+        the reference to the prediction), their ``hausdorff`` (largest of all), 95th and 99th percentiles, the same
+        means in the meshes' own units with suffix ``_world``; ``f_score`` at 1 % and at each threshold; ``normal_consistency``
         (mean absolute cosine at closest points, both ways; Occupancy Networks), ``normal_error_mean`` and ``_p95`` in
         degrees (samples of the reference against the prediction); components and watertightness of both.
 
