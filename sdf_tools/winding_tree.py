@@ -7,7 +7,9 @@ adjoint, which orientation needs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -30,24 +32,43 @@ def _kernel() -> Callable:
             "Winding-number fields need numba, which is not installed: pip install numba"
         ) from None
 
-    @numba.njit(cache=True, parallel=True, fastmath=True, error_model="numpy")
+    @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
     def tree_sum(  # type: ignore[no-untyped-def]
         targets, points, sources, first, last, centers, radii, totals, skip, soften, mode, near, out
     ):
-        for block in numba.prange((targets.shape[0] + 63) // 64):
-            for i in range(block * 64, min(targets.shape[0], block * 64 + 64)):
-                tx, ty, tz = targets[i, 0], targets[i, 1], targets[i, 2]
-                gx = gy = gz = 0.0
-                node = 0
-                while node < radii.shape[0]:
-                    rx, ry, rz = tx - centers[node, 0], ty - centers[node, 1], tz - centers[node, 2]
-                    r2 = rx * rx + ry * ry + rz * rz
-                    reach = near * radii[node]
-                    leaf = skip[node] == node + 1
-                    if r2 > reach * reach:
-                        r2 += soften
+        for i in range(targets.shape[0]):
+            tx, ty, tz = targets[i, 0], targets[i, 1], targets[i, 2]
+            gx = gy = gz = 0.0
+            node = 0
+            while node < radii.shape[0]:
+                rx, ry, rz = tx - centers[node, 0], ty - centers[node, 1], tz - centers[node, 2]
+                r2 = rx * rx + ry * ry + rz * rz
+                reach = near * radii[node]
+                leaf = skip[node] == node + 1
+                if r2 > reach * reach:
+                    r2 += soften
+                    inverse = 1.0 / (r2 * np.sqrt(r2))
+                    sx, sy, sz = totals[node, 0], totals[node, 1], totals[node, 2]
+                    if mode == 1:
+                        gx += sx * rx * inverse
+                        gy += sx * ry * inverse
+                        gz += sx * rz * inverse
+                    else:
+                        dot = sx * rx + sy * ry + sz * rz
+                        if mode == 0:
+                            gx -= dot * inverse
+                        else:
+                            dot *= 3.0 / r2
+                            gx += (dot * rx - sx) * inverse
+                            gy += (dot * ry - sy) * inverse
+                            gz += (dot * rz - sz) * inverse
+                    node = skip[node]
+                elif leaf:
+                    for j in range(first[node], last[node]):
+                        rx, ry, rz = tx - points[j, 0], ty - points[j, 1], tz - points[j, 2]
+                        r2 = rx * rx + ry * ry + rz * rz + soften
                         inverse = 1.0 / (r2 * np.sqrt(r2))
-                        sx, sy, sz = totals[node, 0], totals[node, 1], totals[node, 2]
+                        sx, sy, sz = sources[j, 0], sources[j, 1], sources[j, 2]
                         if mode == 1:
                             gx += sx * rx * inverse
                             gy += sx * ry * inverse
@@ -61,30 +82,10 @@ def _kernel() -> Callable:
                                 gx += (dot * rx - sx) * inverse
                                 gy += (dot * ry - sy) * inverse
                                 gz += (dot * rz - sz) * inverse
-                        node = skip[node]
-                    elif leaf:
-                        for j in range(first[node], last[node]):
-                            rx, ry, rz = tx - points[j, 0], ty - points[j, 1], tz - points[j, 2]
-                            r2 = rx * rx + ry * ry + rz * rz + soften
-                            inverse = 1.0 / (r2 * np.sqrt(r2))
-                            sx, sy, sz = sources[j, 0], sources[j, 1], sources[j, 2]
-                            if mode == 1:
-                                gx += sx * rx * inverse
-                                gy += sx * ry * inverse
-                                gz += sx * rz * inverse
-                            else:
-                                dot = sx * rx + sy * ry + sz * rz
-                                if mode == 0:
-                                    gx -= dot * inverse
-                                else:
-                                    dot *= 3.0 / r2
-                                    gx += (dot * rx - sx) * inverse
-                                    gy += (dot * ry - sy) * inverse
-                                    gz += (dot * rz - sz) * inverse
-                        node = skip[node]
-                    else:
-                        node += 1
-                out[i, 0], out[i, 1], out[i, 2] = gx, gy, gz
+                    node = skip[node]
+                else:
+                    node += 1
+            out[i, 0], out[i, 1], out[i, 2] = gx, gy, gz
 
     return tree_sum
 
@@ -135,21 +136,29 @@ class WindingTree:
         ordered = self._points if targets is None else np.ascontiguousarray(targets[order])
         out = np.empty((len(ordered), 3))
         totals = self._segment(sources)
-        _kernel()(
-            ordered,
-            self._points,
-            sources,
-            self._first,
-            self._last,
-            self._centers,
-            self._radii,
-            totals,
-            self._skip,
-            soften * soften,
-            mode,
-            NEAR,
-            out,
-        )
+        kernel = _kernel()
+
+        def part(rows: slice) -> None:
+            kernel(
+                ordered[rows],
+                self._points,
+                sources,
+                self._first,
+                self._last,
+                self._centers,
+                self._radii,
+                totals,
+                self._skip,
+                soften * soften,
+                mode,
+                NEAR,
+                out[rows],
+            )
+
+        # Threads of our own: numba's would be one more pool beside torch's, and warn about old TBB libraries.
+        step = max(256, -(-len(ordered) // (4 * (os.cpu_count() or 1))))
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            list(threads.map(part, [slice(a, a + step) for a in range(0, len(ordered), step)]))
         result = np.empty_like(out)
         result[order] = out / (4 * np.pi)
         return result

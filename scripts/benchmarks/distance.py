@@ -1,4 +1,4 @@
-"""Signed and unsigned distance, closest points, occupancy: ours beside Open3D, libigl, point-cloud-utils, fcpw, trimesh.
+"""Signed and unsigned distance and occupancy: ours beside Open3D, libigl, point-cloud-utils and trimesh.
 
 Every library gets the same points in the same (random) order and is timed end to end, arrays in and arrays out, the
 best of three, structures built beforehand where the library lets one. Errors are against float64: the closest triangle
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from benchmarks.shapes import SHARED
+
 from sdf_tools.distance import SignedDistance
 from sdf_tools.io import load
 from sdf_tools.pools import build_sdf_pool

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from benchmarks.shapes import SHARED
+
 from sdf_tools.distance import SignedDistance
 from sdf_tools.io import load
 from sdf_tools.normals import estimate_normals, orient_normals
