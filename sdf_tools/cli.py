@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,17 +135,39 @@ class Extract:
 
 @dataclass
 class Evaluate:
-    """Measure a mesh against a reference mesh; see sdf_tools.metrics.evaluate for the names."""
+    """Measure a mesh against a reference mesh; see sdf_tools.metrics.Evaluation for the names."""
 
-    prediction: Annotated[Path, tyro.conf.Positional]
-    """The mesh to judge."""
-    reference: Annotated[Path, tyro.conf.Positional]
-    """The true mesh."""
+    prediction: Path
+    """The mesh to judge, in the same units and position as the reference."""
+    reference: Path
+    """The true mesh; its longest side is 0.9 box units, which distances are in."""
+    json: Path | None = None
+    """Also write the figures to this file."""
+    samples: int = 200_000
+    """Points on each mesh for distances and normals."""
+    iou_samples: int = 1_000_000
+    """Points for the intersection over union."""
+    seed: int = 0
+    """Seed of all samples."""
 
     def run(self) -> None:
-        from sdf_tools.metrics import evaluate
+        import json
 
-        print(json.dumps(evaluate(_mesh(self.prediction), _mesh(self.reference)), indent=1))
+        from sdf_tools.metrics import evaluate
+        from sdf_tools.writing import write_atomically
+
+        if self.json is not None and not self.json.resolve().parent.is_dir():
+            raise ValueError(f"the folder of '{self.json}' does not exist; create it first.")
+        result = evaluate(
+            _mesh(self.prediction),
+            _mesh(self.reference),
+            samples=self.samples,
+            iou_samples=self.iou_samples,
+            seed=self.seed,
+        )
+        print(result)
+        if self.json is not None:
+            write_atomically(self.json, json.dumps(result.to_dict(), indent=1).encode())
 
 
 @dataclass
@@ -199,9 +220,18 @@ Command = Info | Sample | Normals | Distance | Extract | Evaluate | Render
 
 
 def main() -> None:
-    """The command line; one sentence and exit code 1 where the input is at fault."""
+    """The command ``sdf-tools``."""
+    _run(tyro.cli(Command, description=__doc__))  # type: ignore[call-overload]
+
+
+def evaluate_main() -> None:
+    """``sdf-tools evaluate`` as a command of its own, for scripts/evaluate_mesh.py."""
+    _run(tyro.cli(Evaluate))
+
+
+def _run(command: Command) -> None:
+    """Run a command; one sentence and exit code 1 where the input is at fault."""
     torch.set_grad_enabled(False)
-    command = tyro.cli(Command, description=__doc__)  # type: ignore[call-overload]
     try:
         command.run()
     except (ValueError, MissingLibraryError) as error:

@@ -125,18 +125,18 @@ def _gather_kernel(  # type: ignore[no-untyped-def]
     resolution = tl.load(levels_ptr + level * 3)
     offset = tl.load(levels_ptr + level * 3 + 1).to(tl.int64)
     dense = tl.load(levels_ptr + level * 3 + 2)
-    c0, t0, s0, b0 = _axis(x_ptr, points, valid, 0, resolution, in_dim, smooth)
-    c1, t1, s1, b1 = c0, t0, s0, b0
-    c2, t2, s2, b2 = c0, t0, s0, b0
-    c3, t3, s3, b3 = c0, t0, s0, b0
+    c0, t0, s0, _ = _axis(x_ptr, points, valid, 0, resolution, in_dim, smooth)
+    c1, t1, s1 = c0, t0, s0
+    c2, t2, s2 = c0, t0, s0
+    c3, t3, s3 = c0, t0, s0
     if in_dim > 1:
-        c1, t1, s1, b1 = _axis(x_ptr, points, valid, 1, resolution, in_dim, smooth)
+        c1, t1, s1, _ = _axis(x_ptr, points, valid, 1, resolution, in_dim, smooth)
         s1 *= _direction(v_ptr, points, valid, 1, in_dim, tangent, t0)
     if in_dim > 2:
-        c2, t2, s2, b2 = _axis(x_ptr, points, valid, 2, resolution, in_dim, smooth)
+        c2, t2, s2, _ = _axis(x_ptr, points, valid, 2, resolution, in_dim, smooth)
         s2 *= _direction(v_ptr, points, valid, 2, in_dim, tangent, t0)
     if in_dim > 3:
-        c3, t3, s3, b3 = _axis(x_ptr, points, valid, 3, resolution, in_dim, smooth)
+        c3, t3, s3, _ = _axis(x_ptr, points, valid, 3, resolution, in_dim, smooth)
         s3 *= _direction(v_ptr, points, valid, 3, in_dim, tangent, t0)
     s0 *= _direction(v_ptr, points, valid, 0, in_dim, tangent, t0)
     channel = tl.arange(0, padded)

@@ -49,7 +49,7 @@ class ShapeViewerControl(ViewerControl):
             side = torch.linalg.cross(self.up, self.up.roll(1))
             direction = 0.35 * self.up + math.cos(0.5) * self.up.roll(1) + math.sin(0.5) * side
             client.camera.up_direction = self.up.numpy()
-            client.camera.position = (1.7 * _SCALE * direction / direction.norm()).numpy()
+            client.camera.position = (1.25 * _SCALE * direction / direction.norm()).numpy()
             client.camera.look_at = (0.0, 0.0, 0.0)
 
     def wanted_outputs(self) -> Collection[str]:

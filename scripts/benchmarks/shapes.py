@@ -16,7 +16,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -101,7 +100,7 @@ def measure(shape: str, data: str, network: str, steps: int | None, folder: Path
     from sdf_tools.io import load
     from sdf_tools.metrics import evaluate
 
-    metrics = as_dictionary(evaluate(load(mesh_path), resolve_shape(data)))
+    metrics = evaluate(load(mesh_path), resolve_shape(data)).to_dict()
     done, seconds = training_summary(output)
     return Row(
         shape=shape,
@@ -141,11 +140,6 @@ def training_summary(output: str) -> tuple[int, float]:
     for part in clock.split(":"):
         seconds = 60 * seconds + int(part)
     return int(count.replace(",", "")), float(seconds)
-
-
-def as_dictionary(metrics: Any) -> dict[str, Any]:
-    """A metrics dataclass or dictionary as a dictionary."""
-    return metrics if isinstance(metrics, dict) else dataclasses.asdict(metrics)
 
 
 def print_table(rows: list[Row]) -> None:

@@ -1,9 +1,12 @@
 """Sparse marching cubes: a mesh from any field, evaluating it only where the surface is."""
 
 from sdf_tools.extraction._extract import extract_mesh, extract_meshes
+from sdf_tools.extraction._fields import Field, SampledField
 from sdf_tools.extraction._postprocess import drop_small_components, largest_component, simplify
 
 __all__ = [
+    "Field",
+    "SampledField",
     "drop_small_components",
     "extract_mesh",
     "extract_meshes",

@@ -34,7 +34,7 @@ def box(side: float = 1.0, center=(0.0, 0.0, 0.0)) -> Mesh:
 class TestClosedForms:
     def test_concentric_spheres(self):
         r, s = 1.0, 1.02
-        result = metrics.evaluate(ball(s), ball(r), samples=20_000, iou_samples=200_000)
+        result = metrics.evaluate(ball(s), ball(r), samples=20_000, iou_samples=200_000, paper=False)
         scale = 0.45
         assert result.scale == pytest.approx(scale, rel=1e-3)
         assert result.point_to_surface_mean_world == pytest.approx(s - r, rel=0.03)
@@ -53,16 +53,17 @@ class TestClosedForms:
     def test_shifted_cubes(self):
         shift = 0.1
         a, b = box(), box(center=(shift, 0, 0))
-        overlap = metrics.iou(a, b, 200_000)
+        overlap = metrics.iou(a, b, 500_000, seed=1)
         expected = (1 - shift) / (1 + shift)
         assert overlap.iou == pytest.approx(expected, abs=4e-3)
         assert overlap.low < expected < overlap.high
         # Each x face is exactly `shift` away where it sticks out or was left behind; the sides overlap but for strips.
         error = metrics.surface_error(a, SignedDistance(b, sign="unsigned"), 40_000)
-        strip = 4 * shift * shift / 2  # four sides of length `shift` beyond b, mean distance shift / 2
-        inner = 1 * shift  # the face inside b, except near its edges, where the sides are closer
-        corner = inner - 4 * shift**2 * (1 / 2 - shift * 2 / 3) - 0 * shift
-        mean = (1 * shift + strip + corner) / 6
+        strip = 4 * shift * shift / 2  # of each side a strip of that width sticks out, half as far away on average
+        # The face inside b is `shift` from b's own face, but closer to the sides along its rim:
+        # the pyramid of height `shift` over the unit square, cut off.
+        inner = shift - shift * (1 - (1 - 2 * shift) ** 2) + 4 * (shift**2 / 2 - 2 * shift**3 / 3)
+        mean = (shift + strip + inner) / 6
         assert float(error.distance.mean()) == pytest.approx(mean, rel=0.06)
 
     def test_identical_meshes(self):
