@@ -19,10 +19,11 @@ from torch import Tensor
 from sdf_tools.clean import degenerate_faces, edge_table, first_occurrences, signed_volume
 from sdf_tools.cloud_distance import CloudDistance
 from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.rays import FacingRays
 from sdf_tools.shapes import Mesh, Shape, normalize
 from sdf_tools.triangles import Found, closest_on_triangles, import_igl, morton_order, pseudo_normals
 
-SIGNS = ("auto", "pseudonormal", "winding", "parity", "unsigned")
+SIGNS = ("auto", "pseudonormal", "winding", "rays", "unsigned")
 BACKENDS = ("auto", "libigl", "fcpw", "open3d")
 CHUNK = 1 << 18
 Finder = Callable[[np.ndarray], np.ndarray]
@@ -53,8 +54,9 @@ class SignedDistance:
         sign: how the side is decided for meshes.
             ``pseudonormal``: from the normal of the closest face, edge or corner; exact for closed meshes that do
             not cross themselves. ``winding``: generalised winding number beyond one half (Barill et al., SIGGRAPH
-            2018); for open, self-intersecting or broken meshes. ``parity``: rays through Embree, needs open3d; closed
-            meshes only. ``unsigned``: no sign. ``auto``: pseudo-normals if the mesh is closed, consistently
+            2018); for open, self-intersecting or broken meshes. ``rays``: what side of the first
+            face a ray meets (Embree); closed meshes that do not cross themselves only.
+            ``unsigned``: no sign. ``auto``: pseudo-normals if the mesh is closed, consistently
             oriented and agrees with the winding number at 20,000 test points, otherwise winding.
         backend: what finds the closest triangle. ``libigl`` works in float64 and is always there; ``fcpw`` and
             ``open3d`` search in float32 (the distance to the triangle they find is still computed in float64, so
@@ -118,7 +120,7 @@ class SignedDistance:
         )
 
     def contains(self, points: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
-        """Which points are inside. Much cheaper than a distance where the winding number decides."""
+        """Which points are inside; for closed meshes several times cheaper than a distance."""
         flat, order = self._inward(points)
         result = self._chunked(self._solver.inside, flat, order)
         return torch.from_numpy(result).reshape(points.shape[:-1]).to(points.device)
@@ -164,10 +166,8 @@ class MeshDistance:
         self.backend = _choose_backend(backend)
         self._find = _FINDERS[self.backend](vertices, self.faces)
         self._tree: Any = None
-        self._parity: Any = None
+        self._rays: Any = None
         self.sign = self._choose_sign() if sign == "auto" else sign
-        if self.sign == "parity":
-            self._parity = _open3d_scene(vertices, self.faces)
 
     def query(self, points: np.ndarray) -> Found:
         """Closest points to (N, 3) points."""
@@ -187,14 +187,23 @@ class MeshDistance:
 
     def inside(self, points: np.ndarray) -> np.ndarray:
         """Which of (N, 3) points are inside."""
-        if self.sign == "pseudonormal":
-            # Far from the surface the winding number is the cheaper of the two, and they agree (see _choose_sign).
-            return self._inside_by_winding(points)
-        if self.sign == "parity":
-            return self._parity.compute_occupancy(points.astype(np.float32), nsamples=3).numpy() > 0.5
+        if self.sign in ("pseudonormal", "rays") and len(points):
+            if self._rays is None:
+                self._rays = self._make_rays()
+            # Same answer at a fraction of the cost, where embreex is installed.
+            return self._rays.inside(points) if self._rays else self._inside_by_winding(points)
         if self.sign == "unsigned":
             return np.zeros(len(points), bool)
         return self._inside_by_winding(points)
+
+    def _make_rays(self) -> FacingRays | bool:
+        faces = self.faces if self._flip > 0 else self.faces[:, ::-1]
+        try:
+            return FacingRays(self.vertices, faces)
+        except MissingLibraryError:
+            if self.sign == "rays":
+                raise
+            return False
 
     def _inside_by_winding(self, points: np.ndarray) -> np.ndarray:
         if len(points) == 0:

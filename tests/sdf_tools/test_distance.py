@@ -19,12 +19,13 @@ def queries(count: int = 3000, spread: float = 1.5, seed: int = 0) -> torch.Tens
 
 
 @pytest.mark.parametrize("backend", ["auto", "libigl", "fcpw"])
-@pytest.mark.parametrize("sign", ["auto", "pseudonormal", "winding"])
+@pytest.mark.parametrize("sign", ["auto", "pseudonormal", "winding", "rays"])
 def test_box_is_exact(backend: str, sign: str) -> None:
     if backend == "fcpw":
         pytest.importorskip("fcpw")
     distance = SignedDistance(box(), sign, backend)
     assert torch.allclose(distance(queries()), box_distance(queries()), rtol=0, atol=1e-7)
+    assert torch.equal(distance.contains(queries()), box_distance(queries()) < 0)
 
 
 @pytest.mark.parametrize("offset, size", [(0, 1), (1e6, 1), (0, 1e-6), (0, 1e6)])
@@ -62,7 +63,8 @@ def test_shapes_dtypes_and_empty_input() -> None:
 
 
 def test_inverted_mesh_keeps_its_inside() -> None:
-    for sign in ("auto", "pseudonormal", "winding"):
+    for sign in ("auto", "pseudonormal", "winding", "rays"):
+        assert torch.equal(SignedDistance(inside_out(box()), sign).contains(queries()), box_distance(queries()) < 0)
         assert torch.allclose(SignedDistance(inside_out(box()), sign)(queries()), box_distance(queries()), atol=1e-7)
 
 
