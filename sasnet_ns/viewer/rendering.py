@@ -16,7 +16,6 @@ from sasnet_ns.viewer.tracing import MISS_DEPTH, DistanceGrid, sample_grid, trac
 OUTPUTS = ("rgb", "normals", "depth", "accumulation", "sdf_slice", "masks")
 """Every picture, the viewer's default first."""
 
-_GRID_RESOLUTION = 64
 _STALE_STEPS = 100  # a grid older than this many training steps is sampled anew
 
 
@@ -49,7 +48,8 @@ class SurfaceRenderer:
         self.field = field
         self.up = up
         self._grid: DistanceGrid | None = None
-        self._grid_key: tuple[int, int | None] = (-1, None)
+        self._grid_step = -1
+        self._grid_settings: tuple[int | None, float] = (None, 0.0)
 
     def render(
         self,
@@ -85,7 +85,7 @@ class SurfaceRenderer:
         """
         settings = settings or ViewSettings()
         values = self._values(settings.bands)
-        grid = self._fresh_grid(values, step, settings.bands, origins.device, exact)
+        grid = self._fresh_grid(values, step, settings, origins.device, exact)
         count = origins.shape[0]
         blank = origins.new_full((1, 3), BACKGROUND).expand(count, 3)
         pictures: dict[str, Tensor] = dict.fromkeys(OUTPUTS, blank)
@@ -114,14 +114,14 @@ class SurfaceRenderer:
         return lambda points: _in_chunks(lambda part: network(2 * part, bands=bands)[..., 0], points)
 
     def _fresh_grid(
-        self, values: Callable[[Tensor], Tensor], step: int, bands: int | None, device: torch.device, exact: bool
+        self, values: Callable[[Tensor], Tensor], step: int, settings: ViewSettings, device: torch.device, exact: bool
     ) -> DistanceGrid:
-        age = abs(step - self._grid_key[0])
+        wanted = (settings.bands, settings.level)
         # Coarse shape hardly changes late in training, and the margin of a cell covers what does.
-        stale = self._grid is None or bands != self._grid_key[1] or age > (0 if exact else min(_STALE_STEPS, step // 4))
-        if stale or self._grid is None or self._grid.values.device != device:
-            self._grid = sample_grid(values, _GRID_RESOLUTION, device)
-            self._grid_key = (step, bands)
+        stale = abs(step - self._grid_step) > (0 if exact else min(_STALE_STEPS, step // 4))
+        if self._grid is None or stale or wanted != self._grid_settings or self._grid.values.device != device:
+            self._grid = sample_grid(values, device, settings.level)
+            self._grid_step, self._grid_settings = step, wanted
         return self._grid
 
     def _normals(self, values: Callable[[Tensor], Tensor], points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:

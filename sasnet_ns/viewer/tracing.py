@@ -42,12 +42,38 @@ class DistanceGrid:
 
 
 @torch.no_grad()
-def sample_grid(field: Field, resolution: int, device: torch.device, chunk: int = 1 << 16) -> DistanceGrid:
-    """Evaluate a field on a grid of ``resolution``^3 points."""
-    line = torch.linspace(-HALF_SIDE, HALF_SIDE, resolution, device=device)
-    points = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).flip(-1).reshape(-1, 3)
-    values = torch.cat([field(part) for part in points.split(chunk)])
-    return DistanceGrid(values.float().view(1, 1, resolution, resolution, resolution))
+def sample_grid(
+    field: Field, device: torch.device, level: float = 0.0, base_cells: int = 32, refinements: int = 2
+) -> DistanceGrid:
+    """Sample a field coarsely everywhere and finely near the surface.
+
+    Each refinement halves the cells; only points within two of the former cells of the surface are evaluated anew. The
+    others keep what interpolation gives, less the former cell's side: a bound that no ray steps over, since a distance
+    changes by no more than the way.
+
+    Args:
+        field: signed distances at (N, 3) box coordinates.
+        device: where the points are made.
+        level: the value that counts as the surface.
+        base_cells: cells of the first grid along each side of the box.
+        refinements: how often to halve them; 32 cells and 2 give 128 at a tenth of the evaluations.
+    """
+    grid = DistanceGrid(field(_lattice(base_cells, device)).float().view(1, 1, *[base_cells + 1] * 3))
+    for refinement in range(1, refinements + 1):
+        cells = base_cells << refinement
+        points = _lattice(cells, device)
+        values = grid(points)
+        near = (values - level).abs() < 2 * grid.cell
+        values = torch.where(values > level, values - grid.cell, values + grid.cell)
+        values[near] = field(points[near]).float()
+        grid = DistanceGrid(values.view(1, 1, *[cells + 1] * 3))
+    return grid
+
+
+def _lattice(cells: int, device: torch.device) -> Float[Tensor, "N 3"]:
+    """The ((cells + 1)^3, 3) corners of a grid over the box, in the order of ``DistanceGrid.values``."""
+    line = torch.linspace(-HALF_SIDE, HALF_SIDE, cells + 1, device=device)
+    return torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).flip(-1).reshape(-1, 3)
 
 
 @dataclass(frozen=True)
@@ -123,7 +149,7 @@ def trace(
             break
         points = o + t[:, None] * d
         value = grid(points) - level
-        close = value < 2 * margin
+        close = value < 1.5 * margin
         step = value - margin
         exact = value.new_full(value.shape, torch.inf)
         if close.any():

@@ -25,7 +25,7 @@ def _ball(points: Tensor) -> Tensor:
 
 
 def _two_sheets(points: Tensor) -> Tensor:
-    """A slab 0.02 thick at z = 0.2, half a coarse cell, and a ball below it."""
+    """A slab 0.02 thick at z = 0.2, less than a cell of the first grid, and a ball below it."""
     slab = (points[..., 2] - 0.2).abs() - 0.01
     ball = (points - torch.tensor([0.0, 0.0, -0.2])).norm(dim=-1) - 0.1
     return torch.minimum(slab, ball)
@@ -40,7 +40,7 @@ def _rays(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def test_trace_finds_the_ball_exactly_where_it_is() -> None:
     origins, directions = _rays(4000)
-    hits = trace(_ball, sample_grid(_ball, 32, CPU), origins, directions, tolerance=2e-4)
+    hits = trace(_ball, sample_grid(_ball, CPU), origins, directions, tolerance=2e-4)
     along = (origins * directions).sum(-1)
     discriminant = along**2 - (1.5**2 - 0.3**2)
     clear = discriminant.abs() > 2e-3  # leave grazing rays out
@@ -54,24 +54,40 @@ def test_trace_finds_the_ball_exactly_where_it_is() -> None:
 def test_trace_does_not_step_over_a_thin_sheet() -> None:
     origins = torch.tensor([[0.1, 0.1, 1.0], [0.0, 0.0, -1.0], [0.45, 0.45, -1.0]])
     directions = torch.tensor([[0.0, 0, -1], [0, 0, 1], [0, 0, 1]])
-    hits = trace(_two_sheets, sample_grid(_two_sheets, 24, CPU), origins, directions)
+    hits = trace(_two_sheets, sample_grid(_two_sheets, CPU), origins, directions)
     assert torch.allclose(hits.depth, torch.tensor([0.79, 0.7, 1.19]), atol=1e-3)
 
 
 def test_trace_shows_other_levels() -> None:
     origin, direction = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.0, 0.0, -1.0]])
-    grid = sample_grid(_ball, 32, CPU)
     for level in (-0.05, 0.05):
+        grid = sample_grid(_ball, CPU, level)
         hits = trace(_ball, grid, origin, direction, level=level)
         assert float(hits.depth) == pytest.approx(0.7 - level, abs=1e-3)
 
 
 def test_trace_respects_near_and_far() -> None:
     origin, direction = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.0, 0.0, -1.0]])
-    grid = sample_grid(_ball, 32, CPU)
+    grid = sample_grid(_ball, CPU)
     assert not trace(_ball, grid, origin, direction, far=torch.tensor([0.6])).hit
     inside = trace(_ball, grid, origin, direction, near=torch.tensor([0.8]))
     assert float(inside.depth) == pytest.approx(0.8)  # a cut shows the solid's inside at the cut
+
+
+def test_grid_never_promises_more_than_the_distance() -> None:
+    evaluated = 0
+
+    def counting(points: Tensor) -> Tensor:
+        nonlocal evaluated
+        evaluated += points.shape[0]
+        return _two_sheets(points)
+
+    grid = sample_grid(counting, CPU)
+    assert grid.values.shape == (1, 1, 129, 129, 129)
+    assert evaluated < 0.45 * 129**3  # a slab through the whole box and a ball
+    points = torch.rand(50_000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    exact = _two_sheets(points)
+    assert (grid(points) - exact)[exact > 0].max() < grid.cell
 
 
 def test_few_network_evaluations_per_ray() -> None:
@@ -82,10 +98,10 @@ def test_few_network_evaluations_per_ray() -> None:
         evaluated += points.shape[0]
         return _ball(points)
 
-    grid = sample_grid(_ball, 64, CPU)
+    grid = sample_grid(_ball, CPU)
     origins, directions = _rays(5000)
     trace(counting, grid, origins, directions)
-    assert evaluated < 6 * 5000
+    assert evaluated < 4 * 5000
 
 
 def test_box_interval() -> None:
