@@ -56,13 +56,15 @@ class Inside:
         self.size = max(float((high - self.low).max()), 1e-300) / cells
         self.shape = np.floor((high - self.low) / self.size).astype(int) + 1
         # Count cells of each triangle's bounding box by the corners of the box: a three-dimensional running sum.
-        counts = np.zeros(self.shape + 1, dtype=np.int32)
+        counts = np.zeros(np.prod(self.shape + 1))
         corners = np.floor((vertices[faces] - self.low) / self.size).astype(int)
         first, last = np.clip(corners.min(1), 0, self.shape - 1), np.clip(corners.max(1), 0, self.shape - 1) + 1
         for c in range(8):
             pick = np.where([c & 1, c >> 1 & 1, c >> 2 & 1], last, first)
-            np.add.at(counts, tuple(pick.T), (-1) ** bin(c).count("1"))
-        touched = counts.cumsum(0).cumsum(1).cumsum(2)[:-1, :-1, :-1] > 0
+            keys = np.ravel_multi_index(tuple(pick.T), tuple(self.shape + 1))
+            counts += (-1) ** bin(c).count("1") * np.bincount(keys, minlength=len(counts))
+        counts = counts.reshape(self.shape + 1)
+        touched = counts.cumsum(0).cumsum(1).cumsum(2)[:-1, :-1, :-1] > 0.5
         self.status = np.full(self.shape, -1, dtype=np.int8)
         clear = np.argwhere(~touched)
         if len(clear):

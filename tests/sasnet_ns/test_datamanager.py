@@ -36,7 +36,7 @@ def test_batches_hold_the_sphere_distance_in_box_units(manager: ShapeDataManager
     # The mesh is inscribed in a sphere of diameter 0.9 and sags by less than 2 % of its radius.
     exact = batch.points.norm(dim=-1) - 0.45
     assert (batch.sdf - exact).abs().max() < 0.009
-    assert batch.counts == (450, 450, 100)
+    assert batch.counts == (425, 425, 150)
     fine = batch.sdf[batch.kind == 0].abs()
     assert fine.median() < 0.004
 

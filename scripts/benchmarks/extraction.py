@@ -1,0 +1,217 @@
+"""Sparse extraction beside dense evaluation with PyMCubes, scikit-image and Open3D, on one trained field.
+
+Every row runs in a process of its own, so that its peak memory is its own. The dense rows share one evaluated volume:
+their time is the evaluation's plus the library's marching cubes, their peak that of the process that holds the volume.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdf_tools.clean import face_components, is_watertight
+from sdf_tools.distance import SignedDistance
+from sdf_tools.extraction import SampledField, extract_mesh
+from sdf_tools.shapes import Mesh
+
+DENSE = ("scikit-image", "PyMCubes", "Open3D")
+
+
+@dataclass
+class Row:
+    """One way to extract at one resolution. Distances in box units."""
+
+    resolution: int
+    method: str
+    seconds: float
+    peak_mb: float
+    evaluations: int
+    fewer: float
+    vertices: int
+    faces: int
+    watertight: bool
+    components: int
+    farthest: float | None = None
+    """Largest distance of a sparse vertex from this row's surface."""
+
+
+def run(json_path: Path | None, quick: bool) -> None:
+    """Train a field, extract it every way, print a table and write it as JSON."""
+    sparse, dense, steps = ((128, 256), (128,), 100) if quick else ((256, 512, 1024, 2048), (256, 512), 600)
+    with tempfile.TemporaryDirectory() as folder:
+        field_path = Path(folder) / "field.pt"
+        train(field_path, steps)
+        rows = measure(field_path, Path(folder), sparse, dense)
+    show(rows)
+    if json_path is not None:
+        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+def train(path: Path, steps: int) -> None:
+    """A SASNet of the bundled Armadillo, not quite finished: what is extracted need not be a good shape."""
+    from sasnet_ns.fitting import ShapeFit, fit_shape
+
+    config = ShapeFit()
+    config.recipe.steps = steps
+    fit_shape("armadillo", config, device="cpu").field.save(path)
+
+
+def measure(field_path: Path, folder: Path, sparse: tuple[int, ...], dense: tuple[int, ...]) -> list[Row]:
+    """All rows; ``folder`` holds volumes and meshes in between."""
+    _in_process(_warm_up)  # compiles the kernels, as an earlier run would have
+    rows = []
+    for resolution in sparse:
+        mesh_path = folder / f"sparse_{resolution}.npz"
+        result = _in_process(_sparse, field_path, resolution, mesh_path)
+        rows.append(_row(resolution, "sdf_tools", mesh_path, result))
+        if resolution not in dense:
+            continue
+        volume_path = folder / f"volume_{resolution}.npy"
+        evaluated = _in_process(_evaluate_dense, field_path, resolution, volume_path)
+        for method in DENSE:
+            dense_path = folder / f"{method}_{resolution}.npz"
+            try:
+                result = _in_process(_dense, method, volume_path, dense_path)
+            except (ImportError, OSError) as error:
+                print(f"{method}: skipped ({error})")
+                continue
+            result["seconds"] += evaluated["seconds"]
+            result["evaluations"] = evaluated["evaluations"]
+            row = _row(resolution, f"dense + {method}", dense_path, result)
+            surface = SignedDistance(_load(dense_path), sign="unsigned")
+            row.farthest = float(surface(_load(mesh_path).vertices).abs().max())
+            rows.append(row)
+        volume_path.unlink()
+    return rows
+
+
+def _in_process(function: Callable[..., dict[str, Any] | None], *arguments: Any) -> Any:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _field(path: Path) -> torch.nn.Module:
+    from sasnet_ns.networks import SignedDistanceField
+
+    return SignedDistanceField.load(path).eval()
+
+
+def _warm_up() -> None:
+    extract_mesh(lambda p: p.norm(dim=-1) - 0.3, 32)
+
+
+def _sparse(field_path: Path, resolution: int, mesh_path: Path) -> dict[str, Any]:
+    field, count = _field(field_path), 0
+
+    def progress(stage: str, evaluations: int) -> None:
+        nonlocal count
+        count = evaluations
+
+    started = time.perf_counter()
+    mesh = extract_mesh(field, resolution, progress=progress)
+    seconds = time.perf_counter() - started
+    peak = _peak_mb()
+    np.savez(mesh_path, vertices=mesh.vertices.numpy(), faces=mesh.faces.numpy())
+    return {"seconds": seconds, "peak_mb": peak, "evaluations": count}
+
+
+def _evaluate_dense(field_path: Path, resolution: int, volume_path: Path) -> dict[str, Any]:
+    field = SampledField(_field(field_path))
+    axis = -0.5 + np.arange(resolution + 1) / resolution
+    volume = np.empty((resolution + 1,) * 3, dtype=np.float32)
+    started = time.perf_counter()
+    for i, x in enumerate(axis):
+        plane = np.stack(np.meshgrid([x], axis, axis, indexing="ij"), -1).reshape(-1, 3)
+        volume[i] = field(plane).reshape(volume.shape[1:])
+    seconds = time.perf_counter() - started
+    np.save(volume_path, volume)
+    return {"seconds": seconds, "evaluations": field.evaluations}
+
+
+def _dense(method: str, volume_path: Path, mesh_path: Path) -> dict[str, Any]:
+    volume = np.load(volume_path)
+    cells = volume.shape[0] - 1
+    if method == "scikit-image":
+        from skimage.measure import marching_cubes
+
+        started = time.perf_counter()
+        vertices, faces, _, _ = marching_cubes(volume, 0.0, method="lorensen")
+    elif method == "PyMCubes":
+        import mcubes
+
+        started = time.perf_counter()
+        vertices, faces = mcubes.marching_cubes(volume, 0.0)
+    else:
+        import open3d
+
+        started = time.perf_counter()
+        found = open3d.t.geometry.TriangleMesh.create_isosurfaces(open3d.core.Tensor(volume), [0.0])
+        vertices, faces = found.vertex.positions.numpy()[:, ::-1], found.triangle.indices.numpy()
+    seconds = time.perf_counter() - started
+    peak = _peak_mb()
+    np.savez(mesh_path, vertices=vertices.astype(np.float64) / cells - 0.5, faces=faces.astype(np.int64))
+    return {"seconds": seconds, "peak_mb": peak}
+
+
+def _load(path: Path) -> Mesh:
+    stored = np.load(path)
+    return Mesh(torch.from_numpy(stored["vertices"]), torch.from_numpy(stored["faces"]), name=path.stem)
+
+
+def _row(resolution: int, method: str, mesh_path: Path, result: dict[str, Any]) -> Row:
+    mesh = _load(mesh_path)
+    faces = mesh.faces.numpy()
+    # Tens of millions of faces: the checks would need more memory than the extraction.
+    small = len(faces) < 12_000_000
+    return Row(
+        resolution=resolution,
+        method=method,
+        seconds=result["seconds"],
+        peak_mb=result["peak_mb"],
+        evaluations=result["evaluations"],
+        fewer=(resolution + 1) ** 3 / result["evaluations"],
+        vertices=len(mesh.vertices),
+        faces=len(faces),
+        watertight=small and is_watertight(faces),
+        components=face_components(faces)[0] if small else -1,
+    )
+
+
+def show(rows: list[Row]) -> None:
+    """Print the rows as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Extraction of one trained field")
+    columns = ("cells", "method", "s", "peak MB", "evaluations", "fewer", "faces", "closed", "parts", "farthest vertex")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for row in rows:
+        checked = row.components >= 0
+        table.add_row(
+            f"{row.resolution}^3",
+            row.method,
+            f"{row.seconds:.1f}",
+            f"{row.peak_mb:,.0f}",
+            f"{row.evaluations:,}",
+            f"{row.fewer:.1f}x",
+            f"{row.faces:,}",
+            ("yes" if row.watertight else "no") if checked else "-",
+            str(row.components) if checked else "-",
+            "-" if row.farthest is None else f"{row.farthest:.1e}",
+        )
+    Console(width=140).print(table)

@@ -1,0 +1,257 @@
+"""Hash grid and masked sine layer: every backend that loads, beside eager torch, torch.compile and nerfstudio's encoding.
+
+Setting: the SDF preset (3D, 10 levels of 2^10 entries; sine layer of 224 neurons in 8 groups). ``traffic`` is the time
+that copying the compulsory bytes (inputs read once, results written once) would take at the copy bandwidth measured in
+the same run: no kernel can be faster once its data leave the caches. Times are medians of torch.utils.benchmark.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.benchmark import Timer
+
+from sasnet_ns.kernels import HashGridLayout, hash_grid, mask_decoder, masked_sine
+from sasnet_ns.kernels._choose import choose
+
+LAYOUT = HashGridLayout.geometric(3, 10, 16, 256, 10)
+WIDTH, GROUPS = 224, (28,) * 8
+PASSES = ("forward", "forward+backward", "double backward")
+
+
+@dataclass
+class Row:
+    """One kernel on one backend, one number of points, one pass."""
+
+    kernel: str
+    backend: str
+    points: int
+    work: str
+    milliseconds: float
+    spread: float
+    """Interquartile range in ms."""
+    traffic_milliseconds: float
+
+
+def run(json_path: Path | None, quick: bool) -> None:
+    """Time every kernel; print tables and write the figures as JSON."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    machine = measure_machine(device)
+    rows: list[Row] = []
+    for points in (10_000,) if quick else (10_000, 262_144):
+        rows += time_hash_grid(points, device, machine["copy_gb_per_s"], quick)
+        rows += time_masked_sine(points, device, machine["copy_gb_per_s"], quick)
+        rows += time_decoder(points, device, machine["copy_gb_per_s"], quick)
+    show(rows, machine)
+    if json_path is not None:
+        partial = json_path.with_suffix(".part")
+        partial.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1))
+        partial.replace(json_path)
+
+
+def median_and_spread(work: Callable[[], object], seconds: float) -> tuple[float, float]:
+    """Milliseconds of one call, after the first two (which compile)."""
+    work()
+    work()
+    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+    result = timer.blocked_autorange(min_run_time=seconds)
+    return result.median * 1e3, result.iqr * 1e3
+
+
+def measure_machine(device: torch.device) -> dict[str, float]:
+    """Matrix product rate of a SASNet hidden layer and copy bandwidth (bytes read and written) of this device."""
+    a, w = torch.randn(10_000, 256, device=device), torch.randn(256, WIDTH, device=device)
+    big = torch.randn(2**26 if device.type == "cuda" else 2**24, device=device)
+    target = torch.empty_like(big)
+    with torch.no_grad():
+        product, _ = median_and_spread(lambda: torch.mm(a, w), 1.0)
+        copy, _ = median_and_spread(lambda: target.copy_(big), 1.0)
+    return {
+        "threads": float(torch.get_num_threads()),
+        "gemm_gflop_per_s": 2e-6 * a.shape[0] * a.shape[1] * WIDTH / product,
+        "copy_gb_per_s": 2e-6 * big.numel() * 4 / copy,
+    }
+
+
+def backends(device: torch.device) -> list[str]:
+    """Eager torch and whichever fast backend loads here."""
+    best = choose("auto", device, True, ("numba", "triton"))
+    return ["torch", best] if best != "torch" else ["torch"]
+
+
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor] | None:
+    """The function by torch.compile, or None where there is no C++ compiler."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        return None
+    return torch.compile(function, dynamic=False)
+
+
+def passes(
+    function: Callable[..., Tensor], variables: list[Tensor], towards: int, double: bool
+) -> dict[str, Callable[[], object]]:
+    """Forward, forward and backward to all but variable ``towards``, and an Eikonal-like second derivative."""
+    constants = [variable.detach() for variable in variables]
+    leaves = [variable.detach().requires_grad_(index != towards) for index, variable in enumerate(variables)]
+    trained = [leaf for leaf in leaves if leaf.requires_grad]
+    everything = [variable.detach().requires_grad_() for variable in variables]
+    g = torch.randn_like(function(*constants))
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return function(*constants)
+
+    def backward() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(function(*leaves), trained, g)
+
+    def twice() -> tuple[Tensor, ...]:
+        value = function(*everything)
+        (slope,) = torch.autograd.grad(value, everything[towards], g, create_graph=True)
+        return torch.autograd.grad((value.sum() + slope.square().sum()), everything)
+
+    works: dict[str, Callable[[], object]] = {"forward": forward, "forward+backward": backward}
+    return {**works, "double backward": twice} if double else works
+
+
+def time_passes(
+    kernel: str,
+    backend: str,
+    points: int,
+    works: dict[str, Callable[[], object]],
+    traffic: dict[str, float],
+    quick: bool,
+) -> list[Row]:
+    """Rows of one kernel on one backend; a pass that the backend cannot do is left out with a line."""
+    rows = []
+    for name, work in works.items():
+        try:
+            median, spread = median_and_spread(work, 0.3 if quick else 1.0)
+        except RuntimeError as error:
+            print(f"{kernel}, {backend}, {name}: left out, {str(error).splitlines()[0][:120]}")
+            continue
+        rows.append(Row(kernel, backend, points, name, median, spread, traffic.get(name, float("nan"))))
+    return rows
+
+
+def time_hash_grid(points: int, device: torch.device, bandwidth: float, quick: bool) -> list[Row]:
+    """Hash grid: our backends, the compiled reference and nerfstudio's own torch encoding."""
+    x = torch.rand(points, 3, device=device) * 2 - 1
+    table = torch.randn(LAYOUT.total_entries, LAYOUT.feature_dim, device=device)
+    forward_bytes = 4.0 * (x.numel() + points * LAYOUT.out_dim + table.numel())
+    traffic = {"forward": forward_bytes * 1e-6 / bandwidth, "forward+backward": 2e-6 * forward_bytes / bandwidth}
+    rows = []
+    for backend in backends(device):
+        function = lambda x, table, backend=backend: hash_grid(x, table, LAYOUT, backend)  # noqa: E731
+        # second derivatives by eager torch keep some 2 kB a point and level
+        double = backend != "torch" or points < 50_000
+        works = passes(function, [x, table], 0, double)
+        rows += time_passes("hash grid", backend, points, works, traffic, quick)
+    reference = compiled(lambda x, table: hash_grid(x, table, LAYOUT, "torch"))
+    if reference is not None:
+        works = passes(reference, [x, table], 0, False)
+        rows += time_passes("hash grid", "torch.compile", points, works, traffic, quick)
+    rows += time_passes("hash grid", "nerfstudio", points, nerfstudio_passes(x), traffic, quick)
+    return rows
+
+
+def nerfstudio_passes(x: Tensor) -> dict[str, Callable[[], object]]:
+    """nerfstudio's HashEncoding, implementation 'torch', at the same size; empty where it is not installed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from nerfstudio.field_components.encodings import HashEncoding
+    except ImportError:
+        return {}
+    encoding = HashEncoding(
+        num_levels=LAYOUT.levels,
+        min_res=16,
+        max_res=256,
+        log2_hashmap_size=LAYOUT.log2_table_size,
+        features_per_level=LAYOUT.feature_dim,
+        implementation="torch",
+    ).to(x.device)
+    unit = (x + 1) / 2
+    g = torch.randn(x.shape[0], LAYOUT.out_dim, device=x.device)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return encoding(unit)
+
+    def backward() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(encoding(unit), list(encoding.parameters()), g)
+
+    return {"forward": forward, "forward+backward": backward}
+
+
+def time_masked_sine(points: int, device: torch.device, bandwidth: float, quick: bool) -> list[Row]:
+    """Masked sine layer, and torch.sin alone as the least that eager torch could do."""
+    z, bias = torch.randn(points, WIDTH, device=device), torch.randn(WIDTH, device=device)
+    mask = torch.rand(points, len(GROUPS), device=device)
+    layer = 4e-6 * (z.numel() + mask.numel() / 2) / bandwidth
+    traffic = {"forward": 2 * layer, "forward+backward": 5 * layer}
+    rows = []
+    names = [*backends(device), "torch.compile"]
+    for name in names:
+        if name == "torch.compile":
+            chosen = compiled(lambda z, bias, mask: masked_sine(z, bias, 30.0, mask, GROUPS, "torch"))
+        else:
+            chosen = lambda z, bias, mask, name=name: masked_sine(z, bias, 30.0, mask, GROUPS, name)  # noqa: E731
+        if chosen is None:
+            continue
+        # gradients by pre-activations, bias and mask alike
+        works = passes(chosen, [z, bias, mask], -1, False)
+        if name != "torch.compile":
+            works |= {"double backward": passes(chosen, [z, bias, mask], 0, True)["double backward"]}
+        rows += time_passes("masked sine", name, points, works, traffic, quick)
+
+    def plain() -> Tensor:
+        return torch.sin(z)
+
+    return rows + time_passes("masked sine", "torch.sin alone", points, {"forward": plain}, traffic, quick)
+
+
+def time_decoder(points: int, device: torch.device, bandwidth: float, quick: bool) -> list[Row]:
+    """The mask decoder 20 -> 48 -> 20."""
+    shapes = ((points, 20), (48, 20), (48,), (20, 48), (20,))
+    variables = [torch.randn(*shape, device=device) for shape in shapes]
+    works = passes(mask_decoder, variables, -1, False)
+    layer = 4e-6 * 20 * points / bandwidth
+    traffic = {"forward": 2 * layer, "forward+backward": 5 * layer}
+    return time_passes("mask decoder", "torch", points, works, traffic, quick)
+
+
+def show(rows: list[Row], machine: dict[str, float]) -> None:
+    """Print one table a number of points; the factor is against eager torch doing the same."""
+    console = Console()
+    eager = {(row.kernel, row.points, row.work): row.milliseconds for row in rows if row.backend == "torch"}
+    for points in sorted({row.points for row in rows}):
+        table = Table(title=f"{points:,} points", title_justify="left")
+        for column in ("kernel", "backend", "pass"):
+            table.add_column(column)
+        for column in ("ms", "± IQR", "Mpoints/s", "x eager torch", "traffic, ms"):
+            table.add_column(column, justify="right")
+        for row in (row for row in rows if row.points == points):
+            base = eager.get((row.kernel, row.points, row.work))
+            table.add_row(
+                row.kernel,
+                row.backend,
+                row.work,
+                f"{row.milliseconds:.2f}",
+                f"{row.spread:.2f}",
+                f"{row.points / row.milliseconds / 1e3:.2f}",
+                "-" if base is None else f"{base / row.milliseconds:.1f}",
+                "-" if row.traffic_milliseconds != row.traffic_milliseconds else f"{row.traffic_milliseconds:.2f}",
+            )
+        console.print(table)
+    console.print(
+        f"{machine['threads']:.0f} threads; torch.mm 10,000x256x{WIDTH}: {machine['gemm_gflop_per_s']:.0f} GFLOP/s; "
+        f"copy {machine['copy_gb_per_s']:.1f} GB/s"
+    )
