@@ -1,4 +1,4 @@
-"""Hash grid and masked sine layer: every backend that loads, beside eager torch, torch.compile and nerfstudio's encoding.
+"""Hash grid and masked sine layer: every backend that loads, beside eager torch, torch.compile and nerfstudio's.
 
 Setting: the SDF preset (3D, 10 levels of 2^10 entries; sine layer of 224 neurons in 8 groups). ``traffic`` is the time
 that copying the compulsory bytes (inputs read once, results written once) would take at the copy bandwidth measured in
