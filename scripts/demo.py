@@ -42,7 +42,7 @@ def main() -> None:
         "python", "scripts/evaluate_mesh.py", "--prediction", mesh,
         "--reference", f"{folder}/reference.ply", "--json", f"{folder}/evaluation.json",
     )  # fmt: skip
-    call("sdf-tools", "render", mesh, "--output-path", f"{folder}/armadillo.png")
+    call("sdf-tools", "render", mesh, "--output-path", f"{folder}/armadillo.png", "--azimuth", "200")
     print(f"\nDone in {time.perf_counter() - started:.0f} s. The mesh is {mesh}, its picture {folder}/armadillo.png.")
 
 
