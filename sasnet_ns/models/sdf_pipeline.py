@@ -29,6 +29,8 @@ class SASNetSDFPipelineConfig(VanillaPipelineConfig):
     """The network and its losses."""
     eval_resolution: int = 256
     """Marching-cubes cells along the box for the mesh that ns-eval measures."""
+    eval_samples: int = 300_000
+    """Points on each surface from which ns-eval measures distances (paper: 300,000)."""
 
 
 class SASNetSDFPipeline(VanillaPipeline):
@@ -95,12 +97,13 @@ class SASNetSDFPipeline(VanillaPipeline):
         model = self.model
         assert isinstance(model, SASNetSDFModel)
         frame = self.datamanager.normalized
-        reference = frame.shape
+        reference, samples = frame.shape, self.config.eval_samples
         mesh = model.extract(self.config.eval_resolution)
         if not isinstance(reference, Mesh):
-            return cloud_metrics(mesh, reference.points)
+            return cloud_metrics(mesh, reference.points, samples)
         # In the shape's own units, so that the metrics that promise those hold them.
-        return plain_numbers(evaluate(frame.mesh_to_world(mesh), frame.mesh_to_world(reference)))
+        prediction, truth = frame.mesh_to_world(mesh), frame.mesh_to_world(reference)
+        return plain_numbers(evaluate(prediction, truth, samples=samples))
 
     def _save_pictures(self, folder: Path) -> None:
         from torchvision.utils import save_image
@@ -144,7 +147,7 @@ def plain_numbers(metrics: Any) -> dict[str, float]:
     return {name: float(value) for name, value in items if isinstance(value, bool | int | float)}
 
 
-def cloud_metrics(mesh: Mesh, points: torch.Tensor, count: int = 200_000) -> dict[str, float]:
+def cloud_metrics(mesh: Mesh, points: torch.Tensor, count: int = 300_000) -> dict[str, float]:
     """Distances between a mesh and the points it was fitted to, in the units of both.
 
     Returns:

@@ -73,6 +73,7 @@ def make_trainer(tmp_path: Path, sphere_file: Path) -> Iterator[TrainerFactory]:
         config.pipeline.datamanager.points_per_batch = 1_000
         config.pipeline.datamanager.probe_points = 5_000
         config.pipeline.eval_resolution = 32
+        config.pipeline.eval_samples = 20_000
         config.pipeline.model.sasnet.embedding_width = 64
         config.pipeline.model.sasnet.hidden_widths = (64, 64)
         for name, value in changes.items():
