@@ -246,7 +246,7 @@ class SASNetTrainer(Trainer):
                 self._train_complete_viewer()
 
     def _print_summary(self) -> None:
-        rows = {"steps": f"{self.completed_steps:,}, {_clock(time.perf_counter() - self._started)} in this session"}
+        rows = {"steps": f"{self.completed_steps:,}, {_clock(time.perf_counter() - self._started)} of training"}
         if self._last_report:
             rows["IoU"] = f"{self._last_report['iou']:.4f}"
             rows["surface error"] = f"{self._last_report['surface_error']:.1e} (longest side is 0.9)"
