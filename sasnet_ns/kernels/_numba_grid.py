@@ -34,16 +34,18 @@ def _transpose(points, start, count, columns):  # type: ignore[no-untyped-def]
 
 @jit
 def _address(columns, smooth, count, level, table_mask, key, rows, factors):  # type: ignore[no-untyped-def]
-    """Corner rows (corners, B) of a block, and per axis and corner bit the factor of the weight.
+    """Corner rows (corners, B) of a block within the level, and per axis and corner bit the factor of the weight.
 
     ``factors`` is (3, 2 * in_dim, B): factor ``2 * axis + bit`` and its first two derivatives by x.
     """
     number = columns.dtype.type
     zero, half, one, two, three, six = number(0), number(0.5), number(1), number(2), number(3), number(6)
-    resolution, offset, dense = level[0], level[1], level[2]
+    resolution, dense = level[0], level[2]
     scale = number(resolution - 1)
     rate = scale * half
     last = number(resolution - 2)
+    # and distributes over xor, so hashes can be cut to the table's size axis by axis
+    mask = np.uint32(0xFFFFFFFF) if dense else np.uint32(table_mask)
     stride = 1
     for axis in range(columns.shape[0]):
         prime = PRIME1 if axis == 1 else PRIME2 if axis == 2 else PRIME3 if axis == 3 else 1
@@ -59,7 +61,7 @@ def _address(columns, smooth, count, level, table_mask, key, rows, factors):  # 
             # another cell; the fraction in one fused step keeps all its digits
             cell = min(np.floor((clamped + one) * half * scale), last)
             t = clamped * rate + (rate - cell)
-            key[b] = np.uint32(np.int32(cell) * multiplier)
+            key[b] = np.uint32((np.int32(cell) * multiplier) & mask)
             value_low[b], value_high[b] = one - t, t
             slope_low[b], slope_high[b] = -slope, slope
         if smooth:
@@ -75,7 +77,7 @@ def _address(columns, smooth, count, level, table_mask, key, rows, factors):  # 
             first_row, second_row = rows[0], rows[1]
             for b in range(count):
                 first_row[b] = key[b]
-                second_row[b] = np.uint32(key[b] + multiplier)
+                second_row[b] = np.uint32((key[b] + multiplier) & mask)
         else:
             for corner in range(1 << axis):
                 low, high = rows[corner], rows[corner + (1 << axis)]
@@ -86,12 +88,7 @@ def _address(columns, smooth, count, level, table_mask, key, rows, factors):  # 
                 else:
                     for b in range(count):
                         before = low[b]
-                        low[b], high[b] = np.uint32(before ^ key[b]), np.uint32(before ^ np.uint32(key[b] + multiplier))
-    mask = np.int64(0xFFFFFFFF) if dense else table_mask
-    for corner in range(1 << columns.shape[0]):
-        row = rows[corner]
-        for b in range(count):
-            row[b] = np.uint32((row[b] & mask) + offset)
+                        low[b], high[b] = np.uint32(before ^ key[b]), np.uint32(before ^ ((key[b] + multiplier) & mask))
 
 
 @jit
@@ -157,7 +154,7 @@ def _reduce(axis, tangents, use_tangents, count, factors, dots, values, slopes, 
 
 @jit
 def _gather_part(begin, end, x, axes, channels, smooth, v, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
-    in_dim, corners = x.shape[1], 1 << len(axes)
+    in_dim, corners, zero = x.shape[1], 1 << len(axes), x.dtype.type(0)
     columns, tangents = np.empty((in_dim, BLOCK), x.dtype), np.zeros((in_dim, BLOCK), x.dtype)
     key, rows = np.empty(BLOCK, np.uint32), np.empty((corners, BLOCK), np.uint32)
     factors = np.zeros((3, 2 * in_dim, BLOCK), x.dtype)
@@ -169,16 +166,27 @@ def _gather_part(begin, end, x, axes, channels, smooth, v, table, levels, table_
         for level in range(levels.shape[0]):
             _address(columns, smooth, count, levels[level], table_mask, key, rows, factors)
             _weigh(tangents, v is not None, count, factors, values, weights)
-            for b in range(count):
-                for channel in range(len(channels)):
-                    total = x.dtype.type(0)
+            entries = table[levels[level, 1] :]
+            if len(channels) == 2:  # the usual number; one pass over the corners instead of two
+                for b in range(count):
+                    first, second = zero, zero
                     for corner in range(corners):
-                        total += weights[corner, b] * table[rows[corner, b], channel]
-                    out[start + b, level * len(channels) + channel] = total
+                        row, weight = rows[corner, b], weights[corner, b]
+                        first += weight * entries[row, 0]
+                        second += weight * entries[row, 1]
+                    out[start + b, 2 * level] = first
+                    out[start + b, 2 * level + 1] = second
+            else:
+                for b in range(count):
+                    for channel in range(len(channels)):
+                        total = zero
+                        for corner in range(corners):
+                            total += weights[corner, b] * entries[rows[corner, b], channel]
+                        out[start + b, level * len(channels) + channel] = total
 
 
 @jit
-def _scatter_part(begin, end, first, step, x, axes, channels, smooth, v, g, levels, table_mask, out):  # type: ignore[no-untyped-def]
+def _scatter_part(begin, end, lane, lanes, x, axes, channels, smooth, v, g, levels, table_mask, out):  # type: ignore[no-untyped-def]
     in_dim, corners = x.shape[1], 1 << len(axes)
     columns, tangents = np.empty((in_dim, BLOCK), x.dtype), np.zeros((in_dim, BLOCK), x.dtype)
     key, rows = np.empty(BLOCK, np.uint32), np.empty((corners, BLOCK), np.uint32)
@@ -188,19 +196,28 @@ def _scatter_part(begin, end, first, step, x, axes, channels, smooth, v, g, leve
         count = min(BLOCK, end - start)
         _transpose(x, start, count, columns)
         _transpose(v, start, count, tangents)
-        for level in range(first, levels.shape[0], step):
+        for level in range(lane, levels.shape[0], lanes):
             _address(columns, smooth, count, levels[level], table_mask, key, rows, factors)
             _weigh(tangents, v is not None, count, factors, values, weights)
-            for b in range(count):
-                for corner in range(corners):
-                    row, weight = rows[corner, b], weights[corner, b]
-                    for channel in range(len(channels)):
-                        out[row, channel] += weight * g[start + b, level * len(channels) + channel]
+            entries = out[levels[level, 1] :]
+            if len(channels) == 2:
+                for b in range(count):
+                    first, second = g[start + b, 2 * level], g[start + b, 2 * level + 1]
+                    for corner in range(corners):
+                        row, weight = rows[corner, b], weights[corner, b]
+                        entries[row, 0] += weight * first
+                        entries[row, 1] += weight * second
+            else:
+                for b in range(count):
+                    for corner in range(corners):
+                        row, weight = rows[corner, b], weights[corner, b]
+                        for channel in range(len(channels)):
+                            entries[row, channel] += weight * g[start + b, level * len(channels) + channel]
 
 
 @jit
 def _contract_part(begin, end, x, axes, channels, smooth, v, g, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
-    in_dim, corners = x.shape[1], 1 << len(axes)
+    in_dim, corners, zero = x.shape[1], 1 << len(axes), x.dtype.type(0)
     columns, tangents = np.empty((in_dim, BLOCK), x.dtype), np.zeros((in_dim, BLOCK), x.dtype)
     key, rows = np.empty(BLOCK, np.uint32), np.empty((corners, BLOCK), np.uint32)
     factors, dots = np.zeros((3, 2 * in_dim, BLOCK), x.dtype), np.zeros((corners, BLOCK), x.dtype)
@@ -215,12 +232,20 @@ def _contract_part(begin, end, x, axes, channels, smooth, v, g, table, levels, t
         _transpose(v, start, count, tangents)
         for level in range(levels.shape[0]):
             _address(columns, smooth, count, levels[level], table_mask, key, rows, factors)
-            for b in range(count):
-                for corner in range(corners):
-                    total = x.dtype.type(0)
-                    for channel in range(len(channels)):
-                        total += table[rows[corner, b], channel] * g[start + b, level * len(channels) + channel]
-                    dots[corner, b] = total
+            entries = table[levels[level, 1] :]
+            if len(channels) == 2:
+                for b in range(count):
+                    first, second = g[start + b, 2 * level], g[start + b, 2 * level + 1]
+                    for corner in range(corners):
+                        row = rows[corner, b]
+                        dots[corner, b] = entries[row, 0] * first + entries[row, 1] * second
+            else:
+                for b in range(count):
+                    for corner in range(corners):
+                        total = zero
+                        for channel in range(len(channels)):
+                            total += entries[rows[corner, b], channel] * g[start + b, level * len(channels) + channel]
+                        dots[corner, b] = total
             for axis in range(in_dim):
                 _reduce(axis, tangents, v is not None, count, factors, dots, values, slopes, sums[axis])
         for b in range(count):
