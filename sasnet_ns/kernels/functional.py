@@ -59,6 +59,10 @@ def hash_grid(
     backend = choose(implementation, x.device, True, ("numba", "triton", "tcnn"))
     if backend == "torch":
         features = _torch.hash_grid(points, table.to(dtype), layout)
+    elif backend == "tcnn":
+        from sasnet_ns.kernels import _tcnn
+
+        features = _tcnn.hash_grid(points, table, layout).to(dtype)
     else:
         features = _hash_grid_ops.hash_grid(points, table.to(dtype), layout, backend)
     return features.reshape(*x.shape[:-1], layout.out_dim)
