@@ -60,7 +60,7 @@ def estimate_lipschitz(lattice: CoarseLattice, level: float) -> float:
         slopes.append((corners[high].mean(0) - corners[low].mean(0)) / size[axis])
     slope = np.sqrt(sum(s**2 for s in slopes))
     near = np.abs(corners).min(0) <= np.linalg.norm(size) * np.median(slope)
-    return float(1.1 * np.quantile(slope[near], 0.95)) if near.any() else 0.0
+    return float(1.5 * np.quantile(slope[near], 0.95)) if near.any() else 0.0
 
 
 def crossing_cells(corners: np.ndarray, level: float) -> np.ndarray:
