@@ -131,8 +131,8 @@ class TestAgainstDense:
 
     def test_evaluates_little(self):
         field = Counted(sphere)
-        extract_mesh(field, 256)
-        assert 257**3 / field.count > 15
+        extract_mesh(field, 512)
+        assert 513**3 / field.count > 50
 
 
 class TestFinding:
