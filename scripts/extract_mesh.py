@@ -42,8 +42,8 @@ class Arguments:
     """Drop connected pieces with fewer triangles than this."""
     simplify_mesh: int | None = None
     """Simplify to about this many triangles."""
-    normals: bool = True
-    """Write vertex normals from the field's gradient (formats that hold them)."""
+    normals: bool = False
+    """Add vertex normals from the field's gradient (formats that hold them); takes half as long again."""
     device: str = "auto"
     """Where the network runs: auto, cpu or cuda."""
 
@@ -117,7 +117,7 @@ def _triple(values: object) -> str:
 
 def run(arguments: Arguments) -> None:
     """Load, extract, write."""
-    from sdf_tools.clean import summarize
+    from sdf_tools.clean import face_components, is_watertight
     from sdf_tools.writing import save_mesh
 
     if arguments.output_path.suffix.lower() not in SUFFIXES:
@@ -127,11 +127,12 @@ def run(arguments: Arguments) -> None:
     started = time.perf_counter()
     mesh = extract(load_field(arguments.load_config), arguments)
     save_mesh(mesh, arguments.output_path)
-    summary = summarize(mesh)
+    faces = mesh.faces.numpy()
+    components = face_components(faces)[0]
     print(
-        f"{arguments.output_path}: {summary.vertices:,} vertices, {summary.faces:,} faces, "
-        f"{summary.bodies} component{'s' * (summary.bodies != 1)}, "
-        f"{'watertight' if summary.watertight else 'not watertight'}, {time.perf_counter() - started:.1f} s"
+        f"{arguments.output_path}: {mesh.vertices.shape[0]:,} vertices, {len(faces):,} faces, "
+        f"{components} component{'s' * (components != 1)}, "
+        f"{'watertight' if is_watertight(faces) else 'not watertight'}, {time.perf_counter() - started:.1f} s"
     )
 
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+# A name that is also a submodule's (clean, repair) cannot stand here: the submodule would replace it once imported.
 _WHERE = {
-    "clean": ["clean", "summarize", "Summary"],
-    "distance": ["SignedDistance", "ClosestPoints"],
-    "errors": ["ShapeError", "MissingLibraryError"],
-    "extraction": ["extract_mesh", "extract_meshes"],
+    "clean": ["Summary", "summarize"],
+    "distance": ["ClosestPoints", "SignedDistance"],
+    "errors": ["MissingLibraryError", "ShapeError"],
+    "extraction": ["drop_small_components", "extract_mesh", "extract_meshes", "largest_component", "simplify"],
     "io": ["load", "validate_for_fitting"],
+    "metrics": ["Evaluation", "chamfer", "evaluate", "iou", "vertex_error"],
+    "normals": ["estimate_normals", "orient_normals"],
+    "plots": ["slice_plot"],
     "pools": ["SDFBatch", "SDFPool", "build_sdf_pool"],
-    "sampling": ["sample_surface"],
+    "render": ["Camera", "error_colors", "render_mesh", "save_picture", "turntable"],
+    "sampling": ["sample_near_surface", "sample_poisson_disk", "sample_surface", "sample_volume"],
     "shapes": ["Mesh", "NormalizedShape", "PointCloud", "Shape", "normalize"],
     "writing": ["save_mesh", "save_points"],
 }

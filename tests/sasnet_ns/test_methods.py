@@ -86,7 +86,7 @@ def test_training_lowers_the_loss_and_leaves_a_safe_checkpoint(make_trainer: Mak
     first = float(trainer.pipeline.get_train_loss_dict(0)[1]["sdf"].detach())
     trainer.train()
     last = float(trainer.pipeline.get_train_loss_dict(0)[1]["sdf"].detach())
-    assert last < first / 2
+    assert last < first / 5**0.5  # a fifth in the square, as before the loss became an absolute error
     (path,) = trainer.checkpoint_dir.iterdir()
     assert path.name == "step-000000039.ckpt"
     state = torch.load(path, map_location="cpu", weights_only=True)
