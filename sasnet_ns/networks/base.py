@@ -16,6 +16,13 @@ domain), ``masks`` the hash-grid tables and mask decoders (which want a higher r
 class Network(nn.Module):
     """A coordinate network: (..., in_dim) coordinates in [-1, 1] to (..., out_dim) values.
 
+    Some methods are more than a function of the weights: they look at the signal first, have a loss term of their own,
+    or change while they train. A training loop serves all of them with three calls, which do nothing for the others:
+
+    - ``network.initialize_from(signal)`` once, before the optimisers are built, where the signal is known on a grid;
+    - ``loss + network.penalty()`` in every step;
+    - ``network.on_step(step, steps, x, error)`` after every optimisation step.
+
     Attributes:
         in_dim: number of input coordinates.
         out_dim: number of output channels.
@@ -25,6 +32,28 @@ class Network(nn.Module):
         super().__init__()
         self.in_dim = in_dim
         self.out_dim = out_dim
+
+    def initialize_from(self, signal: Float[Tensor, "*sizes out"]) -> None:
+        """Look at the signal before training; networks that do not need to ignore it.
+
+        Args:
+            signal: (n_1, ..., n_in_dim, out_dim) values at the cell centres of a regular grid over [-1, 1]^in_dim, the
+                first axis along the first coordinate.
+        """
+
+    def penalty(self) -> Tensor:
+        """The scalar loss term that the network's own paper adds to the data term, weighted; zero for most."""
+        return next(self.parameters()).new_zeros(())
+
+    def on_step(self, step: int, steps: int, x: Float[Tensor, "N d"], error: Float[Tensor, "N"]) -> None:
+        """Tell the network that an optimisation step is done; progressive networks use it, the others ignore it.
+
+        Args:
+            step: number of finished steps, 1 after the first.
+            steps: number of steps of the whole run.
+            x: (N, in_dim) coordinates of the step's batch.
+            error: (N,) squared error at each of them, mean over the channels, without a graph.
+        """
 
     def parameter_roles(self) -> dict[ParameterRole, list[nn.Parameter]]:
         """Trainable parameters by role; every trainable parameter appears exactly once, no list is empty."""

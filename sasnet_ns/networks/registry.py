@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sasnet_ns.networks.base import Network
+from sasnet_ns.networks.encodings import FFN, PEMLP
+from sasnet_ns.networks.local import Gauss, Wire
 from sasnet_ns.networks.ngp import HashGridMLP
 from sasnet_ns.networks.sasnet import SASNetConfig
 from sasnet_ns.networks.sine import Finer, Siren
@@ -19,7 +21,16 @@ def _sasnet(in_dim: int, out_dim: int, preset: str = "sdf", **config: Any) -> Ne
     return getattr(SASNetConfig, preset)(in_dim=in_dim, out_dim=out_dim, **config).setup()
 
 
-_BUILDERS: dict[str, Callable[..., Network]] = {"sasnet": _sasnet, "siren": Siren, "finer": Finer, "ngp": HashGridMLP}
+_BUILDERS: dict[str, Callable[..., Network]] = {
+    "sasnet": _sasnet,
+    "siren": Siren,
+    "finer": Finer,
+    "wire": Wire,
+    "gauss": Gauss,
+    "pemlp": PEMLP,
+    "ffn": FFN,
+    "ngp": HashGridMLP,
+}
 
 
 def network_names() -> tuple[str, ...]:
