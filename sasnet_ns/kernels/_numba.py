@@ -1,7 +1,7 @@
 """What the numba kernels share: compiling with a cache where one can be written, and threads.
 
-The threads are Python's: kernels release the GIL, a hand-over costs some 50 microseconds, compiling takes half as long
-as with numba's parallel loops, and no second OpenMP pool competes with torch's for the cores.
+The threads are torch's own where they can be had, otherwise Python's: kernels release the GIL, compiling takes half as
+long as with numba's parallel loops, and no second OpenMP pool competes with torch's for the cores.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from sasnet_ns.kernels import _openmp
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
@@ -38,9 +40,13 @@ if hasattr(os, "register_at_fork"):  # a forked child has the executor, but not 
 
 
 def share_out(parts: int, work: Callable[[int], None]) -> None:
-    """Run ``work(0)`` to ``work(parts - 1)``, the first here and the others on threads, and wait for all."""
+    """Run ``work(0)`` to ``work(parts - 1)`` on threads and wait for all."""
     if parts <= 1:
         work(0)
+        return
+    library = _openmp.runtime()
+    if library is not None:
+        _openmp.share_out(library, parts, work)
         return
     futures = [_pool(parts - 1).submit(work, part) for part in range(1, parts)]
     work(0)
