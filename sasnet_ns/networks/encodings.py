@@ -110,9 +110,9 @@ def fourier_frequencies(
 class FFN(EncodedReLU):
     """A ReLU network on random Fourier features (Tancik et al., NeurIPS 2020, Eq. 5).
 
-    The encoding is ``[sin(2 pi b_1 x), cos(2 pi b_1 x), ...]`` with frozen random frequencies b. The defaults are Tancik's
-    for images: 256 frequencies of standard deviation 10 per image side, which is 5 per unit of [-1, 1]. The SASNet paper
-    runs the variant of the SAPE program: ``frequency_law="radial", frequency_scale=20``.
+    The encoding is ``[sin(2 pi b_1 x), cos(2 pi b_1 x), ...]`` with frozen random frequencies b. The defaults are
+    Tancik's for images: 256 frequencies of standard deviation 10 per image side, which is 5 per unit of [-1, 1]. The
+    SASNet paper runs the variant of the SAPE program: ``frequency_law="radial", frequency_scale=20``.
 
     Args:
         in_dim: number of coordinates.

@@ -9,15 +9,14 @@ from sasnet_ns.networks.base import Network
 from sasnet_ns.networks.encodings import FFN, PEMLP
 from sasnet_ns.networks.local import Gauss, Wire
 from sasnet_ns.networks.ngp import HashGridMLP
+from sasnet_ns.networks.presets import SASNET_PRESETS, preset_options
 from sasnet_ns.networks.sasnet import SASNetConfig
 from sasnet_ns.networks.sine import Finer, Siren
 
-_PRESETS = ("image", "volume", "sdf", "tiger_p", "tiger_d")
-
 
 def _sasnet(in_dim: int, out_dim: int, preset: str = "sdf", **config: Any) -> Network:
-    if preset not in _PRESETS:
-        raise ValueError(f"no SASNet preset is called '{preset}'; choose from {', '.join(_PRESETS)}.")
+    if preset not in SASNET_PRESETS:
+        raise ValueError(f"no SASNet preset is called '{preset}'; choose from {', '.join(SASNET_PRESETS)}.")
     return getattr(SASNetConfig, preset)(in_dim=in_dim, out_dim=out_dim, **config).setup()
 
 
@@ -45,14 +44,18 @@ def build_network(name: str, in_dim: int, out_dim: int, **config: Any) -> Networ
         name: one of :func:`network_names`.
         in_dim: number of coordinates.
         out_dim: number of output channels.
-        **config: the network's own options; for ``sasnet`` the fields of :class:`SASNetConfig`, and ``preset``
-            (image, volume, sdf, tiger_p, tiger_d) to start from.
+        **config: the network's own options (for ``sasnet`` the fields of :class:`SASNetConfig`), and ``preset`` to
+            start from the SASNet paper's settings for a task: image, volume or sdf; for ``sasnet`` also tiger_p and
+            tiger_d, the authors' later recipes. Without one a network has its own paper's defaults.
 
     Raises:
-        ValueError: no network has that name, or an option does not exist or fit.
+        ValueError: no network has that name, or an option or a preset does not exist or fit.
     """
     if name not in _BUILDERS:
         raise ValueError(f"no network is called '{name}'; choose from {', '.join(_BUILDERS)}.")
+    if "preset" in config and name != "sasnet":
+        config = {**preset_options(name, config["preset"]), **config}
+        del config["preset"]
     try:
         return _BUILDERS[name](in_dim=in_dim, out_dim=out_dim, **config)
     except TypeError as error:
