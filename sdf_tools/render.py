@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.errors import ShapeError
+from sdf_tools.raycast import Hits, MeshRays
 from sdf_tools.shapes import Mesh
 from sdf_tools.writing import write_atomically
 
@@ -85,14 +86,12 @@ def render_mesh(
     rays = slope * (x[..., None] * right * (width / height) + y[..., None] * up) - back
     rays = (rays / np.linalg.norm(rays, axis=-1, keepdims=True)).reshape(-1, 3)
     origin = back * distance
-    scene = _scene(vertices, mesh.faces.numpy())
+    scene = MeshRays(replace(mesh, vertices=torch.from_numpy(vertices)))
     picture = np.tile(_BACKGROUND, (len(rays), 1))
-    face = scene.intersects_first(np.broadcast_to(origin, rays.shape), rays)
-    hit = np.flatnonzero(face >= 0)
-    if len(hit):
-        picture[hit] = _shade(
-            mesh, vertices, scene, face[hit], rays[hit], origin, (right, up, back), color, occlusion_rays, seed
-        )
+    hits = scene.first(origin, rays)
+    if len(hits.ray):
+        axes = (right, up, back)
+        picture[hits.ray] = _shade(mesh, scene, hits, rays[hits.ray], axes, color, occlusion_rays, seed)
     picture = picture.reshape(size[0], supersampling, size[1], supersampling, 3).mean((1, 3))
     return torch.from_numpy(np.clip(picture, 0, 1).astype(np.float32))
 
@@ -159,69 +158,18 @@ def _axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return right, np.cross(back, right), back
 
 
-def _scene(vertices: np.ndarray, faces: np.ndarray):  # type: ignore[no-untyped-def]
-    """Embree's ray caster over the mesh."""
-    try:
-        import embreex  # noqa: F401
-        import trimesh
-        from trimesh.ray.ray_pyembree import RayMeshIntersector
-    except ImportError as error:
-        raise MissingLibraryError("Pictures need Embree; install it with 'pip install embreex trimesh'.") from error
-    return RayMeshIntersector(trimesh.Trimesh(vertices, faces, process=False))
-
-
-def _shade(mesh, vertices, scene, face, rays, origin, axes, color, occlusion_rays, seed):  # type: ignore[no-untyped-def]
-    """(N, 3) colours of the hit points."""
-    corners = mesh.faces.numpy()[face]
-    a, b, c = (vertices[corners[:, k]] for k in range(3))
-    normal = np.cross(b - a, c - a)
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-300)
-    depth = ((a - origin) * normal).sum(1) / _away_from_zero((rays * normal).sum(1))
-    point = origin + depth[:, None] * rays
-    weights = _barycentric(a, b, c, point)
-    smooth = normal
-    if mesh.vertex_normals is not None:
-        smooth = (mesh.vertex_normals.double().numpy()[corners] * weights[..., None]).sum(1)
-        smooth = smooth / np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-300)
-    facing = -np.sign((normal * rays).sum(1, keepdims=True))
-    normal, smooth = normal * facing, smooth * facing
-    base = np.broadcast_to(np.asarray(color), point.shape)
+def _shade(  # type: ignore[no-untyped-def]
+    mesh: Mesh, scene: MeshRays, hits: Hits, rays: np.ndarray, axes, color, occlusion_rays: int, seed: int
+) -> np.ndarray:
+    """(N, 3) colours of the hit points; ``rays`` are the directions that hit."""
+    base = np.broadcast_to(np.asarray(color), hits.point.shape)
     if mesh.vertex_colors is not None:
-        base = (mesh.vertex_colors.double().numpy()[corners] * weights[..., None]).sum(1)
+        base = scene.interpolate(hits, mesh.vertex_colors.double().numpy())
     lights = _LIGHTS / np.linalg.norm(_LIGHTS, axis=1, keepdims=True) @ np.stack(axes)
-    diffuse = (np.maximum(smooth @ lights.T, 0) * _STRENGTHS).sum(1)
-    open_share = _openness(scene, point, normal, occlusion_rays, seed)
+    diffuse = (np.maximum(hits.smooth @ lights.T, 0) * _STRENGTHS).sum(1)
+    open_share = scene.openness(hits.point, hits.normal, occlusion_rays, seed, offset=2e-3)
     half = lights[0] - rays
     half /= np.linalg.norm(half, axis=1, keepdims=True)
-    shine = 0.12 * np.maximum((smooth * half).sum(1), 0) ** 24
+    shine = 0.12 * np.maximum((hits.smooth * half).sum(1), 0) ** 24
     light = _AMBIENT * open_share + diffuse * (0.35 + 0.65 * open_share)
     return base * light[:, None] + (shine * open_share)[:, None]
-
-
-def _openness(scene, point, normal, count, seed):  # type: ignore[no-untyped-def]
-    """(N,) share of cosine-distributed rays that leave the mesh: 1 in the open, 0 in a closed crevice."""
-    if count == 0:
-        return np.ones(len(point))
-    rng = np.random.default_rng(seed)
-    free = np.zeros(len(point))
-    start = point + 2e-3 * normal
-    for _ in range(count):
-        direction = rng.normal(size=point.shape)
-        direction = normal + direction / np.linalg.norm(direction, axis=1, keepdims=True)
-        free += ~scene.intersects_any(start, direction)
-    return free / count
-
-
-def _barycentric(a: np.ndarray, b: np.ndarray, c: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """(N, 3) weights of the corners."""
-    u, v, w = b - a, c - a, point - a
-    uu, uv, vv = (u * u).sum(1), (u * v).sum(1), (v * v).sum(1)
-    wu, wv = (w * u).sum(1), (w * v).sum(1)
-    bottom = _away_from_zero(uu * vv - uv * uv)
-    beta, gamma = (vv * wu - uv * wv) / bottom, (uu * wv - uv * wu) / bottom
-    weights = np.clip(np.stack([1 - beta - gamma, beta, gamma], 1), 0, 1)
-    return weights / weights.sum(1, keepdims=True)
-
-
-def _away_from_zero(x: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(x) < 1e-30, 1e-30, x)

@@ -1,0 +1,74 @@
+"""Render a mesh into a posed image set in Blender and nerfstudio format, with masks, depth, normals and the truth.
+
+Example: python scripts/render_scene.py --data armadillo --output-dir data/armadillo"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from sdf_tools.scene_files import SceneSettings
+
+
+@dataclass
+class Arguments:
+    """Render a mesh into a posed image set."""
+
+    data: str
+    """A shape's name (armadillo, ...), or a mesh file."""
+    output_dir: Path
+    """Folder to write; it must not exist yet and appears when it is complete."""
+    scene: Annotated[SceneSettings, tyro.conf.arg(name="")] = field(default_factory=SceneSettings)
+    """Cameras, light, texture and picture size."""
+
+
+def run(arguments: Arguments) -> None:
+    """Load, render, write."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from sasnet_ns.data.shapes import resolve_shape
+    from sdf_tools.errors import ShapeError
+    from sdf_tools.scene_files import write_scene
+    from sdf_tools.shapes import Mesh
+
+    mesh = resolve_shape(arguments.data)
+    if not isinstance(mesh, Mesh):
+        raise ShapeError(f"'{arguments.data}' holds points without faces; only meshes can be rendered.")
+    started = time.perf_counter()
+    settings = arguments.scene
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("rendering", total=None)
+        write_scene(
+            mesh,
+            arguments.output_dir,
+            settings,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    print(
+        f"{arguments.output_dir}: {settings.views} training, {settings.val_views} validation and "
+        f"{settings.test_views} test views of {mesh.name}, {settings.size[0]} x {settings.size[1]} pixels, "
+        f"{time.perf_counter() - started:.0f} s"
+    )
+
+
+def main() -> None:
+    """The command line; one sentence and exit code 1 where the input is at fault."""
+    from sdf_tools.errors import MissingLibraryError
+
+    arguments = tyro.cli(Arguments, description=__doc__)
+    try:
+        run(arguments)
+    except (ValueError, MissingLibraryError) as error:
+        sys.exit(f"render_scene: {error}")
+    except KeyboardInterrupt:
+        sys.exit("render_scene: interrupted; the same command goes on where it stopped.")
+
+
+if __name__ == "__main__":
+    main()
