@@ -100,9 +100,10 @@ class Wire(Network):
     def _wavelet(self, z: Tensor) -> Tensor:
         """``exp(i omega z - sigma^2 |z|^2)`` for real or complex z, complex."""
         if not z.is_complex():
-            z = torch.complex(z, torch.zeros_like(z))
-        # |z|^2 written out: abs() has no derivative at 0.
-        return torch.exp(1j * self.omega * z - self.sigma**2 * (z.real.square() + z.imag.square()))
+            return torch.polar(torch.exp(-(self.sigma**2) * z.square()), self.omega * z)
+        # In polar form: several times faster than the complex exponential, and |z|^2 has a derivative at 0.
+        decay = self.omega * z.imag + self.sigma**2 * (z.real.square() + z.imag.square())
+        return torch.polar(torch.exp(-decay), self.omega * z.real)
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
         """Evaluate at (..., in_dim) coordinates in [-1, 1]; in full precision also under autocast."""

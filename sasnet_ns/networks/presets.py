@@ -19,6 +19,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "gauss": {"image": {}, "volume": {}, "sdf": {}},
     "pemlp": {"image": {}, "volume": {}, "sdf": {}},
     "ffn": {"image": {**_FOURIER, "frequency_law": "radial"}},
+    "sape": {"image": _FOURIER},
+    # These two are only timed. MSIREN's codes are given beforehand; its tiles have 32 pixels, stride 16, on 512 pixels.
+    "incode": {"image": {"hidden_layers": 2}},
+    "msiren": {"image": {"width": 140, "codes": "fixed", "strides": 32}},
 }
 """Options by network and task; what is not named is the network's own published default."""
 

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from sasnet_ns.networks.base import Network
+from sasnet_ns.networks.conditioned import Incode, ModulatedSiren
 from sasnet_ns.networks.encodings import FFN, PEMLP
 from sasnet_ns.networks.local import Gauss, Wire
 from sasnet_ns.networks.ngp import HashGridMLP
 from sasnet_ns.networks.presets import SASNET_PRESETS, preset_options
+from sasnet_ns.networks.sape import SAPE
 from sasnet_ns.networks.sasnet import SASNetConfig
 from sasnet_ns.networks.sine import Finer, Siren
 
@@ -28,6 +30,9 @@ _BUILDERS: dict[str, Callable[..., Network]] = {
     "gauss": Gauss,
     "pemlp": PEMLP,
     "ffn": FFN,
+    "sape": SAPE,
+    "incode": Incode,
+    "msiren": ModulatedSiren,
     "ngp": HashGridMLP,
 }
 

@@ -1,0 +1,188 @@
+"""Sinusoidal networks whose activations are steered by a second network: INCODE and modulated SIREN."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sasnet_ns.networks.base import Network, ParameterRole
+from sasnet_ns.networks.cells import flat_index, surrounding_cells
+from sasnet_ns.networks.sine import linears, sine_uniform_
+
+
+class Incode(Network):
+    """INCODE (Kazerouni et al., WACV 2024): a SIREN with learned amplitude, frequency, phase and offset.
+
+    Every sine layer is ``exp(a) sin(exp(b) omega_0 (W h + b') + c) + d``; one small network (64, 64, 32, 4, SiLU)
+    predicts a, b, c and d, the same for all layers, from features of the signal. As in the authors' program these are
+    the first stages of a randomly initialised ResNet, averaged over the grid (2-D: ResNet-34, 64 channels; 3-D: the
+    video ResNet r3d_18, 128 channels), here frozen, as the SASNet paper has it. :meth:`initialize_from` computes them
+    once; until then they are zero.
+
+    Args:
+        in_dim: number of coordinates.
+        out_dim: number of output channels.
+        width: neurons of every sine layer.
+        hidden_layers: sine layers after the first.
+        omega_0: frequency scale of every sine layer.
+        penalties: weights of ``relu(-a)``, ``relu(-b)``, ``relu(-c)`` and ``relu(-d)`` in :meth:`penalty`.
+    """
+
+    features: Tensor
+
+    def __init__(
+        self,
+        in_dim: int = 2,
+        out_dim: int = 3,
+        width: int = 256,
+        hidden_layers: int = 3,
+        omega_0: float = 30.0,
+        penalties: tuple[float, float, float, float] = (0.1993, 0.0196, 0.0588, 0.0269),
+    ) -> None:
+        super().__init__(in_dim, out_dim)
+        self.omega_0 = omega_0
+        self.penalties = penalties
+        self.first = nn.Linear(in_dim, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(hidden_layers))
+        self.output = nn.Linear(width, out_dim)
+        with torch.no_grad():
+            self.first.weight.uniform_(-1 / in_dim, 1 / in_dim)
+        for layer in (*self.hidden, self.output):
+            sine_uniform_(layer.weight, omega_0)
+        features = 128 if in_dim == 3 else 64
+        self.harmonizer = nn.Sequential(
+            nn.Linear(features, 64), nn.SiLU(), nn.Linear(64, 32), nn.SiLU(), nn.Linear(32, 4)
+        )
+        for layer in self.harmonizer:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.001)
+                nn.init.constant_(layer.bias, 0.312)
+        self.register_buffer("features", torch.zeros(features))
+
+    def _role(self, name: str, parameter: nn.Parameter) -> ParameterRole:
+        return "hidden" if name.startswith("hidden.") and parameter.ndim == 2 else "backbone"
+
+    def initialize_from(self, signal: Float[Tensor, "*sizes out"]) -> None:
+        """Compute the features of a 2-D or 3-D signal; with any other number of coordinates they stay zero.
+
+        Raises:
+            MissingLibraryError: torchvision is not installed.
+        """
+        if self.in_dim in (2, 3):
+            self.features.copy_(_resnet_features(signal.to(self.features)))
+
+    def coefficients(self) -> Float[Tensor, "4"]:
+        """a, b, c and d."""
+        return self.harmonizer(self.features)
+
+    def penalty(self) -> Tensor:
+        """The paper's penalty on negative coefficients."""
+        weights = torch.tensor(self.penalties, device=self.features.device, dtype=self.features.dtype)
+        return (weights * torch.relu(-self.coefficients())).sum()
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
+        """Evaluate at (..., in_dim) coordinates in [-1, 1]."""
+        a, b, c, d = self.coefficients().unbind()
+        h = x.reshape(-1, self.in_dim).to(self.first.weight.dtype)
+        for layer in (self.first, *linears(self.hidden)):
+            h = a.exp() * torch.sin(b.exp() * self.omega_0 * layer(h) + c) + d
+        return self.output(h).reshape(*x.shape[:-1], self.out_dim)
+
+
+@torch.no_grad()
+def _resnet_features(signal: Float[Tensor, "*sizes channels"]) -> Float[Tensor, "features"]:
+    try:
+        from torchvision.models import resnet34
+        from torchvision.models.video import r3d_18
+    except ImportError as error:
+        from sdf_tools.errors import MissingLibraryError
+
+        raise MissingLibraryError("INCODE takes its features from torchvision: pip install torchvision.") from error
+    if signal.ndim == 3:
+        stages = list(resnet34(weights=None).children())[:5]
+    else:
+        stages = list(r3d_18(weights=None).children())[:3]
+    channels = signal.movedim(-1, 0)
+    rgb = channels[:3] if channels.shape[0] >= 3 else channels.mean(0, keepdim=True).expand(3, *channels.shape[1:])
+    # Batch statistics, as in the authors' program, where the extractor is never put into evaluation mode.
+    maps = nn.Sequential(*stages).to(signal.device).train()(rgb[None].float())
+    return maps.flatten(2).mean(2)[0]
+
+
+class ModulatedSiren(Network):
+    """Modulated periodic activations with local codes (Mehta et al., ICCV 2021), "MSIREN".
+
+    The domain has overlapping tiles, each with a latent code z. A ReLU network modulates a SIREN on the coordinates
+    inside the tile: ``m_0 = relu(V_0 z)``, ``m_i = relu(V_i [m_{i-1}, z])``, ``h_i = m_i * sin(omega_0 (W_i h_{i-1}))``
+    (biases left out here), then an affine output. A point lies in 2^d tiles, whose values are blended linearly.
+
+    Args:
+        in_dim: number of coordinates.
+        out_dim: number of output channels.
+        width: neurons of every layer of both networks.
+        hidden_layers: layers after the first.
+        latent_dim: size of a code.
+        strides: steps between tile centres along each axis; a tile is two of them wide, so 32 steps on 512 pixels are
+            tiles of 32 pixels with stride 16.
+        codes: ``trained`` with the network, as an auto-decoder does, or ``fixed`` random ones, which stand for codes
+            computed before (the SASNet paper's timings).
+        omega_0: frequency scale of every sine layer.
+    """
+
+    def __init__(
+        self,
+        in_dim: int = 2,
+        out_dim: int = 3,
+        width: int = 256,
+        hidden_layers: int = 2,
+        latent_dim: int = 64,
+        strides: int = 32,
+        codes: Literal["trained", "fixed"] = "trained",
+        omega_0: float = 30.0,
+    ) -> None:
+        super().__init__(in_dim, out_dim)
+        self.omega_0 = omega_0
+        self.strides = strides
+        widths = (in_dim, *([width] * (1 + hidden_layers)))
+        self.synthesis = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in itertools.pairwise(widths))
+        self.output = nn.Linear(width, out_dim)
+        with torch.no_grad():
+            for layer in itertools.islice(linears(self.synthesis), 1):
+                layer.weight.uniform_(-1 / in_dim, 1 / in_dim)
+        for layer in (*linears(self.synthesis)[1:], self.output):
+            sine_uniform_(layer.weight, omega_0)
+        inputs = (latent_dim, *([width + latent_dim] * hidden_layers))
+        self.modulator = nn.ModuleList(nn.Linear(n_in, width) for n_in in inputs)
+        drawn = torch.randn((strides + 1) ** in_dim, latent_dim) / math.sqrt(latent_dim)
+        if codes == "trained":
+            self.codes = nn.Parameter(drawn)
+        else:
+            self.register_buffer("codes", drawn)
+
+    def _role(self, name: str, parameter: nn.Parameter) -> ParameterRole:
+        inner = name.startswith(("synthesis.", "modulator.")) and not name.startswith("synthesis.0.")
+        return "hidden" if inner and parameter.ndim == 2 else "backbone"
+
+    def modulations(self) -> list[Float[Tensor, "codes width"]]:
+        """The amplitudes of every layer for every tile."""
+        first, *others = linears(self.modulator)
+        amplitudes = [torch.relu(first(self.codes))]
+        for layer in others:
+            amplitudes.append(torch.relu(layer(torch.cat((amplitudes[-1], self.codes), dim=1))))
+        return amplitudes
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
+        """Evaluate at (..., in_dim) coordinates in [-1, 1]."""
+        points = x.reshape(-1, self.in_dim).to(self.output.weight.dtype)
+        tiles, weights = surrounding_cells(points, self.strides + 1, first=-1.0, last=1.0)
+        centers = tiles * (2 / self.strides) - 1
+        h = (points[:, None, :] - centers) * (self.strides / 2)
+        index = flat_index(tiles, self.strides + 1)
+        for layer, amplitude in zip(linears(self.synthesis), self.modulations(), strict=True):
+            h = amplitude[index] * torch.sin(self.omega_0 * layer(h))
+        return (weights[..., None] * self.output(h)).sum(1).reshape(*x.shape[:-1], self.out_dim)
