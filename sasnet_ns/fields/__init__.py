@@ -1,0 +1,1 @@
+"""nerfstudio fields on any network of the registry."""

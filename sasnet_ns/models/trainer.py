@@ -1,0 +1,254 @@
+"""nerfstudio's trainer with exact resumption, whole checkpoints, one line of progress and a clean end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from nerfstudio.engine.callbacks import TrainingCallbackLocation
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from sasnet_ns.models.optimization import SparseLogOptimizers
+
+
+class ResumableTrainer(Trainer):
+    """What every method of this package trains with.
+
+    Beyond nerfstudio's trainer: ``--load-dir`` continues up to ``max_num_iterations`` in all and reproduces the run
+    that was never interrupted; Ctrl-C finishes the step and keeps a checkpoint; checkpoints appear whole or not at all.
+
+    A method fills in :meth:`report_interval`, :meth:`measure`, :meth:`describe`, :meth:`save_extras` and
+    :meth:`summary_rows`.
+    """
+
+    def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        if config.machine.device_type == "cuda" and not torch.cuda.is_available():
+            config.machine.device_type = "cpu"
+        if config.machine.device_type == "cpu":
+            threads = torch.get_num_threads()
+            CONSOLE.print(f"Training on the CPU with {threads} thread{'s' * (threads > 1)}: no CUDA device is used.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # nerfstudio still asks for torch.cuda.amp.GradScaler
+            super().__init__(config, local_rank, world_size)
+        self.total_steps = config.max_num_iterations
+        self.completed_steps = 0
+        self._interrupted = False
+        self._mean_loss: Tensor | None = None
+        self._last_report: dict[str, float] = {}
+        self._progress: Progress | None = None
+        self._started = time.perf_counter()
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Read the data, build everything, load a checkpoint if one is named."""
+        try:
+            super().setup(test_mode)
+        except SystemExit:
+            self._forget_run()
+            raise
+        self.completed_steps = self._start_step
+
+    def _forget_run(self) -> None:
+        """Remove the folder of a run that never began."""
+        with contextlib.suppress(OSError):
+            (self.base_dir / "config.yml").unlink()
+            self.base_dir.rmdir()
+            self.base_dir.parent.rmdir()
+            self.base_dir.parent.parent.rmdir()
+
+    def _load_checkpoint(self) -> None:
+        folder = self.config.load_dir
+        if folder is not None and not (folder.is_dir() and any(folder.glob("step-*.ckpt"))):
+            raise SystemExit(
+                f"{self.config.method_name}: There is no checkpoint in '{folder}'; give the nerfstudio_models folder "
+                "of a run."
+            )
+        super()._load_checkpoint()
+
+    def setup_optimizers(self) -> SparseLogOptimizers:
+        """Optimizers whose schedules span the whole run."""
+        return SparseLogOptimizers(
+            self.config.optimizers,
+            self.pipeline.get_param_groups(),
+            self.config.max_num_iterations,
+            self.config.logging.steps_per_log,
+        )
+
+    def train(self) -> None:
+        """Train up to ``max_num_iterations`` steps in all, those before a resumption included."""
+        total = self.total_steps
+        if self._start_step >= total:
+            raise SystemExit(
+                f"{self.config.method_name}: The checkpoint has {self._start_step:,} steps already; ask for more with "
+                f"--max-num-iterations."
+            )
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(
+            *columns, console=CONSOLE, auto_refresh=False, transient=True, disable=not CONSOLE.is_terminal
+        )
+        self._started = time.perf_counter()
+        with self._graceful_interrupt(), self._progress:
+            self._task = self._progress.add_task("training", total=total, completed=self._start_step)
+            # nerfstudio counts max_num_iterations from the resumed step on.
+            self.config.max_num_iterations = total - self._start_step
+            try:
+                super().train()
+            finally:
+                self.config.max_num_iterations = total
+
+    @contextlib.contextmanager
+    def _graceful_interrupt(self) -> Iterator[None]:
+        """Let the first Ctrl-C end training after the step that is running; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(signum: int, frame: Any) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+            self.stop_training = True
+            CONSOLE.print("Stopping after this step; Ctrl-C again stops at once.")
+
+        previous = signal.signal(signal.SIGINT, stop)
+        self._restore_interrupt = lambda: signal.signal(signal.SIGINT, previous)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def train_iteration(self, step: int) -> Any:
+        """One optimisation step, and a report when it is due."""
+        loss, *dictionaries = super().train_iteration(step)
+        self.completed_steps = step + 1
+        loss = loss.detach()
+        # A running mean on the device: reading it waits for the device, so only reports do.
+        self._mean_loss = loss.clone() if self._mean_loss is None else self._mean_loss.lerp_(loss, 0.05)
+        every = self.report_interval()
+        if every and self.completed_steps % every == 0:
+            self._report()
+        if self._progress is not None and not self._progress.disable and step % 10 == 0:
+            self._progress.update(self._task, completed=self.completed_steps, refresh=True)
+        return loss, *({name: value.detach() for name, value in values.items()} for values in dictionaries)
+
+    def report_interval(self) -> int:
+        """Steps between two reports; 0 for none."""
+        return 0
+
+    def measure(self) -> dict[str, float]:
+        """What a report tells beside the loss; the model is in evaluation mode meanwhile."""
+        return {}
+
+    def describe(self, report: dict[str, float]) -> str:
+        """The measured values as they stand in the terminal's line."""
+        return "  ".join(f"{name} {value:.3g}" for name, value in report.items() if name != "loss")
+
+    def save_extras(self) -> None:
+        """Write what a method keeps beside its checkpoints, each file whole or not at all."""
+
+    def summary_rows(self, config_path: str) -> dict[str, str]:
+        """Rows of the closing summary: results, and commands to go on with."""
+        return {}
+
+    def _report(self) -> None:
+        """One line in the terminal and a row in the event file."""
+        assert self._mean_loss is not None
+        done, total = self.completed_steps, self.total_steps
+        per_step = (time.perf_counter() - self._started) / max(1, done - self._start_step)
+        was_training = self.pipeline.model.training
+        self.pipeline.model.eval()
+        metrics = self.measure()
+        self.pipeline.model.train(was_training)
+        self._last_report = {"loss": float(self._mean_loss), **metrics}
+        for name, value in self._last_report.items():
+            writer.put_scalar(f"Geometry/{name}", value, done)
+        CONSOLE.print(
+            f"step {done:>5,}/{total:,}  loss {self._last_report['loss']:.2e}  {self.describe(self._last_report)}  "
+            f"{1e3 * per_step:.0f} ms/step  {clock((total - done) * per_step)} left",
+            highlight=False,
+        )
+
+    def save_checkpoint(self, step: int) -> None:
+        """Write a checkpoint by write-then-rename; older checkpoints go afterwards."""
+        if self.local_rank != 0:
+            return
+        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        # Not in the checkpoint folder: nerfstudio reads a step from every file name there.
+        partial = self.base_dir / f"{path.name}.partial"
+        pipeline = getattr(self.pipeline, "module", self.pipeline)
+        state = {
+            "step": step,
+            "pipeline": pipeline.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.optimizers.items()},
+            "schedulers": {name: s.state_dict() for name, s in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+        }
+        torch.save(state, partial)
+        os.replace(partial, path)
+        self.save_extras()
+        if self.config.save_only_latest_checkpoint:
+            for other in self.checkpoint_dir.glob("*.ckpt"):
+                if other != path:
+                    other.unlink()
+
+    def _after_train(self) -> None:
+        """Save, say what came out and what to do next, and keep the viewer open if there is one."""
+        if self._progress is not None:
+            self._progress.stop()
+        self.training_state = "completed"
+        if self.completed_steps == self._start_step:
+            raise SystemExit(f"{self.config.method_name}: Stopped before the first step; nothing was saved.")
+        self.step = self.completed_steps - 1
+        every = self.report_interval()
+        if every and self.completed_steps % every:
+            self._report()
+        self.save_checkpoint(self.step)
+        writer.write_out_storage()
+        self._print_summary()
+        for callback in self.callbacks:
+            callback.run_callback_at_location(step=self.step, location=TrainingCallbackLocation.AFTER_TRAIN)
+        restore = getattr(self, "_restore_interrupt", None)
+        if restore is not None:
+            restore()
+        if not self.config.viewer.quit_on_train_completion and not self._interrupted:
+            with contextlib.suppress(KeyboardInterrupt):
+                self._train_complete_viewer()
+
+    def _print_summary(self) -> None:
+        rows = {"steps": f"{self.completed_steps:,}, {clock(time.perf_counter() - self._started)} of training"}
+        rows["run"] = str(self.base_dir)
+        config_path = shlex.quote(str(self.base_dir / "config.yml"))
+        if self._interrupted:
+            data = shlex.quote(str(self.config.pipeline.datamanager.data))
+            folder = shlex.quote(str(self.checkpoint_dir))
+            rows["resume"] = f"ns-train {self.config.method_name} --data {data} --load-dir {folder}"
+        rows |= self.summary_rows(config_path)
+        title = "Training interrupted, checkpoint kept" if self._interrupted else "Training finished"
+        CONSOLE.rule(title, align="left", style="green")
+        for name, text in rows.items():
+            # Unwrapped, so that the commands can be copied.
+            CONSOLE.print(f"{name:>13}  {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
