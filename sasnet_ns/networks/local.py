@@ -99,11 +99,11 @@ class Wire(Network):
 
     def _wavelet(self, z: Tensor) -> Tensor:
         """``exp(i omega z - sigma^2 |z|^2)`` for real or complex z, complex."""
-        if not z.is_complex():
-            return torch.polar(torch.exp(-(self.sigma**2) * z.square()), self.omega * z)
-        # In polar form: several times faster than the complex exponential, and |z|^2 has a derivative at 0.
-        decay = self.omega * z.imag + self.sigma**2 * (z.real.square() + z.imag.square())
-        return torch.polar(torch.exp(-decay), self.omega * z.real)
+        # Real functions instead of exp and abs of complex numbers: quicker on the CPU, and differentiable at z = 0.
+        real, imaginary = (z.real, z.imag) if z.is_complex() else (z, torch.zeros_like(z))
+        envelope = torch.exp(-self.omega * imaginary - self.sigma**2 * (real.square() + imaginary.square()))
+        phase = self.omega * real
+        return torch.complex(envelope * phase.cos(), envelope * phase.sin())
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
         """Evaluate at (..., in_dim) coordinates in [-1, 1]; in full precision also under autocast."""

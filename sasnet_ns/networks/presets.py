@@ -20,6 +20,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "pemlp": {"image": {}, "volume": {}, "sdf": {}},
     "ffn": {"image": {**_FOURIER, "frequency_law": "radial"}},
     "sape": {"image": _FOURIER},
+    "gaussian_image": {"image": {}},
     # These two are only timed. MSIREN's codes are given beforehand; its tiles have 32 pixels, stride 16, on 512 pixels.
     "incode": {"image": {"hidden_layers": 2}},
     "msiren": {"image": {"width": 140, "codes": "fixed", "strides": 32}},

@@ -8,6 +8,7 @@ from typing import Any
 from sasnet_ns.networks.base import Network
 from sasnet_ns.networks.conditioned import Incode, ModulatedSiren
 from sasnet_ns.networks.encodings import FFN, PEMLP
+from sasnet_ns.networks.gaussian_image import GaussianImage
 from sasnet_ns.networks.local import Gauss, Wire
 from sasnet_ns.networks.ngp import HashGridMLP
 from sasnet_ns.networks.presets import SASNET_PRESETS, preset_options
@@ -33,6 +34,7 @@ _BUILDERS: dict[str, Callable[..., Network]] = {
     "sape": SAPE,
     "incode": Incode,
     "msiren": ModulatedSiren,
+    "gaussian_image": GaussianImage,
     "ngp": HashGridMLP,
 }
 
