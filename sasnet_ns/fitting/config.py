@@ -30,10 +30,20 @@ def load_config(path: Path | str, kind: type[T]) -> T:
         raise ValueError(f"'{path}' is not YAML: {str(error).splitlines()[0]}.") from None
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' must hold a mapping of field names to values.")
-    return _build(kind, content, str(path))
+    return config_from(kind, content, str(path))
 
 
-def _build(kind: type[T], content: dict[str, Any], where: str) -> T:
+def config_from(kind: type[T], content: dict[str, Any], where: str) -> T:
+    """A configuration dataclass from a mapping of field names to values; fields left out keep their defaults.
+
+    Args:
+        kind: the dataclass.
+        content: field names and values; a nested dataclass is a nested mapping.
+        where: what an error message calls the mapping's source.
+
+    Raises:
+        ValueError: a field that does not exist.
+    """
     fields = typing.get_type_hints(kind)
     values = {}
     for name, value in content.items():
@@ -43,6 +53,6 @@ def _build(kind: type[T], content: dict[str, Any], where: str) -> T:
         if dataclasses.is_dataclass(nested) and isinstance(nested, type):
             if not isinstance(value, dict):
                 raise ValueError(f"{where}: '{name}' must be a mapping with fields of {nested.__name__}.")
-            value = _build(nested, value, f"{where}, {name}")
+            value = config_from(nested, value, f"{where}, {name}")
         values[name] = value
     return kind(**values)
