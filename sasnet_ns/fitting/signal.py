@@ -1,0 +1,235 @@
+"""Regular grids of values, images and volumes alike: their coordinates, their own units, their files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdf_tools.errors import MissingLibraryError
+
+CoordinateGrid = Literal["centers", "endpoints"]
+"""Where samples lie in [-1, 1]: at the centres of equal cells, or from -1 to 1 with both ends included."""
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".npy")
+
+
+@dataclass
+class Signal:
+    """Values on a regular grid.
+
+    Attributes:
+        values: (*grid, C) float32 in [0, 1]; a grid of rows and columns, or of slices, rows and columns.
+        name: what files and messages call it.
+        low: the source's own value at 0.
+        high: the source's own value at 1.
+        bits: of the integers in the file, 8 or 16; 0 for anything else.
+        spacing: size of a cell along each axis, in the source's units.
+    """
+
+    values: Float[Tensor, "*grid C"]
+    name: str
+    low: float = 0.0
+    high: float = 1.0
+    bits: int = 0
+    spacing: tuple[float, ...] = ()
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Samples along each axis."""
+        return tuple(self.values.shape[:-1])
+
+    @property
+    def channels(self) -> int:
+        """Values at each sample."""
+        return self.values.shape[-1]
+
+
+def axis_coordinates(
+    count: int, grid: CoordinateGrid = "centers", scale: int = 1, shift: float = 0.0
+) -> Float[Tensor, "n"]:
+    """Coordinates in [-1, 1] of the samples along an axis, or of finer and shifted ones.
+
+    Args:
+        count: samples of the signal along the axis.
+        grid: where these samples lie.
+        scale: as many equal cells in the place of each of the signal's.
+        shift: moves all samples, in cells of the signal.
+
+    Returns:
+        (count * scale,) float32.
+    """
+    position = (torch.arange(count * scale, dtype=torch.float64) + 0.5) / scale - 0.5 + shift
+    if grid == "centers":
+        return ((2 * position + 1) / count - 1).float()
+    return (2 * position / max(1, count - 1) - 1).float()
+
+
+def grid_coordinates(axes: list[Float[Tensor, "n"]]) -> Float[Tensor, "N d"]:
+    """All points of a grid, the last axis running fastest; coordinates in the order of the axes (row, column)."""
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+
+
+def read_image(path: Path | str, size: int | None = None) -> Signal:
+    """Read an image of any size and number of channels, with 8 or 16 bits or floating-point values.
+
+    Integers are divided by their type's largest value; floating-point values outside [0, 1] are moved and scaled by
+    their smallest and largest. Palettes become colours; an alpha channel is a channel like the others.
+
+    Args:
+        path: .png .jpg .bmp .webp .tif, or .npy with an (H, W) or (H, W, C) array.
+        size: longest side to reduce it to, by antialiased bicubic interpolation; a smaller image stays as it is.
+
+    Raises:
+        ValueError: the file is missing, not an image, or not of two dimensions.
+        MissingLibraryError: a PNG of 16 bits and several channels without OpenCV to read it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no image at '{path}'.")
+    try:
+        array = _image_array(path)
+    except MissingLibraryError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"'{path.name}' cannot be read as an image ({reason}); use {' '.join(IMAGE_SUFFIXES)}."
+        ) from None
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] > 64:
+        raise ValueError(
+            f"'{path.name}' holds an array of shape {array.shape}; an image is (rows, columns) or (rows, columns, "
+            "channels); volumes go to fit_volume.py."
+        )
+    signal = signal_from_array(array, path.stem)
+    return shrink(signal, size) if size else signal
+
+
+def signal_from_array(array: np.ndarray, name: str, window: tuple[float, float] | None = None) -> Signal:
+    """An array with its channels last as a signal in [0, 1].
+
+    Args:
+        array: (*grid, C), integers or floating-point numbers.
+        name: of the signal.
+        window: the source's values that become 0 and 1, with everything outside clamped; None takes the integer
+            type's range for 8 and 16 bits without sign, [0, 1] for floating-point values inside it, else the
+            smallest and the largest value.
+
+    Raises:
+        ValueError: values that are not finite numbers, or all the same.
+    """
+    if array.dtype.kind not in "uifb":
+        raise ValueError(f"'{name}' holds {array.dtype} values; they must be real numbers.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"'{name}' holds values that are not finite; replace them first.")
+    bits = 8 * array.dtype.itemsize if array.dtype in (np.uint8, np.uint16) else 0
+    if window is not None:
+        low, high = window
+    elif bits:
+        low, high = 0.0, float(2**bits - 1)
+    else:
+        low, high = float(array.min()), float(array.max())
+        if array.dtype.kind == "f" and low >= 0 and high <= 1:
+            low, high = 0.0, 1.0
+    if not high > low:
+        raise ValueError(f"'{name}' has no range of values to fit (from {low:g} to {high:g}).")
+    scaled = np.clip((array.astype(np.float32) - low) / (high - low), 0, 1)
+    return Signal(torch.from_numpy(scaled.astype(np.float32)), name, low, high, bits)
+
+
+def shrink(signal: Signal, size: int) -> Signal:
+    """The signal with its longest side reduced to ``size``, antialiased: bicubic for images, averages for volumes."""
+    longest = max(signal.grid)
+    if longest <= size:
+        return signal
+    sides = [max(1, round(n * size / longest)) for n in signal.grid]
+    channels_first = signal.values.movedim(-1, 0)[None]
+    if len(sides) == 2:
+        small = torch.nn.functional.interpolate(channels_first, sides, mode="bicubic", antialias=True)
+    else:
+        small = torch.nn.functional.adaptive_avg_pool3d(channels_first, tuple(sides))
+    values = small[0].movedim(0, -1).clamp(0, 1).contiguous()
+    spacing = tuple(s * n / m for s, n, m in zip(signal.spacing, signal.grid, sides, strict=False))
+    return Signal(values, signal.name, signal.low, signal.high, signal.bits, spacing)
+
+
+def encode_png(values: Float[Tensor, "H W C"]) -> bytes:
+    """An 8-bit PNG of values in [0, 1] (clamped) with one, two (grey and alpha), three or four channels."""
+    import io
+
+    from PIL import Image
+
+    array = (values.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def encode_tiff(signal: Signal, values: Float[Tensor, "*grid C"]) -> bytes:
+    """A TIFF of values in [0, 1] (clamped) in the units and integers of the signal's file, or in float32."""
+    import io
+
+    import tifffile
+
+    own = signal.low + values.detach().cpu().clamp(0, 1).double() * (signal.high - signal.low)
+    array = own.numpy().astype(np.float32)
+    if signal.bits:
+        array = np.rint(own.numpy()).astype(f"uint{signal.bits}")
+    buffer = io.BytesIO()
+    colour = array.shape[-1] in (3, 4) and signal.bits
+    tifffile.imwrite(
+        buffer, array if array.shape[-1] > 1 else array[..., 0], photometric="rgb" if colour else "minisblack"
+    )
+    return buffer.getvalue()
+
+
+def _image_array(path: Path) -> np.ndarray:
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    if suffix in (".tif", ".tiff"):
+        import tifffile
+
+        return tifffile.imread(path)
+    if suffix == ".png" and _is_deep_colour(path):
+        return _deep_png(path)
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
+            image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+        elif image.mode == "1":
+            image = image.convert("L")
+        array = np.asarray(image)
+    if image.mode.startswith("I") and array.dtype.kind == "i":
+        array = array.astype(np.uint16)
+    return array
+
+
+def _is_deep_colour(path: Path) -> bool:
+    """Whether a PNG has 16 bits and more than one channel, of which Pillow keeps only 8 bits."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24] == 16 and head[25] != 0
+
+
+def _deep_png(path: Path) -> np.ndarray:
+    try:
+        import cv2
+    except ImportError:
+        raise MissingLibraryError(
+            f"'{path.name}' is a PNG of 16 bits and several channels, which needs OpenCV: "
+            "pip install opencv-python-headless (or save it as .tif)."
+        ) from None
+    array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise ValueError("damaged PNG")
+    order = [2, 1, 0, 3][: array.shape[-1]]
+    return array[..., order]

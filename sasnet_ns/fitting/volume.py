@@ -1,0 +1,310 @@
+"""Volumes: their files, what a fitted one is written out as."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sasnet_ns.fitting import pictures
+from sasnet_ns.fitting.grid_fit import FittedGrid
+from sasnet_ns.fitting.image import without_nan
+from sasnet_ns.fitting.image_metrics import psnr, ssim
+from sasnet_ns.fitting.signal import Signal, encode_png, shrink, signal_from_array
+from sasnet_ns.networks import SASNet
+from sdf_tools.errors import MissingLibraryError
+from sdf_tools.writing import write_atomically
+
+VOLUME_SUFFIXES = (".npy", ".npz", ".nii", ".nii.gz", ".nrrd", ".tif", ".tiff", ".raw", ".bin")
+_KEYS = ("volume", "data", "arr_0", "density")
+
+
+def read_volume(
+    path: Path | str,
+    *,
+    size: int | None = None,
+    key: str | None = None,
+    window: tuple[float, float] | None = None,
+    shape: tuple[int, ...] | None = None,
+    dtype: str | None = None,
+) -> Signal:
+    """Read a volume: (D, H, W) values, or (D, H, W, C) with a few channels.
+
+    ScalarFlow's files (``density_000123.npz``: one array ``data`` of (D, H, W, 1)) are read as they are. An array of
+    four dimensions whose first is 1 (a time step) loses it. A folder or several files of a TIFF stack: give one
+    multi-page .tif, or the folder.
+
+    Args:
+        path: .npy .npz .nii .nii.gz .nrrd .tif, .raw with ``shape`` and ``dtype``, or a folder of .tif slices.
+        size: longest side to reduce it to, by averages.
+        key: name of the array in an .npz with several.
+        window: own values that become 0 and 1; None takes the type's range for 8 and 16 bits without sign, [0, 1] for
+            floating-point values inside it, else the smallest and the largest value.
+        shape: of a .raw file.
+        dtype: of a .raw file, in numpy's notation (``<i2``).
+
+    Raises:
+        ValueError: the file is missing, damaged, or holds something else.
+        MissingLibraryError: the format's library is not installed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"there is no volume at '{path}'.")
+    suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+    try:
+        array, spacing = _volume_array(path, suffix, key, shape, dtype)
+    except (MissingLibraryError, _Refusal):
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"'{path.name}' cannot be read as a volume ({reason}).") from None
+    if array.ndim == 4 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[-1] > 16 or min(array.shape) < 1:
+        raise ValueError(
+            f"'{path.name}' holds an array of shape {array.shape}; a volume is (slices, rows, columns), with up to 16 "
+            "channels last."
+        )
+    signal = signal_from_array(np.ascontiguousarray(array), re.sub(r"\.nii$", "", path.stem), window)
+    signal.spacing = spacing or (1.0, 1.0, 1.0)
+    return shrink(signal, size) if size else signal
+
+
+class _Refusal(ValueError):
+    """A reason that is a whole sentence already."""
+
+
+def _volume_array(
+    path: Path, suffix: str, key: str | None, shape: tuple[int, ...] | None, dtype: str | None
+) -> tuple[np.ndarray, tuple[float, ...]]:
+    """The array and the size of its cells, () where the file does not say."""
+    if path.is_dir():
+        return _slices(path), ()
+    if suffix == ".npy":
+        return np.load(path, allow_pickle=False), ()
+    if suffix == ".npz":
+        return _from_npz(path, key)
+    if suffix in (".tif", ".tiff"):
+        import tifffile
+
+        return tifffile.imread(path), ()
+    if suffix in (".nii", ".nii.gz"):
+        return _from_nifti(path)
+    if suffix == ".nrrd":
+        return _from_nrrd(path)
+    if suffix in (".raw", ".bin"):
+        return _from_raw(path, shape, dtype), ()
+    raise _Refusal(f"'{path.name}' has a suffix that is not known here; use {' '.join(VOLUME_SUFFIXES)}.")
+
+
+def _from_npz(path: Path, key: str | None) -> tuple[np.ndarray, tuple[float, ...]]:
+    with np.load(path, allow_pickle=False) as content:
+        names = [key] if key else [name for name in _KEYS if name in content]
+        if not names:
+            names = [name for name in content.files if content[name].ndim >= 3]
+        if not names or names[0] not in content:
+            raise _Refusal(f"'{path.name}' has no array '{key or 'volume'}'; it has {', '.join(content.files)}.")
+        spacing = tuple(float(s) for s in content["spacing"]) if "spacing" in content else ()
+        return content[names[0]], spacing
+
+
+def _from_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    try:
+        import nibabel
+    except ImportError:
+        raise MissingLibraryError(f"'{path.name}' needs nibabel to be read: pip install nibabel") from None
+    image: Any = nibabel.load(path)
+    # NIfTI is (x, y, z): slices first, as everywhere here.
+    return np.asarray(image.dataobj).T, tuple(float(s) for s in image.header.get_zooms()[:3][::-1])
+
+
+def _from_nrrd(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    try:
+        import nrrd
+    except ImportError:
+        raise MissingLibraryError(f"'{path.name}' needs pynrrd to be read: pip install pynrrd") from None
+    array, header = nrrd.read(str(path), index_order="C")
+    directions = header.get("space directions")
+    if directions is not None:
+        lengths = [float(np.linalg.norm(row)) for row in directions if np.all(np.isfinite(row))]
+        return array, tuple(lengths[::-1])
+    spacings = header.get("spacings")
+    return array, () if spacings is None else tuple(float(s) for s in spacings[::-1])
+
+
+def _from_raw(path: Path, shape: tuple[int, ...] | None, dtype: str | None) -> np.ndarray:
+    if shape is None or dtype is None:
+        raise _Refusal(f"'{path.name}' is raw: say its shape (slices rows columns) and its type (for example <i2).")
+    array = np.fromfile(path, dtype=np.dtype(dtype))
+    if array.size != math.prod(shape):
+        raise _Refusal(
+            f"'{path.name}' holds {array.size:,} values of type {dtype}, the shape {tuple(shape)} needs "
+            f"{math.prod(shape):,}."
+        )
+    return array.reshape(shape)
+
+
+def _slices(folder: Path) -> np.ndarray:
+    import tifffile
+
+    files = [p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff")]
+    if not files:
+        raise _Refusal(f"'{folder}' holds no .tif slices.")
+    # slice2 before slice10.
+    files.sort(key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)])
+    return np.stack([tifffile.imread(p) for p in files])
+
+
+@torch.no_grad()
+def render_volume(
+    density: Float[Tensor, "D H W"],
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
+    *,
+    azimuth: float = 30.0,
+    size: int = 320,
+    steps: int = 256,
+    opacity: float = 12.0,
+    threshold: float = 0.0,
+    cmap: str = "bone",
+) -> Float[Tensor, "S S 3"]:
+    """A picture of a volume by emission and absorption along parallel rays (Max 1995), the first axis up.
+
+    A sample's opacity is ``1 - exp(-opacity * value * step)`` with the step in units of the longest side; its colour is
+    the map's at its value.
+
+    Args:
+        density: values in [0, 1].
+        spacing: size of a cell along each axis, any unit.
+        azimuth: degrees around the first axis.
+        size: rows and columns of the picture.
+        steps: samples along a ray.
+        opacity: per unit of value and of the longest side.
+        threshold: values up to it are transparent.
+        cmap: matplotlib's name of a colour map.
+    """
+    from matplotlib import colormaps
+
+    extent = torch.tensor([n * s for n, s in zip(density.shape, spacing, strict=True)])
+    extent = extent / extent.max()
+    reach = float(extent.norm())
+    line = torch.linspace(-reach / 2, reach / 2, size)
+    up, across = torch.meshgrid(-line, line, indexing="ij")
+    angle = math.radians(azimuth)
+    right = torch.tensor([0.0, -math.sin(angle), math.cos(angle)])
+    ahead = torch.tensor([0.0, math.cos(angle), math.sin(angle)])
+    base = up[..., None] * torch.tensor([1.0, 0.0, 0.0]) + across[..., None] * right
+    table = torch.from_numpy(colormaps[cmap](np.linspace(0, 1, 256))[:, :3]).float()
+    clear, colour = torch.ones(size, size), torch.zeros(size, size, 3)
+    field = density.detach().cpu().float()[None, None]
+    for depth in torch.linspace(-reach / 2, reach / 2, steps):
+        # grid_sample wants x, y, z, the last axis first.
+        place = ((base + depth * ahead) / (extent / 2)).flip(-1)[None, None]
+        value = torch.nn.functional.grid_sample(field, place, align_corners=False)[0, 0, 0].clamp(0, 1)
+        value = torch.where(value > threshold, value, torch.zeros_like(value))
+        alpha = 1 - torch.exp(-opacity * value * reach / steps)
+        colour += (clear * alpha)[..., None] * table[(value * 255).long()]
+        clear *= 1 - alpha
+    return colour + clear[..., None] * 0.06
+
+
+def write_volume_results(fitted: FittedGrid, folder: Path, *, draw: bool = True) -> dict[str, Any]:
+    """Write reconstruction, metrics, history, pictures and checkpoint into a folder.
+
+    Args:
+        fitted: the fit.
+        folder: created if it is missing.
+        draw: write the reconstruction, slices, masks and the rendering as well.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    field, signal = fitted.field, fitted.signal
+    folder.mkdir(parents=True, exist_ok=True)
+    field.save(folder / "checkpoint.pt")
+    prediction = field.render()
+    parameters = field.network.parameter_count()
+    content = {
+        "psnr": psnr(prediction, signal.values),
+        "ssim": ssim(prediction, signal.values) if min(signal.grid) >= 11 else math.nan,
+        "network": field.description["network"],
+        "network_config": field.description["network_config"],
+        "parameters": parameters,
+        "target_values": signal.values.numel(),
+        "parameters_per_target": parameters / signal.values.numel(),
+        "volume": signal.name,
+        "size": list(signal.grid),
+        "channels": signal.channels,
+        "spacing": list(signal.spacing),
+        "window": [signal.low, signal.high],
+        "steps": fitted.history.step[-1] if fitted.history.step else 0,
+        "training_seconds": fitted.history.seconds[-1] if fitted.history.seconds else 0.0,
+        "interrupted": fitted.interrupted,
+        "settings": {
+            "psnr": "values in [0, 1] (the window), clamped",
+            "ssim": "scikit-image: Gaussian window in three dimensions, sigma 1.5, 11 voxels a side, data range 1, "
+            "population covariance",
+        },
+    }
+    write_atomically(folder / "metrics.json", json.dumps(without_nan(content), indent=1).encode())
+    write_atomically(folder / "history.json", json.dumps(without_nan(dataclasses.asdict(fitted.history))).encode())
+    if draw:
+        for name, data in _volume_pictures(fitted, prediction, content["psnr"]).items():
+            write_atomically(folder / name, data)
+    return content
+
+
+def _volume_pictures(fitted: FittedGrid, prediction: Tensor, quality: float) -> dict[str, bytes]:
+    field, signal = fitted.field, fitted.signal
+    own = signal.low + prediction.clamp(0, 1).double().numpy() * (signal.high - signal.low)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, volume=own.astype(np.float32), spacing=np.asarray(signal.spacing or (1.0, 1.0, 1.0)))
+    files = {"reconstruction.npz": buffer.getvalue()}
+    truth, found = signal.values.mean(-1), prediction.clamp(0, 1).mean(-1)
+    slices = []
+    for axis, name in enumerate(("slice", "row", "column")):
+        middle = signal.grid[axis] // 2
+        one, other = truth.select(axis, middle), found.select(axis, middle)
+        largest = max(0.02, float((one - other).abs().max()))
+        slices += [(f"volume, {name} {middle}", one), (f"fit, {quality:.2f} dB", other)]
+        slices.append((f"error, white {largest:.3f}", (one - other).abs() / largest))
+    files["slices.png"] = pictures.panels(slices, 3, "gray", (0.0, 1.0))
+    spacing = signal.spacing or (1.0, 1.0, 1.0)
+    views = [("volume", render_volume(truth, spacing)), ("fit", render_volume(found, spacing))]
+    files["rendering.png"] = pictures.panels(views, 2, width=4.0)
+    files["fit.png"] = encode_png(views[1][1])
+    if fitted.history.step:
+        title = f"{field.description['network']}, {field.network.parameter_count():,} parameters"
+        files["curves.png"] = pictures.curves(fitted.history, field.value_scale, title)
+    masks = mask_slices(fitted)
+    if masks:
+        files["masks.png"] = pictures.panels(masks, 4, "coolwarm", (0.0, 1.0), "mask")
+    return files
+
+
+@torch.no_grad()
+def mask_slices(fitted: FittedGrid) -> list[tuple[str, Float[Tensor, "H W"]]]:
+    """Title and middle slice of every mask of a SASNet; none for other networks."""
+    field = fitted.field
+    if not isinstance(field.network, SASNet):
+        return []
+    _, height, width = field.grid
+    middle = field.grid[0] // 2
+    points = field.points().reshape(*field.grid, 3)[middle].reshape(-1, 3)
+    found = []
+    for layer, values in enumerate(field.network.masks(points)):
+        if values is not None:
+            what = "band" if layer == 0 else "group"
+            for k, mask in enumerate(values.T.cpu()):
+                found.append((f"layer {layer + 1}, {what} {k + 1}", mask.reshape(height, width)))
+    return found
