@@ -81,16 +81,18 @@ def test_depth_leads_back_to_the_surface_and_points_project_onto_it():
     assert torch.allclose(pixels, torch.stack([columns, rows], 1).double() + 0.5, atol=1e-6)
     assert torch.allclose(depth.float(), view.depth[view.mask], atol=1e-6)
 
-    # Every vertex that the camera sees lands on the mask, give or take the pixel that it shares with the background.
+    # Every vertex lands on the mask, give or take the pixel that it shares with the background.
     pixels, depth = project(placed.vertices, pose, focal, size)
-    grown = torch.nn.functional.max_pool2d(view.mask.float()[None], 3, 1, 1)[0] > 0
+    covered = renderer.view(pose, focal, size, supersampling=8).alpha > 0  # the pulled corner is thinner than a pixel
+    grown = torch.nn.functional.max_pool2d(covered.float()[None], 3, 1, 1)[0] > 0
     assert grown[pixels[:, 1].long(), pixels[:, 0].long()].all()
     seen = renderer.visible(placed.vertices, pose[:3, 3])
     assert 0.2 < seen.double().mean() < 0.8
     at = view.depth[pixels[:, 1].long(), pixels[:, 0].long()]
     inner = -torch.nn.functional.max_pool2d(-view.mask.float()[None], 3, 1, 1)[0] > 0
     inside = seen & inner[pixels[:, 1].long(), pixels[:, 0].long()]
-    assert inside.sum() > 5 and ((at - depth).abs()[inside] < 0.1).all()
+    # The pixel's centre is up to 0.7 pixels away, on a surface that may be seen at a slant.
+    assert inside.sum() > 5 and (at - depth).abs()[inside].median() < 0.02 and (at - depth).abs()[inside].max() < 0.3
     # Normals face the camera.
     assert ((view.normals * rays.float()).sum(-1)[view.mask] < 0).all()
 

@@ -1,0 +1,210 @@
+"""Dataparser of the NeuS camera format (DTU, BlendedMVS, own scenes): ``cameras_sphere.npz``, ``image/``, ``mask/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from nerfstudio.cameras.camera_utils import auto_orient_and_center_poses
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.plugins.registry_dataparser import DataParserSpecification
+
+# Imported while nerfstudio collects its dataparsers: nothing here may import a nerfstudio datamanager.
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+FOREGROUND_MASKS = "foreground_mask_filenames"
+"""Key of the outputs' metadata: one mask file for each picture, white where the object is."""
+
+
+@dataclass
+class DTUDataParserConfig(DataParserConfig):
+    """Scenes in the NeuS camera format."""
+
+    _target: type = field(default_factory=lambda: DTU)
+    """Class to build."""
+    data: Path = Path("data/dtu_scan65")
+    """Folder with cameras_sphere.npz, image/ and, where there are masks, mask/."""
+    cameras: str = "cameras_sphere.npz"
+    """Name of the camera file: world_mat_i and scale_mat_i for each picture."""
+    masks: Literal["foreground", "sampling", "none"] = "foreground"
+    """What masks are for: foreground (the sasnet methods take them as alpha channel and learn that all else is empty),
+    sampling (no pixel outside is ever drawn, whatever the method), or none."""
+    eval_interval: int = 8
+    """Every n-th picture is kept for evaluation; 0 trains and evaluates on all, as NeuS does."""
+    orientation: Literal["up", "none"] = "up"
+    """Turn the scene so that the cameras' mean upward direction is z, or leave its axes."""
+    scene_scale: float = 1.0
+    """Half the side of the scene box; the scale matrix puts the object into the unit sphere."""
+
+
+@dataclass
+class DTU(DataParser):
+    """Cameras and masks of a scene, in coordinates in which the object lies in the unit sphere.
+
+    ``dataparser_transform`` and ``dataparser_scale`` of the outputs (and so the ``dataparser_transforms.json`` that
+    training leaves) hold the way from world units, in which the scene's reference scan is, to these coordinates.
+    """
+
+    config: DTUDataParserConfig
+
+    def _generate_dataparser_outputs(self, split: str = "train", **_: Any) -> DataparserOutputs:
+        """Read the cameras of one split.
+
+        Raises:
+            SystemExit: with one sentence, if files are missing or do not fit together.
+        """
+        try:
+            return self._outputs(split)
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"neus-data: {error}") from None
+
+    def _outputs(self, split: str) -> DataparserOutputs:
+        config = self.config
+        images = _pictures(config.data / "image")
+        masks = _pictures(config.data / "mask") if config.masks != "none" else []
+        if len(masks) != len(images) and config.masks != "none":
+            raise ValueError(
+                f"'{config.data}' has {len(images)} pictures in image/ and {len(masks)} in mask/; there must be a mask "
+                "for each, or use --masks none."
+            )
+        intrinsics, poses, world_to_sphere = read_cameras(config.data / config.cameras, len(images))
+        turned, turn = auto_orient_and_center_poses(poses.float(), method=config.orientation, center_method="none")
+        chosen = split_indices(len(images), config.eval_interval, split)
+        width, height = _size(images[0])
+        rows = torch.tensor(chosen)
+        cameras = Cameras(
+            camera_to_worlds=turned[rows, :3].float(),
+            fx=intrinsics[rows, 0, 0].float(),
+            fy=intrinsics[rows, 1, 1].float(),
+            cx=intrinsics[rows, 0, 2].float(),
+            cy=intrinsics[rows, 1, 2].float(),
+            width=width,
+            height=height,
+            camera_type=CameraType.PERSPECTIVE,
+        )
+        # nerfstudio's convention: scene = scale * (transform applied to world).
+        scale = float(world_to_sphere[0, 0])
+        transform = turn.double() @ torch.cat([world_to_sphere / scale, torch.eye(4, dtype=torch.float64)[3:]])
+        half = config.scene_scale
+        return DataparserOutputs(
+            image_filenames=[images[i] for i in chosen],
+            cameras=cameras,
+            scene_box=SceneBox(aabb=torch.tensor([[-half] * 3, [half] * 3])),
+            mask_filenames=[masks[i] for i in chosen] if config.masks == "sampling" else None,
+            dataparser_transform=transform.float(),
+            dataparser_scale=scale,
+            metadata={FOREGROUND_MASKS: [masks[i] for i in chosen]} if config.masks == "foreground" else {},
+        )
+
+
+def split_indices(count: int, eval_interval: int, split: str) -> list[int]:
+    """Which of ``count`` pictures belong to a split.
+
+    Raises:
+        ValueError: nothing would be left to train on.
+    """
+    if eval_interval == 0:
+        return list(range(count))
+    evaluation = list(range(0, count, eval_interval))
+    training = [i for i in range(count) if i not in set(evaluation)]
+    if not training or eval_interval < 0:
+        raise ValueError(f"an eval interval of {eval_interval} leaves no picture of {count} for training.")
+    return training if split == "train" else evaluation
+
+
+def read_cameras(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cameras of a NeuS-format file.
+
+    Args:
+        path: the ``.npz``.
+        count: number of pictures.
+
+    Returns:
+        intrinsics: (N, 3, 3) float64, pixels.
+        poses: (N, 4, 4) float64 camera-to-sphere, OpenGL axes.
+        world_to_sphere: (3, 4) float64 similarity from world units to the unit sphere.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it has too few cameras, a matrix that is no camera, or scale matrices that differ or are no
+            similarity.
+    """
+    try:
+        content = np.load(path)
+        world = [content[f"world_mat_{i}"].astype(np.float64) for i in range(count)]
+        scale = [content[f"scale_mat_{i}"].astype(np.float64) for i in range(count)]
+    except KeyError as error:
+        raise ValueError(f"'{path}' lacks {error.args[0]} although there are {count} pictures.") from None
+    except OSError as error:
+        raise OSError(f"there is no readable camera file '{path}' ({error}).") from None
+    if any(np.abs(s - scale[0]).max() > 1e-6 * np.abs(scale[0]).max() for s in scale):
+        raise ValueError(f"the scale matrices in '{path}' differ; all pictures must share one scene.")
+    factor = scale[0][0, 0]
+    if not factor > 0 or np.abs(scale[0][:3, :3] - factor * np.eye(3)).max() > 1e-6 * factor:
+        raise ValueError(f"the scale matrix in '{path}' must scale all axes alike, without rotation.")
+    parts = [
+        decompose((w @ s)[:3], f"world_mat_{i} in '{path}'") for i, (w, s) in enumerate(zip(world, scale, strict=True))
+    ]
+    inverse = np.linalg.inv(scale[0])[:3]
+    stacked = (torch.from_numpy(np.stack(values)) for values in zip(*parts, strict=True))
+    intrinsics, poses = stacked
+    return intrinsics, poses, torch.from_numpy(inverse)
+
+
+def decompose(projection: np.ndarray, where: str = "the matrix") -> tuple[np.ndarray, np.ndarray]:
+    """Intrinsics and pose of a projection matrix ``K [R | t]``.
+
+    Args:
+        projection: (3, 4), from scene coordinates to homogeneous pixels.
+        where: what messages call it.
+
+    Returns:
+        (3, 3) intrinsics with last entry 1, pixels, and (4, 4) camera-to-scene matrix in OpenGL axes.
+
+    Raises:
+        ValueError: the matrix is no camera, or its pixels are skewed by more than a thousandth.
+    """
+    from scipy.linalg import rq
+
+    matrix = projection[:, :3]
+    if not np.isfinite(projection).all() or abs(np.linalg.det(matrix)) < 1e-12 * max(np.abs(matrix).max(), 1e-300) ** 3:
+        raise ValueError(f"{where} is not a camera's projection matrix.")
+    intrinsics, rotation = rq(matrix)
+    signs = np.diag(np.sign(np.diag(intrinsics)))
+    intrinsics, rotation = intrinsics @ signs, signs @ rotation
+    if np.linalg.det(rotation) < 0:  # the matrix is known up to its sign
+        rotation, projection = -rotation, -projection
+    center = -np.linalg.solve(projection[:, :3], projection[:, 3])
+    intrinsics = intrinsics / intrinsics[2, 2]
+    if abs(intrinsics[0, 1]) > 1e-3 * intrinsics[0, 0]:
+        raise ValueError(f"{where} has skewed pixels, which nerfstudio's cameras cannot express.")
+    pose = np.eye(4)
+    pose[:3, :3] = rotation.T @ np.diag([1.0, -1.0, -1.0])  # OpenCV axes to OpenGL's
+    pose[:3, 3] = center
+    return intrinsics, pose
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise OSError(f"there is no folder '{folder}'.")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise OSError(f"'{folder}' holds no pictures ({', '.join(SUFFIXES)}).")
+    return found
+
+
+def _size(path: Path) -> tuple[int, int]:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return picture.size
+
+
+neus_data = DataParserSpecification(
+    config=DTUDataParserConfig(), description="Scenes in the NeuS camera format: DTU, BlendedMVS and own ones."
+)
