@@ -21,6 +21,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "ffn": {"image": {**_FOURIER, "frequency_law": "radial"}},
     "sape": {"image": _FOURIER},
     "gaussian_image": {"image": {}},
+    "neurbf": {"image": {}},
     # These two are only timed. MSIREN's codes are given beforehand; its tiles have 32 pixels, stride 16, on 512 pixels.
     "incode": {"image": {"hidden_layers": 2}},
     "msiren": {"image": {"width": 140, "codes": "fixed", "strides": 32}},

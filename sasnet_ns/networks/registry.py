@@ -10,6 +10,7 @@ from sasnet_ns.networks.conditioned import Incode, ModulatedSiren
 from sasnet_ns.networks.encodings import FFN, PEMLP
 from sasnet_ns.networks.gaussian_image import GaussianImage
 from sasnet_ns.networks.local import Gauss, Wire
+from sasnet_ns.networks.neurbf import NeuRBF
 from sasnet_ns.networks.ngp import HashGridMLP
 from sasnet_ns.networks.presets import SASNET_PRESETS, preset_options
 from sasnet_ns.networks.sape import SAPE
@@ -35,6 +36,7 @@ _BUILDERS: dict[str, Callable[..., Network]] = {
     "incode": Incode,
     "msiren": ModulatedSiren,
     "gaussian_image": GaussianImage,
+    "neurbf": NeuRBF,
     "ngp": HashGridMLP,
 }
 
