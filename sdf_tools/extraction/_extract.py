@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from sdf_tools.extraction._search import (
     sample_coarse,
 )
 from sdf_tools.shapes import Mesh
+
+if TYPE_CHECKING:
+    from sdf_tools.extraction._sparse import CrossingEdges, SparseLattice
 
 Bounds = Sequence[Sequence[float]]
 UNIT_BOX: Bounds = ((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5))
@@ -53,6 +56,7 @@ def extract_meshes(
     resolution: int = 512,
     bounds: Bounds = UNIT_BOX,
     *,
+    method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes",
     inside: Literal["below", "above"] = "below",
     search: Literal["auto", "lipschitz", "growth"] = "auto",
     lipschitz: float | None = None,
@@ -89,6 +93,9 @@ def extract_meshes(
         resolution: cells along the longest side of the box, any number; cells are as near to cubes as whole numbers
             allow.
         bounds: ((x, y, z), (x, y, z)) lowest and highest corner of the box, in the field's coordinates.
+        method: "marching_cubes", or "dual_contouring" for fields with sharp edges and corners, which it puts vertices
+            on (see ``_dual.dual_contour``); costs a gradient at every crossed edge and three more evaluations. Where
+            the surface leaves the box, its meshes end up to a cell before it.
         inside: "below" the level for signed distances, "above" for densities and occupancies.
         search: "lipschitz" for fields that are roughly distances near the level, "growth" (step 1 by sign changes
             alone) for others; "auto" tries the bound and drops it when it excludes next to nothing.
@@ -124,6 +131,8 @@ def extract_meshes(
     border = (limit if inside == "below" else -limit) if cap else None
     if not len(levels) or not np.isfinite(levels).all():
         raise ValueError(f"Levels must be one or more finite numbers; got {list(levels)}.")
+    if method not in ("marching_cubes", "dual_contouring"):
+        raise ValueError(f"method must be 'marching_cubes' or 'dual_contouring'; got '{method}'.")
     if coarse_resolution < 2:
         raise ValueError(f"coarse_resolution must be at least 2; got {coarse_resolution}.")
     sampled = SampledField(field, device, chunk, progress, border)
@@ -154,12 +163,16 @@ def extract_meshes(
                 f"The field has no surface at level {value:g} in the box {_box(bounds)}: its values there run from "
                 f"{sampled.lowest:.4g} to {sampled.highest:.4g}; check the level and the bounds."
             )
-        faces = lattice.triangles(edges, level)
-        sampled.stage = "vertices"
-        index, axes, ends = grid.split(edges.keys), edges.axes, edges.ends
-        del edges
-        vertices = _place_vertices(sampled, grid, index, axes, ends, level, refine_steps)
-        del index, axes, ends
+        if method == "dual_contouring":
+            sampled.stage = "vertices"
+            vertices, faces = _dual_contour(sampled, lattice, edges, level, refine_steps)
+        else:
+            faces = lattice.triangles(edges, level)
+            sampled.stage = "vertices"
+            index, axes, ends = grid.split(edges.keys), edges.axes, edges.ends
+            del edges
+            vertices = _place_vertices(sampled, grid, index, axes, ends, level, refine_steps)
+            del index, axes, ends
         vertex_normals = None
         if normals:
             sampled.stage = "normals"
@@ -218,6 +231,17 @@ def _search(
         return lattice, no_segments()
     hidden = hunt(field, lattice, isolated_cells(lattice, level, bound), level, bound, _MOST_HUNTED)
     return lattice, hidden
+
+
+def _dual_contour(
+    field: SampledField, lattice: SparseLattice, edges: CrossingEdges, level: float, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    from sdf_tools.extraction._dual import dual_contour
+
+    index = lattice.grid.split(edges.keys)
+    # Tangent planes are only worth something where the surface is: two steps at least.
+    crossings = _place_vertices(field, lattice.grid, index, edges.axes, edges.ends, level, max(2, steps))
+    return dual_contour(field, lattice, edges, crossings, level)
 
 
 def _place_vertices(

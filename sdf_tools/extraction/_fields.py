@@ -149,15 +149,24 @@ class SampledField:
             part = positions[start : start + self.chunk]
             gradient = self._autograd(part) if self.returns_tensors and not self.numpy else None
             if gradient is None:
-                gradient = np.empty((len(part), 3))
-                for axis in range(3):
-                    shift = np.zeros(3)
-                    shift[axis] = step[axis]
-                    gradient[:, axis] = (self(part + shift).astype(np.float64) - self(part - shift)) / (2 * step[axis])
+                gradient = self._differences(part, step)
             else:
                 self.evaluations += len(part)
+                # Formulas with a kink on the surface (norms, clamps) have no derivative exactly there.
+                flat = ~(np.abs(gradient).max(1) > 0)
+                if flat.any():
+                    gradient[flat] = self._differences(part[flat], step)
             result[start : start + len(part)] = gradient
         return result
+
+    def _differences(self, positions: np.ndarray, step: np.ndarray) -> np.ndarray:
+        gradient = np.empty((len(positions), 3))
+        for axis in range(3):
+            shift = np.zeros(3)
+            shift[axis] = step[axis]
+            ahead, behind = self(positions + shift).astype(np.float64), self(positions - shift)
+            gradient[:, axis] = (ahead - behind) / (2 * step[axis])
+        return gradient
 
     def _autograd(self, positions: np.ndarray) -> np.ndarray | None:
         with torch.enable_grad():

@@ -21,7 +21,7 @@ _FACES = ((0, 4, 6, 2), (1, 3, 7, 5), (0, 1, 5, 4), (2, 6, 7, 3), (0, 2, 3, 1), 
 _EDGE_OF = {frozenset(corners): e for e, corners in enumerate(EDGE_CORNERS)}
 
 
-def _loops(configuration: int) -> list[list[int]]:
+def surface_loops(configuration: int) -> list[list[int]]:
     """The closed polygons of cube edges that separate inside from outside corners."""
     inside = [bool(configuration >> c & 1) for c in range(8)]
     following: dict[int, int] = {}
@@ -80,7 +80,7 @@ def triangle_table() -> tuple[np.ndarray, np.ndarray]:
     rows = []
     for configuration in range(256):
         row: list[tuple[int, int, int]] = []
-        for loop in _loops(configuration):
+        for loop in surface_loops(configuration):
             row += min(_triangulations(tuple(loop)), key=lambda t, p=loop: _in_face_diagonals(p, t))  # type: ignore[misc]
         rows.append(row)
     counts = np.array([len(row) for row in rows], dtype=np.int8)
