@@ -172,7 +172,7 @@ def decompose(projection: np.ndarray, where: str = "the matrix") -> tuple[np.nda
     from scipy.linalg import rq
 
     matrix = projection[:, :3]
-    if not np.isfinite(projection).all() or abs(np.linalg.det(matrix)) < 1e-12 * max(np.abs(matrix).max(), 1e-300) ** 3:
+    if not np.isfinite(projection).all() or abs(np.linalg.det(matrix)) <= 1e-12 * np.abs(matrix).max() ** 3:
         raise ValueError(f"{where} is not a camera's projection matrix.")
     intrinsics, rotation = rq(matrix)
     signs = np.diag(np.sign(np.diag(intrinsics)))

@@ -59,13 +59,24 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
 
     config: PhotoDataManagerConfig
 
+    def __init__(self, config: PhotoDataManagerConfig, *args: Any, **kwargs: Any) -> None:
+        data = config.data if config.data is not None else config.dataparser.data
+        if not Path(data).exists():
+            raise SystemExit(f"There is no data at '{data}'; give its folder with --data.")
+        super().__init__(config, *args, **kwargs)
+
     def setup_train(self) -> None:
         """Load the training pictures, always in the same order."""
         random.seed(self.config.seed)
         super().setup_train()
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
-        """Pixels of a training step, as rays and colours; seeds the global random state with the step."""
+        """Pixels of a training step, as rays and colours; in training, seeds the global random state with the step.
+
+        ns-export asks for step 0 over and over and must get other pixels each time.
+        """
+        if self.test_mode != "val":
+            return super().next_train(step)
         seed = mix_seed(self.config.seed, 2, step * self.world_size + self.local_rank)
         torch.manual_seed(seed)
         random.seed(seed)

@@ -1,0 +1,74 @@
+"""The trainer of methods that learn from photographs: loss and PSNR in the terminal, nothing else to configure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from sasnet_ns.models.trainer import ResumableTrainer
+
+
+@dataclass
+class PhotoTrainerConfig(TrainerConfig):
+    """Configuration of a run on photographs."""
+
+    _target: type = field(default_factory=lambda: PhotoTrainer)
+    """Class to build."""
+    steps_per_report: int = 100
+    """Steps between two lines with loss and PSNR in the terminal and in TensorBoard; 0 for none."""
+
+    def print_to_terminal(self) -> None:
+        """What will happen, in a line; config.yml holds the whole configuration."""
+        data = self.pipeline.datamanager
+        where = data.data if data.data is not None else data.dataparser.data
+        CONSOLE.print(
+            f"[bold]{self.method_name}[/bold] on {where}, {self.max_num_iterations:,} steps of "
+            f"{data.train_num_rays_per_batch:,} rays",
+            highlight=False,
+        )
+
+
+class PhotoTrainer(ResumableTrainer):
+    """Trains a model on photographs and says how well it matches them."""
+
+    config: PhotoTrainerConfig
+
+    def report_interval(self) -> int:
+        """Steps between two reports; 0 for none."""
+        return self.config.steps_per_report
+
+    def train_iteration(self, step: int) -> Any:
+        """One optimisation step."""
+        loss, losses, metrics = super().train_iteration(step)
+        psnr: Tensor | None = metrics.get("psnr")
+        if psnr is not None:
+            mean = getattr(self, "_mean_psnr", None)
+            self._mean_psnr = psnr.clone() if mean is None else mean.lerp_(psnr, 0.05)
+        self._other_metrics = {name: value for name, value in metrics.items() if name != "psnr"}
+        return loss, losses, metrics
+
+    def measure(self) -> dict[str, float]:
+        """The running mean of the PSNR on the pixels drawn in training, and the model's other metrics."""
+        mean = getattr(self, "_mean_psnr", None)
+        others = {name: float(value) for name, value in self._other_metrics.items()}
+        return others if mean is None else {"train_psnr": float(mean), **others}
+
+    def describe(self, report: dict[str, float]) -> str:
+        """The same in words."""
+        others = [f"{name} {value:.3g}" for name, value in report.items() if name not in ("loss", "train_psnr")]
+        return "  ".join([f"PSNR {report['train_psnr']:.2f}"] * ("train_psnr" in report) + others)
+
+    def summary_rows(self, config_path: str) -> dict[str, str]:
+        """The last report, and commands to extract, measure and look."""
+        rows = {}
+        if "train_psnr" in self._last_report:
+            rows["PSNR"] = f"{self._last_report['train_psnr']:.2f} dB on training pixels"
+        return rows | {
+            "mesh": f"python scripts/extract_mesh.py --load-config {config_path} --output-path mesh.ply",
+            "measure": f"ns-eval --load-config {config_path} --output-path eval.json",
+            "look": f"ns-viewer --load-config {config_path} --viewer.websocket-host 127.0.0.1",
+        }
