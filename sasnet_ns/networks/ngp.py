@@ -65,5 +65,6 @@ class HashGridMLP(Network):
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
         """Evaluate at (..., in_dim) coordinates in [-1, 1]."""
-        features = hash_grid(x.reshape(-1, self.in_dim), self.table, self.layout, implementation=self.implementation)
+        points = x.reshape(-1, self.in_dim).to(self.table.dtype)
+        features = hash_grid(points, self.table, self.layout, implementation=self.implementation)
         return self.mlp(features).reshape(*x.shape[:-1], self.out_dim)

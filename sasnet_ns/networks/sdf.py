@@ -61,11 +61,14 @@ class SignedDistanceField(nn.Module):
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> SignedDistanceField:
-        """Read a field written by :meth:`save`.
+        """Read a field written by :meth:`save`: its file, or the folder or ``config.yml`` of the run that holds it.
 
         Raises:
             ValueError: the file is missing or is not such a field.
         """
+        path = Path(path)
+        if path.is_dir() or path.suffix == ".yml":
+            path = (path if path.is_dir() else path.parent) / "field.pt"
         try:
             content = torch.load(path, map_location=device, weights_only=True)
             field = cls(**content["description"])
