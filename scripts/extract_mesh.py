@@ -1,4 +1,4 @@
-"""Extract a mesh from a trained run, in the units and position of the shape it was trained on.
+"""Extract a mesh from a trained run, in the units and position of the shape or the cameras it was trained on.
 
     python scripts/extract_mesh.py --load-config outputs/armadillo/sasnet-sdf/DATE/config.yml --output-path mesh.ply
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sasnet_ns.networks import SignedDistanceField
+    from sasnet_ns.models.loading import LoadedSurface
     from sdf_tools.shapes import Mesh
 
 SUFFIXES = (".ply", ".obj", ".stl", ".glb", ".off")
@@ -25,7 +25,7 @@ class Arguments:
     """Extract a mesh from a trained run."""
 
     load_config: Path
-    """config.yml of a run, its folder, or a field.pt written by sasnet_ns."""
+    """config.yml of a run of any sasnet method, its folder, or a field.pt written by sasnet-sdf."""
     output_path: Path = Path("mesh.ply")
     """Mesh to write: .ply .obj .stl .glb or .off. It appears whole or not at all."""
     resolution: int = 512
@@ -34,8 +34,9 @@ class Arguments:
     """Lowest corner of the box, in the units of the input; the whole trained domain if left out."""
     bounding_box_max: tuple[float, float, float] | None = None
     """Highest corner of the box, in the units of the input."""
-    level: float = 0.0
-    """Signed distance of the extracted surface, in the units of the input; positive is outside."""
+    level: float | None = None
+    """Signed distance of the extracted surface, in the units of the input, 0 if left out; positive is outside. For a
+    method that learns densities, the density of its surface."""
     largest_component: bool = False
     """Keep only the largest connected piece."""
     min_component_faces: int = 0
@@ -44,28 +45,13 @@ class Arguments:
     """Simplify to about this many triangles."""
     normals: bool = False
     """Add vertex normals from the field's gradient (formats that hold them); takes half as long again."""
+    vertex_colors: bool = True
+    """Add the colours of the surface where the method learns them (formats that hold them)."""
     device: str = "auto"
     """Where the network runs: auto, cpu or cuda."""
 
 
-def load_field(path: Path) -> SignedDistanceField:
-    """The field of a run: from field.pt itself, or beside a config.yml.
-
-    Raises:
-        ValueError: there is none.
-    """
-    from sasnet_ns.networks import SignedDistanceField
-
-    folder = path if path.is_dir() else path.parent
-    file = path if path.suffix == ".pt" else folder / "field.pt"
-    if not file.is_file():
-        if not path.exists():
-            raise ValueError(f"there is no run at '{path}'; give the config.yml that ns-train names when it finishes.")
-        raise ValueError(f"'{folder}' holds no field.pt: this run saved no checkpoint yet, or is not a sasnet-sdf run.")
-    return SignedDistanceField.load(file)
-
-
-def extract(field: SignedDistanceField, arguments: Arguments) -> Mesh:
+def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
     """The surface in the input's units.
 
     Raises:
@@ -78,28 +64,30 @@ def extract(field: SignedDistanceField, arguments: Arguments) -> Mesh:
     from sdf_tools.extraction import drop_small_components, extract_mesh, largest_component, simplify
     from sdf_tools.shapes import Mesh, NormalizedShape
 
-    device = arguments.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    field = field.to(device).eval()
     frame = NormalizedShape(
-        Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)), field.center.cpu(), float(field.scale)
+        Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)), surface.center, surface.scale
     )
-    low = frame.to_world(torch.full((3,), -0.5)) if arguments.bounding_box_min is None else arguments.bounding_box_min
-    high = frame.to_world(torch.full((3,), 0.5)) if arguments.bounding_box_max is None else arguments.bounding_box_max
+    trained = [frame.to_world(corner) for corner in surface.bounds]
+    low = trained[0] if arguments.bounding_box_min is None else arguments.bounding_box_min
+    high = trained[1] if arguments.bounding_box_max is None else arguments.bounding_box_max
     corners = frame.to_box(torch.tensor([list(map(float, low)), list(map(float, high))], dtype=torch.float64))
-    if (corners.abs() > 0.5 + 1e-9).any():
+    if (corners[0] < surface.bounds[0] - 1e-6).any() or (corners[1] > surface.bounds[1] + 1e-6).any():
         raise ValueError(
             "the box reaches beyond the trained domain, which runs from "
-            f"{_triple(frame.to_world(torch.full((3,), -0.5)))} to {_triple(frame.to_world(torch.full((3,), 0.5)))}."
+            f"{_triple(trained[0])} to {_triple(trained[1])}."
         )
+    level = surface.level if arguments.level is None else arguments.level
+    if surface.inside == "below":  # a distance
+        level = level * surface.scale
     with Console(stderr=True).status("extracting") as status:
         mesh = extract_mesh(
-            field,
+            surface.field,
             arguments.resolution,
             bounds=corners.tolist(),
-            level=arguments.level * frame.scale,
+            level=level,
+            inside=surface.inside,
             normals=arguments.normals,
+            device=surface.device,
             progress=lambda stage, count: status.update(f"extracting: {stage}, {count:,} evaluations"),
         )
     if arguments.largest_component:
@@ -108,7 +96,22 @@ def extract(field: SignedDistanceField, arguments: Arguments) -> Mesh:
         mesh = drop_small_components(mesh, arguments.min_component_faces)
     if arguments.simplify_mesh is not None:
         mesh = simplify(mesh, arguments.simplify_mesh)
+    if arguments.vertex_colors and surface.color is not None:
+        mesh = _colored(mesh, surface)
     return frame.mesh_to_world(mesh)
+
+
+def _colored(mesh: Mesh, surface: LoadedSurface) -> Mesh:
+    """The mesh, in box coordinates, with the surface's colours at its vertices."""
+    import dataclasses
+
+    import torch
+
+    assert surface.color is not None
+    points = mesh.vertices.float().to(surface.device)
+    with torch.no_grad():
+        colors = torch.cat([surface.color(part).cpu() for part in points.split(1 << 15)])
+    return dataclasses.replace(mesh, vertex_colors=colors)
 
 
 def _triple(values: object) -> str:
@@ -117,6 +120,9 @@ def _triple(values: object) -> str:
 
 def run(arguments: Arguments) -> None:
     """Load, extract, write."""
+    import torch
+
+    from sasnet_ns.models.loading import load_surface
     from sdf_tools.clean import face_components, is_watertight
     from sdf_tools.writing import save_mesh
 
@@ -125,7 +131,10 @@ def run(arguments: Arguments) -> None:
     if not arguments.output_path.resolve().parent.is_dir():
         raise ValueError(f"the folder of '{arguments.output_path}' does not exist; create it first.")
     started = time.perf_counter()
-    mesh = extract(load_field(arguments.load_config), arguments)
+    device = arguments.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    mesh = extract(load_surface(arguments.load_config, torch.device(device)), arguments)
     save_mesh(mesh, arguments.output_path)
     faces = mesh.faces.numpy()
     components = face_components(faces)[0]

@@ -1,0 +1,144 @@
+"""Photographs with what helps a surface: transparency, masks, depth and normal maps."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from torch import Tensor
+
+from sasnet_ns.data.photos import ForegroundDataset, PhotoDataManager, PhotoDataManagerConfig
+
+
+class SurfaceDataset(ForegroundDataset):
+    """Pictures, RGBA where there is transparency or a foreground mask, with depth and normal maps where there are any.
+
+    Beside ``image``, an item holds ``depth`` (H, W, 1), in scene units along the optical axis, and ``normal``
+    (H, W, 3), unit vectors in scene coordinates, zero where unknown. Maps come from the dataparser's metadata
+    (``depth_filenames``, ``normal_filenames``: nerfstudio-data and sdfstudio-data) or from a folder of normal maps.
+
+    Args:
+        dataparser_outputs: pictures, cameras and files.
+        scale_factor: resizing of the pictures.
+        normals: folder with a normal map (``.png``) of the same name for each picture; None for none.
+        normals_frame: what the folder's maps are relative to.
+
+    Raises:
+        SystemExit: with one sentence, if a map is missing.
+    """
+
+    exclude_batch_keys_from_device = [*ForegroundDataset.exclude_batch_keys_from_device, "depth", "normal"]
+
+    def __init__(
+        self,
+        dataparser_outputs: DataparserOutputs,
+        scale_factor: float = 1.0,
+        normals: Path | None = None,
+        normals_frame: Literal["scene", "camera"] = "scene",
+    ) -> None:
+        # Some parsers ask for a white background in place of transparency; transparency says more.
+        super().__init__(dataclasses.replace(dataparser_outputs, alpha_color=None), scale_factor)
+        self.normals = normals
+        self.normals_frame = normals_frame
+        if normals is not None:
+            missing = [path.name for path in self.image_filenames if not self._normal_map(path).is_file()]
+            if missing:
+                raise SystemExit(
+                    f"There is no normal map for {missing[0]} and {len(missing) - 1} others in '{normals}'."
+                )
+
+    def _normal_map(self, picture: Path) -> Path:
+        assert self.normals is not None
+        return self.normals / f"{picture.stem}.png"
+
+    def get_metadata(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Depth and normals of a picture, where there are any."""
+        index: int = data["image_idx"]
+        height, width = data["image"].shape[:2]
+        found = {}
+        depths = self.metadata.get("depth_filenames")
+        if depths:
+            found["depth"] = self._depth(Path(depths[index]), height, width)
+        listed = self.metadata.get("normal_filenames")
+        if self.normals is not None:
+            picture = self._read_normals(self._normal_map(self.image_filenames[index]))
+            found["normal"] = _resize(self._to_scene(picture, index, self.normals_frame), height, width)
+        elif listed:
+            # Omnidata's maps as sdfstudio keeps them: (3, H, W) in [0, 1], relative to the camera.
+            picture = torch.from_numpy(np.load(listed[index])).float().movedim(0, -1) * 2 - 1
+            found["normal"] = _resize(self._to_scene(picture, index, "camera"), height, width)
+        return found
+
+    def _depth(self, path: Path, height: int, width: int) -> Float[Tensor, "H W 1"]:
+        from nerfstudio.data.utils.data_utils import get_depth_image_from_path
+
+        scale = self.metadata.get("depth_unit_scale_factor", 1.0) * self._dataparser_outputs.dataparser_scale
+        return get_depth_image_from_path(filepath=path, height=height, width=width, scale_factor=scale).float()
+
+    def _read_normals(self, path: Path) -> Float[Tensor, "H W 3"]:
+        from PIL import Image
+
+        pixels = torch.from_numpy(np.asarray(Image.open(path)).copy()).float() / 255
+        normals = torch.nn.functional.normalize(pixels[..., :3] * 2 - 1, dim=-1)
+        return normals * (pixels[..., 3:] > 0.5) if pixels.shape[-1] == 4 else normals
+
+    def _to_scene(self, normals: Float[Tensor, "H W 3"], index: int, frame: str) -> Float[Tensor, "H W 3"]:
+        if frame == "camera":
+            rotation = self.cameras.camera_to_worlds[index, :3, :3]
+        else:
+            turn = self._dataparser_outputs.dataparser_transform[:3, :3]
+            rotation = turn / torch.linalg.det(turn).abs() ** (1 / 3)
+        return normals @ rotation.to(normals).T
+
+
+def _resize(picture: Float[Tensor, "h w c"], height: int, width: int) -> Float[Tensor, "H W c"]:
+    """Nearest neighbours: depths and normals of two surfaces must not mix."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    resized = torch.nn.functional.interpolate(picture.movedim(-1, 0)[None], (height, width), mode="nearest")
+    return resized[0].movedim(0, -1)
+
+
+@dataclass
+class SurfaceDataManagerConfig(PhotoDataManagerConfig):
+    """Configuration of the datamanager for photographs of a surface."""
+
+    _target: type = field(default_factory=lambda: SurfaceDataManager)
+    """Class to build."""
+    normals: Path | None = None
+    """Folder with a normal map (NAME.png, colours are (n + 1) / 2) for each picture; relative to --data."""
+    normals_frame: Literal["scene", "camera"] = "scene"
+    """What these maps are relative to: the data set's coordinates, or each camera's (x right, y up, z backwards)."""
+
+
+class SurfaceDataManager(PhotoDataManager):
+    """:class:`PhotoDataManager` with transparency, depth and normal maps, see :class:`SurfaceDataset`."""
+
+    config: SurfaceDataManagerConfig
+
+    # cached_property: nerfstudio's viewer reads every plain property.
+    @cached_property
+    def dataset_type(self) -> type[SurfaceDataset]:  # type: ignore[override]
+        """The class of both datasets."""
+        return SurfaceDataset
+
+    def create_train_dataset(self) -> SurfaceDataset:  # type: ignore[override]
+        """The training pictures."""
+        return self._dataset(self.train_dataparser_outputs)
+
+    def create_eval_dataset(self) -> SurfaceDataset:  # type: ignore[override]
+        """The evaluation pictures."""
+        return self._dataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
+
+    def _dataset(self, outputs: DataparserOutputs) -> SurfaceDataset:
+        normals = self.config.normals
+        if normals is not None and self.config.data is not None:
+            normals = self.config.data / normals
+        return SurfaceDataset(outputs, self.config.camera_res_scale_factor, normals, self.config.normals_frame)

@@ -1,0 +1,184 @@
+"""A finished run of any method as a function of space, without its data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sasnet_ns.networks import SignedDistanceField
+
+PointFunction = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class LoadedSurface:
+    """What meshes are extracted from, in box coordinates: ``box = (world - center) * scale``, axes as in the world.
+
+    Attributes:
+        field: (N, 3) box coordinates to (N,) values: signed distances in box units, or densities.
+        bounds: (2, 3) corners of the box that was trained, box coordinates.
+        center: (3,) float64 world coordinates of the origin of the box.
+        scale: box units per world unit.
+        color: (N, 3) box coordinates to (N, 3) colours in [0, 1]; None where the method has none.
+        level: value of the surface if nobody asks for another.
+        inside: whether the inside has values below the level (distances) or above it (densities).
+        device: where points have to be.
+    """
+
+    field: PointFunction
+    bounds: Float[Tensor, "2 3"]
+    center: Float[Tensor, "3"]
+    scale: float
+    color: PointFunction | None = None
+    level: float = 0.0
+    inside: Literal["below", "above"] = "below"
+    device: torch.device | str = "cpu"
+
+
+def load_surface(path: Path, device: torch.device | str = "cpu") -> LoadedSurface:
+    """The surface of a run.
+
+    Args:
+        path: the ``config.yml`` of a run, its folder, or a ``field.pt``.
+        device: where the network runs.
+
+    Raises:
+        ValueError: there is no run, it has no checkpoint yet, or its method has no surface.
+        MissingLibraryError: the run needs nerfstudio, which is not installed.
+    """
+    folder = path if path.is_dir() else path.parent
+    file = path if path.suffix == ".pt" else folder / "field.pt"
+    if file.is_file():
+        return _from_field(SignedDistanceField.load(file, device))
+    if not path.exists():
+        raise ValueError(f"there is no run at '{path}'; give the config.yml that ns-train names when it finishes.")
+    config_path = folder / "config.yml"
+    if not config_path.is_file() or (path.is_file() and path.name != "config.yml"):
+        raise ValueError(f"'{folder}' holds no field.pt and no config.yml; it is not the folder of a run.")
+    config = _read_config(config_path)
+    state = _last_checkpoint(folder, config)
+    from sasnet_ns.models.surface_model import SASNetSurfaceConfig
+
+    model = config.pipeline.model
+    if isinstance(model, SASNetSurfaceConfig):
+        return _from_surface_run(model, state, _world_to_scene(folder), device)
+    raise ValueError(f"'{folder}' is a run of {config.method_name}, which meshes cannot be extracted from.")
+
+
+def _from_field(field: SignedDistanceField) -> LoadedSurface:
+    field.eval()
+    half = torch.full((3,), 0.5)
+    return LoadedSurface(
+        field, torch.stack([-half, half]), field.center.cpu(), float(field.scale), device=field.center.device
+    )
+
+
+def _read_config(path: Path) -> Any:
+    from sdf_tools.errors import MissingLibraryError
+
+    try:
+        import yaml
+
+        import sasnet_ns.methods  # noqa: F401  (nerfstudio's writer cannot be imported first)
+    except ImportError as error:
+        raise MissingLibraryError(f"this run needs nerfstudio: pip install nerfstudio ({error}).") from error
+    # As nerfstudio reads it: the file names Python classes, so it must be one's own.
+    return yaml.load(path.read_text(), Loader=yaml.Loader)
+
+
+def _last_checkpoint(folder: Path, config: Any) -> dict[str, Tensor]:
+    """The model's weights without the pipeline's prefix.
+
+    Raises:
+        ValueError: the run saved none.
+    """
+    found = sorted((folder / config.relative_model_dir).glob("step-*.ckpt"))
+    if not found:
+        raise ValueError(f"'{folder}' has no checkpoint yet; let the run reach --steps-per-save steps or its end.")
+    state = torch.load(found[-1], map_location="cpu", weights_only=True)["pipeline"]
+    names = {name: name.removeprefix("_model.").removeprefix("module.") for name in state if name.startswith("_model.")}
+    return {short: state[name] for name, short in names.items()}
+
+
+def _world_to_scene(folder: Path) -> Float[Tensor, "3 4"]:
+    """The similarity from the data set's coordinates to the run's; the identity where none was written."""
+    path = folder / "dataparser_transforms.json"
+    if not path.is_file():
+        return torch.eye(4, dtype=torch.float64)[:3]
+    content = json.loads(path.read_text())
+    return content["scale"] * torch.tensor(content["transform"], dtype=torch.float64)[:3]
+
+
+def field_state(state: dict[str, Tensor], prefix: str = "field.") -> dict[str, Tensor]:
+    """The part of a model's weights that belongs to its field."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _from_surface_run(
+    model: Any, state: dict[str, Tensor], world_to_scene: Float[Tensor, "3 4"], device: torch.device | str
+) -> LoadedSurface:
+    from nerfstudio.field_components.spatial_distortions import SceneContraction
+
+    weights = field_state(state)
+    codes = weights.get("color.appearance.embedding.weight")
+    config = dataclasses.replace(model.sdf_field, init_field=None)
+    field = config.setup(
+        aabb=weights["aabb"],
+        num_images=0 if codes is None else len(codes),
+        use_average_appearance_embedding=model.use_average_appearance_embedding,
+        spatial_distortion=SceneContraction(order=float("inf")),
+    )
+    field.load_state_dict(weights)
+    field = field.to(device).eval()
+    surface = in_world_axes(field.sdf, _trained_corners(field).cpu(), world_to_scene, field.surface_colors)
+    return dataclasses.replace(surface, device=device)
+
+
+def _trained_corners(field: Any) -> Float[Tensor, "8 3"]:
+    """Corners of the region that the network covers, scene coordinates."""
+    geometry = field.geometry
+    if geometry.distortion is not None:
+        low, high = field.aabb.detach()
+        return torch.cartesian_prod(*torch.stack([low, high], dim=1))
+    corners = torch.cartesian_prod(*torch.tensor([[-1.0, 1.0]] * 3, device=geometry.to_network.device))
+    turn, shift = geometry.to_network[:, :3], geometry.to_network[:, 3]
+    return torch.linalg.solve(turn, (corners - shift).T).T
+
+
+def in_world_axes(
+    field: PointFunction,
+    corners: Float[Tensor, "C 3"],
+    world_to_scene: Float[Tensor, "3 4"],
+    color: PointFunction | None = None,
+    level: float = 0.0,
+    inside: Literal["below", "above"] = "below",
+) -> LoadedSurface:
+    """A function of scene coordinates as a :class:`LoadedSurface`, whose axes are the world's.
+
+    Args:
+        field: (N, 3) scene coordinates to (N,) values.
+        corners: corners of the trained region, scene coordinates.
+        world_to_scene: similarity [s R | t].
+        color: (N, 3) scene coordinates to colours.
+        level: value of the surface.
+        inside: see :class:`LoadedSurface`.
+    """
+    scale = float(torch.linalg.det(world_to_scene[:, :3]).abs() ** (1 / 3))
+    middle = corners.double().mean(dim=0)
+    center = torch.linalg.solve(world_to_scene[:, :3], middle - world_to_scene[:, 3])
+    turn = world_to_scene[:, :3] / scale
+    box = (corners.double() - middle) @ turn
+
+    def at(function: PointFunction) -> PointFunction:
+        return lambda points: function(points @ turn.T.to(points) + middle.to(points))
+
+    bounds = torch.stack([box.amin(dim=0), box.amax(dim=0)]).float()
+    return LoadedSurface(at(field), bounds, center, scale, None if color is None else at(color), level, inside)

@@ -1,0 +1,93 @@
+"""The pipeline of the NeuS methods: nerfstudio's own, and a running start from a fitted field."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxtyping import Float
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from torch import Tensor
+from torch.cuda.amp.grad_scaler import GradScaler
+
+from sasnet_ns.data.surface_photos import SurfaceDataManagerConfig
+from sasnet_ns.fields.sdf_field import SASNetSDFFieldConfig
+from sasnet_ns.models.neus_facto import SASNetNeuSFactoModelConfig
+from sasnet_ns.models.surface_model import SASNetSurfaceConfig, SASNetSurfaceModel
+from sasnet_ns.networks import SASNetConfig, SignedDistanceField
+
+
+@dataclass
+class SurfacePipelineConfig(VanillaPipelineConfig):
+    """Configuration of the pipeline."""
+
+    _target: type = field(default_factory=lambda: SurfacePipeline)
+    """Class to build."""
+    datamanager: SurfaceDataManagerConfig = field(default_factory=SurfaceDataManagerConfig)
+    """The photographs."""
+    model: SASNetSurfaceConfig = field(default_factory=SASNetNeuSFactoModelConfig)
+    """Field, sampling and losses."""
+
+
+class SurfacePipeline(VanillaPipeline):
+    """Photographs and the surface model that is trained on them.
+
+    Training with ``model.sdf_field.init_field`` begins with the surface of that field, which is in the data set's own
+    coordinates (those of its structure-from-motion points, before nerfstudio turns and scales them). The field's
+    network options replace the configuration's. Evaluation and viewing do not need the file again.
+
+    Raises:
+        SystemExit: with one sentence, if the field cannot be used.
+    """
+
+    config: SurfacePipelineConfig
+
+    def __init__(
+        self,
+        config: SurfacePipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: GradScaler | None = None,
+    ) -> None:
+        start = config.model.sdf_field.init_field if test_mode == "val" else None
+        try:
+            if start is not None:
+                adopt_network(config.model.sdf_field, start)
+            super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+            if start is not None:
+                model = self.model
+                assert isinstance(model, SASNetSurfaceModel)
+                model.start_from(
+                    SignedDistanceField.load(start, device), world_to_scene(self.datamanager.train_dataparser_outputs)
+                )
+        except ValueError as error:
+            raise SystemExit(f"{type(self).__name__}: {error}") from None
+
+
+def adopt_network(config: SASNetSDFFieldConfig, path: Path) -> None:
+    """Give a field's configuration the network of a ``field.pt``.
+
+    Raises:
+        ValueError: the file is missing or no field, or its network is none that surfaces can be trained with.
+    """
+    description: dict[str, Any] = SignedDistanceField.load(path).description
+    name, options = description["network"], dict(description["network_config"])
+    if name not in ("sasnet", "siren", "finer", "ngp"):
+        raise ValueError(f"'{path}' holds a {name} network; a running start needs sasnet, siren, finer or ngp.")
+    config.network = name
+    if name != "sasnet":
+        config.network_options = options
+        return
+    preset = getattr(SASNetConfig, options.pop("preset", "sdf"))
+    known = {entry.name for entry in dataclasses.fields(SASNetConfig)}
+    config.sasnet = preset(**{key: value for key, value in options.items() if key in known})
+
+
+def world_to_scene(outputs: DataparserOutputs) -> Float[Tensor, "3 4"]:
+    """The similarity from a data set's own coordinates to nerfstudio's: turn and shift, then scale."""
+    return outputs.dataparser_scale * outputs.dataparser_transform[:3].double()
