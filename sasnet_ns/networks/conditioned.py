@@ -128,7 +128,7 @@ class ModulatedSiren(Network):
         hidden_layers: layers after the first.
         latent_dim: size of a code.
         strides: steps between tile centres along each axis; a tile is two of them wide, so 32 steps on 512 pixels are
-            tiles of 32 pixels with stride 16.
+            tiles of 32 pixels with stride 16. None takes 32, in 3-D 8 and in 4-D 4.
         codes: ``trained`` with the network, as an auto-decoder does, or ``fixed`` random ones, which stand for codes
             computed before (the SASNet paper's timings).
         omega_0: frequency scale of every sine layer.
@@ -141,13 +141,13 @@ class ModulatedSiren(Network):
         width: int = 256,
         hidden_layers: int = 2,
         latent_dim: int = 64,
-        strides: int = 32,
+        strides: int | None = None,
         codes: Literal["trained", "fixed"] = "trained",
         omega_0: float = 30.0,
     ) -> None:
         super().__init__(in_dim, out_dim)
         self.omega_0 = omega_0
-        self.strides = strides
+        self.strides = strides or {3: 8, 4: 4}.get(in_dim, 32)
         widths = (in_dim, *([width] * (1 + hidden_layers)))
         self.synthesis = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in itertools.pairwise(widths))
         self.output = nn.Linear(width, out_dim)
@@ -158,7 +158,7 @@ class ModulatedSiren(Network):
             sine_uniform_(layer.weight, omega_0)
         inputs = (latent_dim, *([width + latent_dim] * hidden_layers))
         self.modulator = nn.ModuleList(nn.Linear(n_in, width) for n_in in inputs)
-        drawn = torch.randn((strides + 1) ** in_dim, latent_dim) / math.sqrt(latent_dim)
+        drawn = torch.randn((self.strides + 1) ** in_dim, latent_dim) / math.sqrt(latent_dim)
         if codes == "trained":
             self.codes = nn.Parameter(drawn)
         else:

@@ -6,7 +6,7 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from sasnet_ns.networks.cells import flat_index, surrounding_cells
 from sasnet_ns.networks.encodings import EncodedReLU, fourier_frequencies
@@ -100,7 +100,7 @@ class SAPE(EncodedReLU):
         for corner in range(index.shape[1]):
             opened = opened + weights[:, corner, None] * table[index[:, corner]]
         features = opened.repeat_interleave(self.in_dim, dim=1)[:, : self.encoding_dim - self.in_dim]
-        return features.reshape(*x.shape[:-1], -1)
+        return features.reshape(*x.shape[:-1], features.shape[1])
 
     def _cells(self, points: Tensor) -> tuple[Tensor, Tensor]:
         border = 1 - 1 / self.resolution
@@ -117,10 +117,14 @@ class SAPE(EncodedReLU):
         return self._table[2]
 
     def _blur(self, values: Float[Tensor, "channels cells"]) -> Float[Tensor, "channels cells"]:
-        d, pad = self.in_dim, _BLUR // 2
-        pool = (nn.functional.avg_pool1d, nn.functional.avg_pool2d, nn.functional.avg_pool3d)[d - 1]
-        grid = values.reshape(1, -1, *([self.resolution] * d))
-        return pool(nn.functional.pad(grid, [pad] * (2 * d), mode="replicate"), _BLUR, stride=1).reshape(values.shape)
+        """A box filter with replicated borders, one axis at a time."""
+        grid = values.reshape(-1, *([self.resolution] * self.in_dim))
+        reach = _BLUR // 2
+        for axis in range(1, grid.ndim):
+            first, last = grid.narrow(axis, 0, 1), grid.narrow(axis, self.resolution - 1, 1)
+            padded = torch.cat((*([first] * reach), grid, *([last] * reach)), dim=axis)
+            grid = padded.unfold(axis, _BLUR, 1).mean(-1)
+        return grid.reshape(values.shape)
 
     @torch.no_grad()
     def on_step(self, step: int, steps: int, x: Float[Tensor, "N d"], error: Float[Tensor, "N"]) -> None:

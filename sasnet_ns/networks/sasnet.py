@@ -92,6 +92,19 @@ class SASNetConfig:
         return cls(**{**values, **overrides})  # type: ignore[arg-type]
 
     @classmethod
+    def toy(cls, **overrides: object) -> SASNetConfig:
+        """The image network in small, 11,243 parameters; the paper's toy image has "approximately 11K" (Sec. 4.1.2)."""
+        values = {
+            "embedding_width": 64,
+            "hidden_widths": (64, 64),
+            "grid_levels": 6,
+            "grid_log2_entries": 8,
+            "grid_max": 128,
+            "decoder_width": 16,
+        }
+        return cls.image(**{**values, **overrides})
+
+    @classmethod
     def volume(cls, **overrides: object) -> SASNetConfig:
         """The paper's volume network: 138,181 parameters."""
         values = {"hidden_widths": (192, 192), "grid_log2_entries": 11, "grid_levels": 12}
@@ -101,6 +114,23 @@ class SASNetConfig:
     def sdf(cls, **overrides: object) -> SASNetConfig:
         """The paper's SDF network: 130,917 parameters. ``band_limit=40`` for Lucy and the Thai statue."""
         return cls(**overrides)  # type: ignore[arg-type]
+
+    @classmethod
+    def sdf_fast(cls, **overrides: object) -> SASNetConfig:
+        """The SDF network for minutes instead of hours, ours: 130,869 parameters, most of them in the masks' grid.
+
+        A training step costs a third of :meth:`sdf`'s, and learns more: narrow layers with many mask groups.
+        """
+        values = {
+            "embedding_width": 128,
+            "hidden_widths": (96, 96),
+            "groups": (24, 24),
+            "grid_levels": 8,
+            "grid_log2_entries": 13,
+            "grid_max": 128,
+            "grid_interpolation": "smoothstep",
+        }
+        return cls(**{**values, **overrides})  # type: ignore[arg-type]
 
     @classmethod
     def tiger_p(cls, **overrides: object) -> SASNetConfig:
@@ -254,6 +284,9 @@ class SASNet(Network):
     def _embed(self, points: Tensor, mask: Tensor | None, bands_sizes: list[int], kept: int) -> Tensor:
         """The first ``kept`` neurons of the embedding layer, (N, kept)."""
         sizes = () if mask is None else bands_sizes
+        if mask is not None and 0 in bands_sizes:  # few neurons can leave a band empty; its mask has nothing to do
+            occupied = [band for band, size in enumerate(bands_sizes) if size]
+            mask, sizes = mask[:, occupied], [bands_sizes[band] for band in occupied]
         weight, phase, implementation = self.frequencies[:kept], self.phase[:kept], self.config.implementation
         if self.config.embedding == "frozen":
             return masked_sine_embedding(points, weight, phase, mask, sizes, implementation)

@@ -17,9 +17,10 @@ ROWS: dict[str, tuple[str, ...]] = {
     "image": ("siren", "ffn", "sape", "wire", "finer", "gaussian_image", "neurbf", "sasnet"),
     "volume": ("pemlp", "siren", "gauss", "wire", "finer", "sasnet"),
     "sdf": ("pemlp", "gauss", "siren", "wire", "finer", "sasnet"),
+    "toy": ("siren", "ffn", "sape", "wire", "finer", "gaussian_image", "neurbf", "sasnet"),
     "step": ("siren", "msiren", "incode", "sasnet"),
 }
-"""Networks of the SASNet paper's tables: 1 (image), 2 (volume), 3 (sdf), and 2 of the supplement (step times)."""
+"""Networks of the SASNet paper's Tables 1 (image), 2 (volume) and 3 (sdf), Fig. 4 (toy), Supp. Table 2 (step times)."""
 
 _SIZE_OPTIONS = {"gaussian_image": "gaussians", "neurbf": "kernels"}
 
@@ -87,9 +88,10 @@ def _named_size(option: str) -> Callable[[int], dict[str, Any]]:
 def _sasnet_size(config: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
     """Hidden widths in steps that every layer's number of mask groups divides."""
     fields = {name: value for name, value in config.items() if name != "preset"}
-    groups = getattr(SASNetConfig, config.get("preset", "sdf"))(**fields).groups
+    preset = getattr(SASNetConfig, config.get("preset", "sdf"))(**fields)
+    groups = preset.groups if preset.masks else (0,) * len(preset.groups)
     step = math.lcm(*(count or 1 for count in groups))
-    return lambda size: {"hidden_widths": (size * step,) * len(groups)}
+    return lambda size: {"hidden_widths": (size * step,) * len(groups), "groups": groups}
 
 
 def table_options(name: str, table: str) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def parameter_counts(table: str) -> list[Size]:
     """The rows of one of the paper's tables with their numbers of trainable values.
 
     Args:
-        table: key of :data:`ROWS`: image, volume, sdf or step.
+        table: key of :data:`ROWS`: image, volume, sdf, toy or step.
 
     Raises:
         ValueError: there is no such table.

@@ -121,10 +121,10 @@ def test_leaving_out_bands_equals_closing_their_masks():
         net(x, bands=5)
 
 
-@pytest.mark.parametrize("name", network_names())
+@pytest.mark.parametrize("name", sorted(set(network_names()) - {"gaussian_image"}))
 @pytest.mark.parametrize("shape", [(3,), (7, 3), (2, 5, 3), (0, 3)])
 def test_any_batch_shape(name, shape):
-    net = build_network(name, in_dim=3, out_dim=2)
+    net = build_network(name, in_dim=3, out_dim=2, **({"resolution": 8} if name == "sape" else {}))
     assert net(torch.rand(shape) * 2 - 1).shape == (*shape[:-1], 2)
 
 
