@@ -43,6 +43,10 @@ class Arguments:
     """Options of the network as NAME VALUE pairs, values in YAML: --network-config width 128 omega_0 30."""
     key: str | None = None
     """Name of the array in an .npz with several."""
+    spacing: tuple[float, float, float] | None = None
+    """Size of a cell along slices, rows and columns, for the rendering; the file's, or 1, if left out."""
+    threshold: float | None = None
+    """Own values up to it are transparent in the rendering (for CT: 300 shows bones)."""
     raw_shape: tuple[int, ...] | None = None
     """Slices, rows and columns (and channels) of a .raw file."""
     raw_dtype: str | None = None
@@ -64,6 +68,7 @@ def run(arguments: Arguments) -> None:
         arguments.volume,
         size=arguments.size,
         key=arguments.key,
+        spacing=arguments.spacing,
         window=arguments.window,
         shape=arguments.raw_shape,
         dtype=arguments.raw_dtype,
@@ -72,7 +77,10 @@ def run(arguments: Arguments) -> None:
     fitted = fit_grid(signal, config, device=arguments.device, evaluate_every=arguments.evaluate_every)
     if fitted.interrupted:
         print("interrupted: what was learned so far is kept")
-    metrics = write_volume_results(fitted, arguments.output)
+    threshold = 0.0
+    if arguments.threshold is not None:
+        threshold = (arguments.threshold - signal.low) / (signal.high - signal.low)
+    metrics = write_volume_results(fitted, arguments.output, threshold=threshold)
     print(
         f"PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.4f}; {metrics['parameters']:,} parameters, "
         f"{metrics['parameters_per_target']:.3f} for each value of the volume; results in {arguments.output}"

@@ -19,14 +19,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def new_figure(rows: int, columns: int, cell: tuple[float, float] = (3.0, 3.0)) -> tuple[Figure, list[Axes]]:
-    """A figure without a display and its axes, row by row; ``cell`` is the size of one, inches."""
+def new_figure(
+    rows: int, columns: int, cell: tuple[float, float] = (3.0, 3.0), heights: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """A figure without a display and its axes, row by row.
+
+    Args:
+        rows: of axes.
+        columns: of axes.
+        cell: width and height of one, inches.
+        heights: of each row, instead.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(cell[0] * columns, cell[1] * rows), dpi=130, layout="constrained")
+    total = sum(heights) if heights else cell[1] * rows
+    figure = Figure(figsize=(cell[0] * columns, total), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, height_ratios=heights).flat)
 
 
 def figure_png(figure: Figure) -> bytes:
@@ -56,8 +66,10 @@ def panels(
     """
     rows = math.ceil(len(pictures) / columns)
     columns = min(columns, len(pictures))
-    height, wide = pictures[0][1].shape[:2]
-    figure, axes = new_figure(rows, columns, (width, min(2 * width, width * height / wide) + 0.35))
+    shapes = [values.shape[:2] for _, values in pictures]
+    sides = [max(h / w for h, w in shapes[k : k + columns]) for k in range(0, len(shapes), columns)]
+    heights = [min(2 * width, width * side) + 0.35 for side in sides]
+    figure, axes = new_figure(rows, columns, (width, 0.0), heights)
     shown = None
     for axis, (title, values) in zip(axes, pictures, strict=False):
         array = values.detach().cpu().numpy()

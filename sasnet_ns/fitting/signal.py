@@ -154,7 +154,7 @@ def shrink(signal: Signal, size: int) -> Signal:
     if len(sides) == 2:
         small = torch.nn.functional.interpolate(channels_first, sides, mode="bicubic", antialias=True)
     else:
-        small = torch.nn.functional.adaptive_avg_pool3d(channels_first, tuple(sides))
+        small = torch.nn.functional.adaptive_avg_pool3d(channels_first, (sides[0], sides[1], sides[2]))
     values = small[0].movedim(0, -1).clamp(0, 1).contiguous()
     spacing = tuple(s * n / m for s, n, m in zip(signal.spacing, signal.grid, sides, strict=False))
     return Signal(values, signal.name, signal.low, signal.high, signal.bits, spacing)

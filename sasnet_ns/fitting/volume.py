@@ -33,6 +33,7 @@ def read_volume(
     *,
     size: int | None = None,
     key: str | None = None,
+    spacing: tuple[float, float, float] | None = None,
     window: tuple[float, float] | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: str | None = None,
@@ -47,6 +48,8 @@ def read_volume(
         path: .npy .npz .nii .nii.gz .nrrd .tif, .raw with ``shape`` and ``dtype``, or a folder of .tif slices.
         size: longest side to reduce it to, by averages.
         key: name of the array in an .npz with several.
+        spacing: size of a cell along each axis; None takes the file's (in an .npz the array ``spacing``, in the axes'
+            order), else 1.
         window: own values that become 0 and 1; None takes the type's range for 8 and 16 bits without sign, [0, 1] for
             floating-point values inside it, else the smallest and the largest value.
         shape: of a .raw file.
@@ -61,7 +64,7 @@ def read_volume(
         raise ValueError(f"there is no volume at '{path}'.")
     suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
     try:
-        array, spacing = _volume_array(path, suffix, key, shape, dtype)
+        array, own_spacing = _volume_array(path, suffix, key, shape, dtype)
     except (MissingLibraryError, _Refusal):
         raise
     except Exception as error:
@@ -77,7 +80,7 @@ def read_volume(
             "channels last."
         )
     signal = signal_from_array(np.ascontiguousarray(array), re.sub(r"\.nii$", "", path.stem), window)
-    signal.spacing = spacing or (1.0, 1.0, 1.0)
+    signal.spacing = spacing or own_spacing or (1.0, 1.0, 1.0)
     return shrink(signal, size) if size else signal
 
 
@@ -173,58 +176,85 @@ def render_volume(
     *,
     azimuth: float = 30.0,
     size: int = 320,
-    steps: int = 256,
-    opacity: float = 12.0,
+    steps: int | None = None,
+    opacity: float = 25.0,
     threshold: float = 0.0,
-    cmap: str = "bone",
-) -> Float[Tensor, "S S 3"]:
+    cmap: str = "pink",
+    shading: float = 0.75,
+    largest: float | None = None,
+) -> Float[Tensor, "R C 3"]:
     """A picture of a volume by emission and absorption along parallel rays (Max 1995), the first axis up.
 
     A sample's opacity is ``1 - exp(-opacity * value * step)`` with the step in units of the longest side; its colour is
-    the map's at its value.
+    the map's at its value relative to the largest, darker where the volume's gradient is turned away from a light above
+    the camera.
 
     Args:
         density: values in [0, 1].
         spacing: size of a cell along each axis, any unit.
         azimuth: degrees around the first axis.
-        size: rows and columns of the picture.
-        steps: samples along a ray.
+        size: pixels along the picture's longer side.
+        steps: samples along a ray; None for a few a cell, at most 256.
         opacity: per unit of value and of the longest side.
         threshold: values up to it are transparent.
         cmap: matplotlib's name of a colour map.
+        shading: share of the light that depends on the gradient; 0 for none.
+        largest: value at the colour map's end; None for the volume's largest.
     """
     from matplotlib import colormaps
 
     extent = torch.tensor([n * s for n, s in zip(density.shape, spacing, strict=True)])
     extent = extent / extent.max()
     reach = float(extent.norm())
-    line = torch.linspace(-reach / 2, reach / 2, size)
-    up, across = torch.meshgrid(-line, line, indexing="ij")
+    steps = steps or min(256, 4 * max(density.shape))
+    tall, wide = 0.52 * float(extent[0]), 0.52 * float(extent[1:].norm())
+    rows, columns = (max(1, round(size * side / max(tall, wide))) for side in (tall, wide))
+    lines = torch.linspace(tall, -tall, rows), torch.linspace(-wide, wide, columns)
+    up, across = torch.meshgrid(*lines, indexing="ij")
     angle = math.radians(azimuth)
     right = torch.tensor([0.0, -math.sin(angle), math.cos(angle)])
     ahead = torch.tensor([0.0, math.cos(angle), math.sin(angle)])
     base = up[..., None] * torch.tensor([1.0, 0.0, 0.0]) + across[..., None] * right
     table = torch.from_numpy(colormaps[cmap](np.linspace(0, 1, 256))[:, :3]).float()
-    clear, colour = torch.ones(size, size), torch.zeros(size, size, 3)
-    field = density.detach().cpu().float()[None, None]
+    clear, colour = torch.ones(rows, columns), torch.zeros(rows, columns, 3)
+    values = density.detach().cpu().float()
+    light = torch.nn.functional.normalize(0.8 * torch.tensor([1.0, 0.0, 0.0]) - ahead + 0.4 * right, dim=0)
+    largest = largest or float(values.max()) or 1.0
+    field = torch.stack([values, _lit(values, spacing, light)])[None]
     for depth in torch.linspace(-reach / 2, reach / 2, steps):
         # grid_sample wants x, y, z, the last axis first.
         place = ((base + depth * ahead) / (extent / 2)).flip(-1)[None, None]
-        value = torch.nn.functional.grid_sample(field, place, align_corners=False)[0, 0, 0].clamp(0, 1)
+        value, lit = torch.nn.functional.grid_sample(field, place, align_corners=False)[0, :, 0].clamp(0, 1)
         value = torch.where(value > threshold, value, torch.zeros_like(value))
         alpha = 1 - torch.exp(-opacity * value * reach / steps)
-        colour += (clear * alpha)[..., None] * table[(value * 255).long()]
+        bright = 1 - shading + shading * lit
+        colour += (clear * alpha * bright)[..., None] * table[(value / largest * 255).long().clamp_max(255)]
         clear *= 1 - alpha
     return colour + clear[..., None] * 0.06
 
 
-def write_volume_results(fitted: FittedGrid, folder: Path, *, draw: bool = True) -> dict[str, Any]:
+def _lit(
+    values: Float[Tensor, "D H W"], spacing: tuple[float, ...], light: Float[Tensor, "3"]
+) -> Float[Tensor, "D H W"]:
+    """Cosine between the outward normal (against the gradient) and the light; 1 where there is no gradient."""
+    if min(values.shape) < 2:
+        return torch.ones_like(values)
+    gradient = torch.stack(torch.gradient(values, spacing=list(spacing)), -1)
+    length = gradient.norm(dim=-1)
+    cosine = -(gradient @ light) / length.clamp_min(1e-12)
+    return torch.where(length > 1e-6, cosine.clamp(0, 1), torch.ones_like(length))
+
+
+def write_volume_results(
+    fitted: FittedGrid, folder: Path, *, draw: bool = True, threshold: float = 0.0
+) -> dict[str, Any]:
     """Write reconstruction, metrics, history, pictures and checkpoint into a folder.
 
     Args:
         fitted: the fit.
         folder: created if it is missing.
         draw: write the reconstruction, slices, masks and the rendering as well.
+        threshold: values in [0, 1] up to it are transparent in the rendering.
 
     Returns:
         The content of ``metrics.json``.
@@ -234,8 +264,9 @@ def write_volume_results(fitted: FittedGrid, folder: Path, *, draw: bool = True)
     field.save(folder / "checkpoint.pt")
     prediction = field.render()
     parameters = field.network.parameter_count()
-    content = {
-        "psnr": psnr(prediction, signal.values),
+    quality = psnr(prediction, signal.values)
+    content: dict[str, Any] = {
+        "psnr": quality,
         "ssim": ssim(prediction, signal.values) if min(signal.grid) >= 11 else math.nan,
         "network": field.description["network"],
         "network_config": field.description["network_config"],
@@ -259,12 +290,12 @@ def write_volume_results(fitted: FittedGrid, folder: Path, *, draw: bool = True)
     write_atomically(folder / "metrics.json", json.dumps(without_nan(content), indent=1).encode())
     write_atomically(folder / "history.json", json.dumps(without_nan(dataclasses.asdict(fitted.history))).encode())
     if draw:
-        for name, data in _volume_pictures(fitted, prediction, content["psnr"]).items():
+        for name, data in _volume_pictures(fitted, prediction, quality, threshold).items():
             write_atomically(folder / name, data)
     return content
 
 
-def _volume_pictures(fitted: FittedGrid, prediction: Tensor, quality: float) -> dict[str, bytes]:
+def _volume_pictures(fitted: FittedGrid, prediction: Tensor, quality: float, threshold: float) -> dict[str, bytes]:
     field, signal = fitted.field, fitted.signal
     own = signal.low + prediction.clamp(0, 1).double().numpy() * (signal.high - signal.low)
     buffer = io.BytesIO()
@@ -280,7 +311,9 @@ def _volume_pictures(fitted: FittedGrid, prediction: Tensor, quality: float) -> 
         slices.append((f"error, white {largest:.3f}", (one - other).abs() / largest))
     files["slices.png"] = pictures.panels(slices, 3, "gray", (0.0, 1.0))
     spacing = signal.spacing or (1.0, 1.0, 1.0)
-    views = [("volume", render_volume(truth, spacing)), ("fit", render_volume(found, spacing))]
+    largest = float(truth.max())
+    options: dict[str, Any] = {"largest": largest, "threshold": threshold}
+    views = [(title, render_volume(v, spacing, **options)) for title, v in (("volume", truth), ("fit", found))]
     files["rendering.png"] = pictures.panels(views, 2, width=4.0)
     files["fit.png"] = encode_png(views[1][1])
     if fitted.history.step:

@@ -1,0 +1,114 @@
+"""Reproduce the paper's tables and figures.
+
+python scripts/reproduce.py list
+python scripts/reproduce.py table1 --quick
+python scripts/reproduce.py all --output outputs/reproduce --seeds 0 1 2
+
+Every run is kept under OUTPUT/runs and never done twice: an interrupted command goes on where it stopped, figures that
+need the same runs share them. Rows are in configs/, one file each, with the paper's numbers beside the settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reproduction.context import Context
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ITEMS: dict[str, tuple[str, str, str]] = {
+    "table1": ("images", "image_table", "image fitting on DIV2K"),
+    "table2": ("volumes", "volume_table", "volumes; also Figure 7"),
+    "table3": ("shapes", "shape_table", "signed distance fields; also Figure 9 and Supp. Fig. 4"),
+    "table4": ("images", "ablation", "ablation, nine rows; also Supp. Fig. 8"),
+    "fig3": ("images", "masks", "neurons of SIREN and SASNet; also Supp. Fig. 9, masks"),
+    "fig4": ("images", "toy", "toy image: errors and masks"),
+    "fig5": ("images", "generalization", "pixel shift and super-resolution"),
+    "fig6": ("images", "scalability", "PSNR over the number of parameters"),
+    "fig8": ("shapes", "losses", "training loss on the Armadillo"),
+    "fig10": ("shapes", "mask_slices", "masks of a shape in slices; Supp. Fig. 5"),
+    "supp_table1": ("costs", "parameter_counts", "parameter counts"),
+    "supp_table2": ("costs", "step_costs", "step time and memory"),
+    "supp_table3": ("images", "image_table", "image fitting on Kodak"),
+    "supp_table4": ("images", "image_table", "medical CT slices; also Supp. Fig. 6"),
+    "supp_table5": ("images", "image_table", "FFHQ faces; also Supp. Fig. 7"),
+    "supp_fig1": ("costs", "spectra", "spectra before training"),
+    "supp_fig2": ("images", "time_to_accuracy", "loss over wall-clock time"),
+    "supp_fig3": ("images", "omega", "influence of omega_0; also Figure 1's super-resolution"),
+    "tiger": ("images", "tiger", "the authors' later protocol, masks on and off"),
+}
+"""Name to module, function and what it is."""
+
+_NAMED = ("table1", "supp_table3", "supp_table4", "supp_table5")
+
+
+def main() -> None:
+    """Parse the command line and do the items."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("item", choices=["list", "all", *ITEMS], help="one item, all of them, or their list")
+    parser.add_argument("--quick", action="store_true", help="a small version of the same experiment, for a CPU")
+    parser.add_argument("--output", type=Path, default=Path("outputs/reproduce"), help="folder of results and runs")
+    parser.add_argument("--data", type=Path, default=None, help="folder of data sets (images/, volumes/)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of weights and batches")
+    parser.add_argument("--rows", nargs="+", default=[], help="only these rows of the item")
+    parser.add_argument("--limit", type=int, default=None, help="only so many images or volumes of a data set")
+    parser.add_argument("--workers", type=int, default=None, help="runs at a time; default one a core, one on a GPU")
+    parser.add_argument("--device", default=None, help="cpu or cuda; CUDA where there is one if left out")
+    arguments = parser.parse_args()
+    if arguments.item == "list":
+        for name, (_, _, what) in ITEMS.items():
+            print(f"{name:12} {what}")
+        return
+    sys.path.insert(0, str(ROOT / "scripts"))
+    failed = run(arguments)
+    if failed:
+        sys.exit("\n".join(failed))
+
+
+def run(arguments: argparse.Namespace) -> list[str]:
+    """Do the items; returns a sentence for each that could not be done."""
+    import torch
+    from reproduction.context import Context
+
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    workers = arguments.workers or (1 if device.startswith("cuda") else os.cpu_count() or 1)
+    shared = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    failed = []
+    names = list(ITEMS) if arguments.item == "all" else [arguments.item]
+    for name in names:
+        context = Context(
+            output=arguments.output,
+            data=arguments.data or shared,
+            quick=arguments.quick,
+            seeds=tuple(arguments.seeds),
+            rows=tuple(arguments.rows),
+            limit=arguments.limit,
+            workers=workers,
+            device=device,
+        )
+        try:
+            _function(name)(context)
+        except (ValueError, ImportError) as error:
+            failed.append(f"reproduce {name}: {error}")
+        except KeyboardInterrupt:
+            return [*failed, f"reproduce {name}: interrupted; finished runs are kept, the same command goes on"]
+        for path in context.done:
+            print(path)
+    return failed
+
+
+def _function(name: str) -> Callable[[Context], None]:
+    module, function, _ = ITEMS[name]
+    found = getattr(import_module(f"reproduction.{module}"), function)
+    return (lambda context: found(context, name)) if name in _NAMED else found
+
+
+if __name__ == "__main__":
+    main()

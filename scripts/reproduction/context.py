@@ -1,0 +1,104 @@
+"""What all items share: where things lie, how much to do, and on what."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reproduction.runs import Job, run_jobs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SOURCES = {
+    "images/div2k512": "DIV2K photographs at 512 x 512 (the folder div2k/test_data of github.com/liuzhen0212/FINER, or "
+    "centre crops of data.vision.ee.ethz.ch/cvl/DIV2K)",
+    "images/kodak": "the Kodak True Color Image Suite, r0k.us/graphics/kodak",
+    "images/ct": "the CT slices of kaggle.com/datasets/kmader/siim-medical-images (folder tiff_images)",
+    "images/ffhq": "100 images of FFHQ at 1024 x 1024, github.com/NVlabs/ffhq-dataset",
+    "volumes/scalarflow": "density volumes of ScalarFlow, ge.in.tum.de/publications/2019-scalarflow-eckert",
+    "volumes": "any volume that fit_volume.py reads; the paper's are ScalarFlow's, "
+    "ge.in.tum.de/publications/2019-scalarflow-eckert",
+}
+"""Folders of data under ``--data`` and where their content comes from."""
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+@dataclass
+class Context:
+    """How an item is reproduced.
+
+    Attributes:
+        output: tables, figures and, in ``runs``, results of runs.
+        data: folder of data sets, see :data:`SOURCES`.
+        quick: the small version.
+        seeds: of weights and batches.
+        rows: names of rows to keep; empty for all.
+        limit: images or volumes of a data set to use; None for the item's own number.
+        workers: runs at the same time.
+        device: cpu or cuda.
+    """
+
+    output: Path
+    data: Path
+    quick: bool = False
+    seeds: tuple[int, ...] = (0,)
+    rows: tuple[str, ...] = ()
+    limit: int | None = None
+    workers: int = 1
+    device: str = "cpu"
+    done: list[Path] = field(default_factory=list)
+
+    @property
+    def suffix(self) -> str:
+        """Ending of file names that keeps quick results apart."""
+        return "_quick" if self.quick else ""
+
+    def run(self, jobs: list[Job]) -> list[dict[str, Any]]:
+        """Results of jobs, from the cache where they are there."""
+        return run_jobs(jobs, self.output / "runs", self.workers, self.device)
+
+    def files(self, folder: str, count: int | None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
+        """The first files of a data set by name.
+
+        Raises:
+            ValueError: there is none; the message says where they come from.
+        """
+        place = self.data / folder
+        found = sorted(p for p in place.glob("*") if p.name.lower().endswith(suffixes)) if place.is_dir() else []
+        if not found:
+            raise ValueError(
+                f"nothing to fit in '{place}': put {SOURCES[folder]} there, or name another --data folder."
+            )
+        count = self.limit or count
+        return found[:count] if count else found
+
+    def pick(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The rows asked for.
+
+        Raises:
+            ValueError: a row that the item does not have.
+        """
+        for name in self.rows:
+            if name not in names:
+                raise ValueError(f"there is no row '{name}' here; rows are {', '.join(names)}.")
+        return tuple(name for name in names if not self.rows or name in self.rows)
+
+    def hardware(self) -> str:
+        """One phrase."""
+        import torch
+
+        if self.device.startswith("cuda"):
+            return torch.cuda.get_device_name(0)
+        return f"{os.cpu_count()} cores of {_processor()}, {self.workers} runs at a time"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

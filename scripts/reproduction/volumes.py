@@ -1,0 +1,74 @@
+"""Volume fitting: Table 2 and Figure 7."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reproduction.compare import run_rows, table_rows
+from reproduction.context import Context
+from reproduction.rows import Row, load_row, merge
+from reproduction.runs import Job, load_signal
+from reproduction.tables import VOLUME_METRICS, write_table
+from sasnet_ns.fitting import pictures
+from sasnet_ns.fitting.grid_field import GridField
+from sasnet_ns.fitting.volume import VOLUME_SUFFIXES, render_volume
+from sdf_tools.writing import write_atomically
+
+ROWS = ("pemlp", "gauss", "siren", "finer", "wire", "sasnet")
+
+
+def volume_files(context: Context) -> list[Path]:
+    """The paper's eight ScalarFlow volumes, or, for the quick version or where they are missing, what is there."""
+    if not context.quick:
+        try:
+            return context.files("volumes/scalarflow", 8, VOLUME_SUFFIXES)
+        except ValueError as error:
+            print(f"{error} Going on with the files in '{context.data / 'volumes'}'.")
+    return context.files("volumes", 1 if context.quick else 8, VOLUME_SUFFIXES)
+
+
+def volume_table(context: Context) -> None:
+    """Table 2 and the slices and renderings of Figure 7."""
+    files = volume_files(context)
+    rows = [load_row("volumes", name) for name in context.pick(ROWS)]
+
+    def jobs(row: Row, seed: int) -> list[Job]:
+        fit = merge(row.fit(*(["quick"] if context.quick else [])), {"seed": seed})
+        size = 32 if context.quick else 178
+        return [Job("volume", str(f), fit, f"{row.label} on {f.stem}", size) for f in files]
+
+    results = run_rows(context, rows, jobs)
+    notes = [
+        f"Volumes: {', '.join(f.stem for f in files)}, longest side at most {32 if context.quick else 178} voxels."
+    ]
+    if not any("scalarflow" in str(f).lower() for f in files):
+        notes.append("Not the paper's data: ScalarFlow's smoke is smooth and mostly empty, so its PSNR is far higher.")
+    table = table_rows(rows, results, VOLUME_METRICS, "table2")
+    print(write_table(context, "table2", "Table 2: volumes", VOLUME_METRICS, table, notes))
+    _figure(context, {row.label: results[row.name][0][0] for row in rows}, jobs(rows[0], 0)[0])
+
+
+def _figure(context: Context, results: dict[str, dict[str, Any]], job: Job) -> None:
+    signal = load_signal(job)
+    fields = {k: GridField.load(r["folder"] / "checkpoint.pt") for k, r in results.items() if "folder" in r}
+    values = {label: field.render().clamp(0, 1).mean(-1) for label, field in fields.items()}
+    truth = signal.values.mean(-1)
+    middle = signal.grid[0] // 2
+    shown = [("volume", truth[middle])]
+    shown += [(f"{label}, {results[label]['psnr']:.2f} dB", v[middle]) for label, v in values.items()]
+    all_values = {"volume": truth, **values}
+    largest = float(truth.max())
+    views = [(k, render_volume(v, signal.spacing, largest=largest)) for k, v in all_values.items()]
+    errors = [(label, (v[middle] - truth[middle]).abs()) for label, v in values.items()]
+    files = {"fig7.png": pictures.panels(shown, 4, "gray", (0.0, 1.0), width=2.4)}
+    files["fig7_rendering.png"] = pictures.panels(views, 4, width=2.4)
+    if errors:
+        largest = float(torch.stack([e for _, e in errors]).quantile(0.98))
+        files["fig7_error.png"] = pictures.panels(errors, 3, "jet", (0.0, max(largest, 1e-6)), "absolute error", 2.4)
+    for name, data in files.items():
+        path = context.output / name.replace(".png", f"{context.suffix}.png")
+        write_atomically(path, data)
+        context.done.append(path)

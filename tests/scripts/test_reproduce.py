@@ -1,0 +1,122 @@
+"""scripts/reproduce.py and its rows, on images of a few pixels."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from reproduction import images, shapes, volumes  # noqa: E402
+from reproduction.context import Context  # noqa: E402
+from reproduction.rows import load_row, merge  # noqa: E402
+from reproduction.runs import Job, sized  # noqa: E402
+from reproduction.tables import IMAGE_METRICS, TableRow, order_notes, write_table  # noqa: E402
+
+GROUPS = (
+    ("images", images.ROWS, (2, 3), ("quick", "toy")),
+    ("ablation", images.ABLATION, (2, 3), ("quick",)),
+    ("volumes", volumes.ROWS, (3, 1), ("quick",)),
+    ("shapes", shapes.ROWS, (3, 1), ("quick",)),
+)
+
+
+@pytest.mark.parametrize(("group", "names", "dims", "variants"), GROUPS, ids=[g[0] for g in GROUPS])
+def test_rows_of_a_table_have_the_same_number_of_parameters(group, names, dims, variants):
+    from sasnet_ns.networks.sizes import parameter_count
+
+    for variant in ((), *((v,) for v in variants)):
+        counts = []
+        for name in names:
+            fit = sized(load_row(group, name).fit(*variant), *dims)
+            counts.append(parameter_count(fit["network"], *dims, **fit["network_config"]))
+        assert max(counts) <= 1.03 * min(counts), (group, variant, dict(zip(names, counts, strict=True)))
+
+
+def test_every_row_is_a_configuration():
+    from sasnet_ns.fitting import ShapeFit
+    from sasnet_ns.fitting.config import config_from
+    from sasnet_ns.fitting.grid_fit import GridFit
+
+    for path in sorted((ROOT / "configs").glob("*/*.yaml")):
+        row = load_row(path.parent.name, path.stem)
+        kind = ShapeFit if path.parent.name == "shapes" else GridFit
+        for variant in ((), *((v,) for v in row.variants)):
+            fit = row.fit(*variant)
+            fit.pop("parameters", None)
+            config_from(kind, fit, str(path))
+        assert row.paper
+
+
+def test_merging_keeps_what_is_not_named():
+    assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5, "c": None}}) == {"a": {"b": 5}, "d": 3}
+
+
+def test_a_job_is_named_after_what_determines_it(tmp_path):
+    job = Job("image", "toy:32", {"network": "siren", "seed": 0}, "one label")
+    assert job.folder(tmp_path) == Job("image", "toy:32", {"network": "siren", "seed": 0}, "another").folder(tmp_path)
+    assert job.folder(tmp_path) != Job("image", "toy:32", {"network": "siren", "seed": 1}).folder(tmp_path)
+
+
+def test_tables_show_spread_differences_and_order(tmp_path):
+    rows = [
+        TableRow("A", 100, {"psnr": [30.0, 32.0]}, {"psnr": 30.5}),
+        TableRow("B", 103, {"psnr": [29.0, 29.0]}, {"psnr": 33.0}),
+        TableRow("C", error="does not fit"),
+    ]
+    text = write_table(
+        Context(tmp_path, tmp_path, seeds=(0, 1)), "table", "Title", IMAGE_METRICS[:1], rows, ["A note."]
+    )
+    assert "| A | 100 | **31.00** ± 1.41 | 30.50 | +0.50 |" in text and "| C | does not fit |" in text
+    assert "3.0 % apart" in text and "seeds 0, 1" in text
+    assert (tmp_path / "table.csv").read_text().splitlines()[2].startswith("B,103,29.0,0.0,33.0,-4.0")
+    assert (tmp_path / "table.png").read_bytes()[:4] == b"\x89PNG"
+    assert order_notes(IMAGE_METRICS[:1], rows) == [
+        "PSNR: A is first, in the paper B; rank correlation of the orders -1.00."
+    ]
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "scripts/reproduce.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_missing_data_is_named_with_its_source(tmp_path):
+    result = call("table1", "--quick", "--data", str(tmp_path), "--output", str(tmp_path / "out"))
+    assert result.returncode == 1 and "liuzhen0212/FINER" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_table_is_made_and_its_runs_are_not_done_twice(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "images" / "div2k512"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((48, 48)).save(folder / "a.png")
+    arguments = (
+        "table1",
+        "--quick",
+        "--data",
+        str(tmp_path),
+        "--output",
+        str(tmp_path / "out"),
+        "--rows",
+        "siren",
+        "sasnet",
+    )
+    first = call(*arguments)
+    assert first.returncode == 0, first.stderr
+    text = (tmp_path / "out" / "table1_quick.md").read_text()
+    assert "| SIREN | 8,973 |" in text and "| SASNet | 9,075 |" in text and "34.64" in text
+    runs = list((tmp_path / "out" / "runs").iterdir())
+    assert len(runs) == 2 and all(json.loads((r / "metrics.json").read_text())["psnr"] > 10 for r in runs)
+    second = call(*arguments)
+    assert second.returncode == 0 and "2 of the runs are there already" in second.stdout
