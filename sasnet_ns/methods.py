@@ -20,7 +20,7 @@ from sasnet_ns.models.optimization import optimizer_configs
 from sasnet_ns.models.photo_trainer import PhotoTrainerConfig
 from sasnet_ns.models.sdf_trainer import SASNetTrainerConfig
 from sasnet_ns.models.surface_model import SASNetSurfaceConfig, surface_field_config, surface_optimizers
-from sasnet_ns.models.surface_pipeline import SurfacePipelineConfig
+from sasnet_ns.models.surface_pipeline import SurfacePipelineConfig, SurfaceTrainerConfig
 
 
 def _allow_numpy_scalars() -> None:
@@ -86,9 +86,9 @@ sasnet_nerfacto = MethodSpecification(
 )
 
 
-def _surface_method(name: str, model: SASNetSurfaceConfig, rays: int, steps: int) -> PhotoTrainerConfig:
+def _surface_method(name: str, model: SASNetSurfaceConfig, rays: int, steps: int) -> SurfaceTrainerConfig:
     """A method that reconstructs a surface from photographs."""
-    return PhotoTrainerConfig(
+    return SurfaceTrainerConfig(
         method_name=name,
         project_name="sasnet",
         max_num_iterations=steps,

@@ -74,6 +74,8 @@ class SASNetSurfaceModel(SurfaceModel):
 
     config: SASNetSurfaceConfig
     field: SASNetSDFField
+    all_bands: Tensor
+    sparse_points: Tensor | None
 
     def populate_modules(self) -> None:
         """Build the field; a running start is :meth:`start_from`, which knows the data set's coordinates."""
@@ -129,7 +131,7 @@ class SASNetSurfaceModel(SurfaceModel):
         opened = open_bands(progress, count, self.config.bands_open)
         self.field.set_bands(None if bool(self.all_bands) or opened == count else opened)
 
-    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:  # type: ignore[override]
         """nerfstudio's outputs, with ``depth`` as the distance along the ray, which the viewer and exporters expect,
         and ``normals`` in [0, 1]."""
         outputs = super().get_outputs(ray_bundle)

@@ -1,8 +1,10 @@
-"""The pipeline of the NeuS methods: nerfstudio's own, and a running start from a fitted field."""
+"""Pipeline and run of the NeuS methods: nerfstudio's own, and a running start from a fitted field."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +15,10 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
-from sasnet_ns.data.surface_photos import SurfaceDataManagerConfig
+from sasnet_ns.data.surface_photos import SurfaceDataManager, SurfaceDataManagerConfig
 from sasnet_ns.fields.sdf_field import SASNetSDFFieldConfig
 from sasnet_ns.models.neus_facto import SASNetNeuSFactoModelConfig
+from sasnet_ns.models.photo_trainer import PhotoTrainerConfig
 from sasnet_ns.models.surface_model import SASNetSurfaceConfig, SASNetSurfaceModel
 from sasnet_ns.networks import SASNetConfig, SignedDistanceField
 
@@ -55,18 +58,42 @@ class SurfacePipeline(VanillaPipeline):
         grad_scaler: GradScaler | None = None,
     ) -> None:
         start = config.model.sdf_field.init_field if test_mode == "val" else None
-        try:
-            if start is not None:
+        if start is not None:
+            with _one_sentence():
                 adopt_network(config.model.sdf_field, start)
-            super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
-            if start is not None:
-                model = self.model
-                assert isinstance(model, SASNetSurfaceModel)
-                model.start_from(
-                    SignedDistanceField.load(start, device), world_to_scene(self.datamanager.train_dataparser_outputs)
-                )
-        except ValueError as error:
-            raise SystemExit(f"{type(self).__name__}: {error}") from None
+        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        if start is not None:
+            model = self.model
+            assert isinstance(model, SASNetSurfaceModel)
+            assert isinstance(self.datamanager, SurfaceDataManager)
+            frame = world_to_scene(self.datamanager.train_dataparser_outputs)
+            with _one_sentence():
+                model.start_from(SignedDistanceField.load(start, device), frame)
+
+
+@dataclass
+class SurfaceTrainerConfig(PhotoTrainerConfig):
+    """Configuration of a run."""
+
+    pipeline: SurfacePipelineConfig = field(default_factory=SurfacePipelineConfig)
+    """The photographs, the field, its losses and its beginning."""
+
+    def save_config(self) -> None:
+        """Write config.yml with the network that a running start brings: nobody needs the field's file later."""
+        start = self.pipeline.model.sdf_field.init_field
+        if start is not None:
+            with _one_sentence():
+                adopt_network(self.pipeline.model.sdf_field, start)
+        super().save_config()
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turn a ValueError into the end of the program."""
+    try:
+        yield
+    except ValueError as error:
+        raise SystemExit(f"--pipeline.model.sdf-field.init-field: {error}") from None
 
 
 def adopt_network(config: SASNetSDFFieldConfig, path: Path) -> None:
