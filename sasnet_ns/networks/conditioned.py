@@ -103,14 +103,19 @@ def _resnet_features(signal: Float[Tensor, "*sizes channels"]) -> Float[Tensor, 
         from sdf_tools.errors import MissingLibraryError
 
         raise MissingLibraryError("INCODE takes its features from torchvision: pip install torchvision.") from error
-    if signal.ndim == 3:
-        stages = list(resnet34(weights=None).children())[:5]
-    else:
-        stages = list(r3d_18(weights=None).children())[:3]
+    # Only the stages that are used get memory and initial values, by the same law as in torchvision's constructors.
+    with torch.device("meta"):
+        layers = list(resnet34().children())[:5] if signal.ndim == 3 else list(r3d_18().children())[:3]
+    stages = nn.Sequential(*layers).to_empty(device=signal.device)
+    for module in stages.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+            module.reset_parameters()
     channels = signal.movedim(-1, 0)
     rgb = channels[:3] if channels.shape[0] >= 3 else channels.mean(0, keepdim=True).expand(3, *channels.shape[1:])
     # Batch statistics, as in the authors' program, where the extractor is never put into evaluation mode.
-    maps = nn.Sequential(*stages).to(signal.device).train()(rgb[None].float())
+    maps = stages.train()(rgb[None].float())
     return maps.flatten(2).mean(2)[0]
 
 
