@@ -15,6 +15,7 @@ from sasnet_ns.fitting.loop import History, Report, progress_bar, train
 from sasnet_ns.fitting.recipe import Recipe
 from sasnet_ns.fitting.signal import CoordinateGrid, Signal
 from sasnet_ns.networks import SASNet
+from sasnet_ns.networks.presets import PRESETS
 
 
 def _recipe() -> Recipe:
@@ -47,9 +48,9 @@ class GridFit:
 
 
 def default_network_config(network: str, dims: int) -> dict[str, Any]:
-    """Options that fitting starts from: the paper's settings for images (2 axes) or volumes (3)."""
+    """Options that fitting starts from: the paper's for images (2 axes) or volumes (3) where it has any."""
     task = "image" if dims == 2 else "volume"
-    return {} if network in ("ngp", "incode", "msiren") else {"preset": task}
+    return {"preset": task} if network == "sasnet" or task in PRESETS.get(network, {}) else {}
 
 
 @dataclass
