@@ -16,10 +16,9 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
 from sasnet_ns.fitting.objective import SDFObjective, sdf_losses
-from sasnet_ns.fitting.shape import default_network_config
 from sasnet_ns.networks import SASNet, SASNetConfig, SignedDistanceField
 
-NetworkName = Literal["sasnet", "siren", "finer", "ngp"]
+NetworkName = Literal["sasnet", "sasnet-paper", "siren", "finer", "ngp"]
 
 
 @dataclass
@@ -33,9 +32,11 @@ class SASNetSDFModelConfig(ModelConfig):
     eval_num_rays_per_chunk: int = 1 << 18
     """Rays rendered at a time; the network itself is evaluated in smaller parts."""
     network: NetworkName = "sasnet"
-    """Network to fit: sasnet, or one to compare it with: siren, finer, ngp (hash grid and a small MLP)."""
-    sasnet: SASNetConfig = field(default_factory=lambda: SASNetConfig.sdf(**default_network_config("sasnet")))
-    """Options of the SASNet; the defaults are the paper's SDF network with 130,917 parameters and smoothstep masks."""
+    """Network to fit: sasnet, or one to compare it with: sasnet-paper (the paper's SDF network), siren, finer, ngp
+    (hash grid and a small MLP)."""
+    sasnet: SASNetConfig = field(default_factory=SASNetConfig.sdf_fast)
+    """Options of the SASNet; the defaults have as many parameters as the paper's SDF network, most of them in
+    the masks' grid, which learns more in a short run."""
     network_options: dict[str, int | float | str] = field(default_factory=dict)
     """Options of the other networks as name value pairs, e.g. width 256 omega_0 30."""
     objective: SDFObjective = field(default_factory=SDFObjective)
@@ -61,8 +62,9 @@ class SASNetSDFModel(Model):
 
         super().populate_modules()
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
+        network = "sasnet" if self.config.network == "sasnet-paper" else self.config.network
         self.field = SignedDistanceField(
-            self.config.network, self.network_config(), metadata.get("center"), metadata.get("scale", 1.0)
+            network, self.network_config(), metadata.get("center"), metadata.get("scale", 1.0)
         )
         self.step = 0
         self.max_steps = 0
@@ -74,6 +76,8 @@ class SASNetSDFModel(Model):
 
     def network_config(self) -> dict[str, Any]:
         """Options for :func:`sasnet_ns.networks.build_network`, plain values only."""
+        if self.config.network == "sasnet-paper":
+            return {"preset": "sdf"}
         if self.config.network != "sasnet":
             return dict(self.config.network_options)
         options = dataclasses.asdict(self.config.sasnet)

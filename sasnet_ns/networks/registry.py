@@ -54,8 +54,9 @@ def build_network(name: str, in_dim: int, out_dim: int, **config: Any) -> Networ
         in_dim: number of coordinates.
         out_dim: number of output channels.
         **config: the network's own options (for ``sasnet`` the fields of :class:`SASNetConfig`), and ``preset`` to
-            start from the SASNet paper's settings for a task: image, volume, sdf or toy; for ``sasnet`` also tiger_p
-            and tiger_d, the authors' later recipes. Without one a network has its own paper's defaults.
+            start from the SASNet paper's settings for a task: image, volume, sdf or toy; for ``sasnet`` also sdf_fast,
+            ours for short runs, and tiger_p and tiger_d, the authors' later recipes. Without one a network has its own
+            paper's defaults.
 
     Raises:
         ValueError: no network has that name, or an option or a preset does not exist or fit.

@@ -1,0 +1,107 @@
+"""Evaluating a field without gradients, as the extractor, the viewer and the metrics do: points per second.
+
+Chunk sizes for the kernels, plain torch, torch.compile (where a C++ compiler is at hand), an exported program, and the
+preview that leaves out the highest bands. The error is the largest difference from the kernels' answer, box units.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.kernels import measure_machine
+from benchmarks.step import clock
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.networks.export import export_field, portable
+
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sasnet": ("sasnet", {}),
+    "sasnet sdf_fast": ("sasnet", {"preset": "sdf_fast"}),
+    "siren": ("siren", {}),
+    "ngp": ("ngp", {}),
+}
+
+
+@dataclass
+class Row:
+    """One network evaluated one way."""
+
+    network: str
+    way: str
+    chunk: int
+    million_points_per_s: float
+    error: float
+
+
+def run(json_path: Path | None, quick: bool) -> None:
+    """Time every way; print a table and write the figures as JSON."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    machine = measure_machine(device)
+    count = 2**17 if quick else 2**19
+    points = torch.rand(count, 3, generator=torch.Generator().manual_seed(0)).to(device) - 0.5
+    rows = [row for label in NETWORKS for row in time_network(label, points, 3 if quick else 7)]
+    console = Console()
+    table = Table(title=f"{count:,} points on {device.type}", title_justify="left")
+    for column in ("network", "way"):
+        table.add_column(column)
+    for column in ("chunk", "Mpoints/s", "largest difference"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(row.network, row.way, f"{row.chunk:,}", f"{row.million_points_per_s:.2f}", f"{row.error:.0e}")
+    console.print(table)
+    console.print(
+        f"{machine['threads']:.0f} threads; torch.mm 10,000x256x224: {machine['gemm_gflop_per_s']:.0f} GFLOP/s"
+    )
+    if json_path is not None:
+        partial = json_path.with_suffix(".part")
+        partial.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1))
+        partial.replace(json_path)
+
+
+def time_network(label: str, points: Tensor, rounds: int) -> list[Row]:
+    """Rows of one network."""
+    name, options = NETWORKS[label]
+    torch.manual_seed(0)
+    field = SignedDistanceField(name, options).to(points.device).eval().requires_grad_(False)
+    plain = portable(field).to(points.device)
+    cpu = points.device.type == "cpu"
+    chunk = 8192 if cpu else 262_144
+    ways: list[tuple[str, int, Callable[[Tensor], Tensor]]] = [
+        ("kernels", size, field) for size in ((2048, 8192, 32_768, 131_072) if cpu else (chunk, points.shape[0]))
+    ]
+    ways.append(("torch", chunk, plain))
+    if shutil.which("g++") or shutil.which("clang++"):
+        ways.append(("torch.compile", chunk, torch.compile(plain, dynamic=False)))
+    if cpu:
+        with tempfile.TemporaryDirectory() as folder:
+            export_field(field, Path(folder) / "field.pt2")
+            ways.append(("exported .pt2", chunk, torch.export.load(Path(folder) / "field.pt2").module()))
+    if name == "sasnet":
+        ways.append(("kernels, no high bands", chunk, lambda x: field.network(2 * x, bands=0)[..., 0]))
+    with torch.no_grad():
+        truth = evaluate(field, points, chunk)
+        rows = []
+        for way, size, function in ways:
+            error = float((evaluate(function, points, size) - truth).abs().max())  # compiles as well
+            times = [
+                clock(lambda function=function, size=size: evaluate(function, points, size), points.device, 1)  # type: ignore[misc]
+                for _ in range(rounds)
+            ]
+            rows.append(Row(label, way, size, points.shape[0] / statistics.median(times) / 1e3, error))
+    return rows
+
+
+def evaluate(function: Callable[[Tensor], Tensor], points: Tensor, chunk: int) -> Tensor:
+    """The field at all points, a chunk at a time."""
+    return torch.cat([function(part) for part in points.split(chunk)])
