@@ -148,13 +148,14 @@ def _meshes(context: Context, rows: list[Row], results: Results, shapes: tuple[s
     from sasnet_ns.data.shapes import resolve_shape
     from sdf_tools.distance import SignedDistance
     from sdf_tools.io import load
-    from sdf_tools.render import error_colors, render_mesh
+    from sdf_tools.render import Camera, error_colors, render_mesh
     from sdf_tools.shapes import Mesh, normalize
 
     shape = "dragon" if "dragon" in shapes else shapes[0]
     index = shapes.index(shape)
     box = normalize(resolve_shape(shape))
     distance = SignedDistance(box.shape, sign="unsigned")
+    camera = Camera(azimuth=200.0 if shape == "armadillo" else 20.0)  # their faces
     shown: list[tuple[str, Any]] = []
     for row in rows:
         result = results[row.name][0][index]
@@ -165,7 +166,7 @@ def _meshes(context: Context, rows: list[Row], results: Results, shapes: tuple[s
         error = distance(box.to_box(mesh.vertices)).abs()
         colors = error_colors(error, largest=1e-2 if context.quick else 2e-3)
         mesh = dataclasses.replace(mesh, vertex_colors=colors)
-        shown.append((row.label, render_mesh(mesh, size=(300, 300), occlusion_rays=4)))
+        shown.append((row.label, render_mesh(mesh, camera, size=(300, 300), occlusion_rays=4)))
     if shown:
         _save(context, "fig9.png", pictures.panels(shown, 3))
 
