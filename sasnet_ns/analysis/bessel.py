@@ -82,9 +82,9 @@ def expand_neuron(
         term, index = keep.nonzero()
         vectors = np.concatenate([vectors[term], k[index, None]], axis=1)
         amplitudes = product[keep]
-    order = np.argsort(-np.abs(amplitudes), kind="stable")
+    largest_first = np.argsort(-np.abs(amplitudes), kind="stable")
     left_out = max(0.0, total - float(np.abs(amplitudes).sum()))
-    return torch.from_numpy(vectors[order]), torch.from_numpy(amplitudes[order]), left_out
+    return torch.from_numpy(vectors[largest_first]), torch.from_numpy(amplitudes[largest_first]), left_out
 
 
 def expand_network(network: Network, tolerance: float = 1e-8, max_terms: int = 300_000) -> SineSeries:
@@ -99,15 +99,14 @@ def expand_network(network: Network, tolerance: float = 1e-8, max_terms: int = 3
     Raises:
         ValueError: another kind or depth of network, or too many terms.
     """
-    first_frequencies, first_phases = _first_layer(network)
+    first_frequencies, first_phases, omega_0 = _first_layer(network)
     layer = linears(network.hidden)[0]  # type: ignore[arg-type]
-    omega_0 = network.config.omega_0 if isinstance(network, SASNet) else network.omega_0  # type: ignore[union-attr]
     output: torch.nn.Linear = network.output  # type: ignore[assignment]
     frequencies, phases, amplitudes = [], [], []
     bound = torch.zeros(network.out_dim, dtype=torch.float64)
     read_out = output.weight.detach().cpu().double()
     for j in range(layer.out_features):
-        k, alpha, left_out = expand_neuron(omega_0 * layer.weight[j].detach().double(), tolerance, max_terms)
+        k, alpha, left_out = expand_neuron(omega_0 * layer.weight[j].detach().cpu().double(), tolerance, max_terms)
         bias = omega_0 * float(layer.bias[j].detach().double())
         frequencies.append(k.double() @ first_frequencies)
         phases.append(k.double() @ first_phases + bias)
@@ -118,16 +117,17 @@ def expand_network(network: Network, tolerance: float = 1e-8, max_terms: int = 3
     )
 
 
-def _first_layer(network: Network) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n"]]:
-    """Frequencies and phases of the first layer, radians."""
+def _first_layer(network: Network) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n"], float]:
+    """Frequencies and phases of the first layer, radians, and the hidden layer's omega_0."""
     if isinstance(network, Siren) and not isinstance(network, Finer) and len(network.hidden) == 1:
-        weight, bias, scale = network.first.weight, network.first.bias, network.omega_0
+        weight, bias, omega_0 = network.first.weight, network.first.bias, network.omega_0
+        scale = omega_0
     elif isinstance(network, SASNet) and network.mask_generator is None and len(network.hidden) == 1:
-        weight, bias = network.frequencies, network.phase
-        scale = 1.0 if network.config.embedding == "frozen" else network.config.omega_0
+        weight, bias, omega_0 = network.frequencies, network.phase, network.config.omega_0
+        scale = 1.0 if network.config.embedding == "frozen" else omega_0
     else:
         raise ValueError("only a SIREN or a SASNet without masks, with one hidden layer, is expanded here.")
-    return scale * weight.detach().cpu().double(), scale * bias.detach().cpu().double()
+    return scale * weight.detach().cpu().double(), scale * bias.detach().cpu().double(), omega_0
 
 
 def merge_frequencies(series: SineSeries) -> SineSeries:

@@ -97,7 +97,7 @@ def _sasnet_size(config: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
 def table_options(name: str, table: str) -> dict[str, Any]:
     """Options of a network in one of the paper's tables, with as many parameters as SASNet has there.
 
-    The paper's own settings (the presets) differ by up to eleven percent within a table. These keep every setting but
+    The paper's own settings (the presets) differ by up to thirteen percent in a table. These keep every setting but
     the size.
 
     Args:
