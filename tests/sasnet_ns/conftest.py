@@ -76,6 +76,7 @@ def make_trainer(tmp_path: Path, sphere_file: Path) -> Iterator[TrainerFactory]:
         config.pipeline.eval_samples = 20_000
         config.pipeline.model.sasnet.embedding_width = 64
         config.pipeline.model.sasnet.hidden_widths = (64, 64)
+        config.pipeline.model.sasnet.groups = (8, 8)
         for name, value in changes.items():
             target = config
             *path, last = name.split("__")

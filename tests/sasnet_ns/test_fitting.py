@@ -110,7 +110,7 @@ def test_objective_terms_and_their_schedules():
     assert losses["eikonal"].item() == pytest.approx(0.1 * (gradient.norm(dim=1) - 1).square().mean().item(), rel=1e-4)
     assert losses["mask_sparsity"].item() == pytest.approx(0.05, abs=0.01)
     assert set(sdf_losses(field, batch, objective, progress=1.0)[0]) == {"sdf", "mask_sparsity"}
-    assert objective.far_weight_at(0.5) == pytest.approx(math.sqrt(0.2 * 0.03))
+    assert objective.far_weight_at(0.5) == pytest.approx(math.sqrt(objective.far_weight * objective.far_final_weight))
     paper = sdf_losses(field, batch, SDFObjective(loss="coarse_to_fine"))[0]["sdf"]
     assert paper.item() == pytest.approx((predicted - batch.sdf).square().mean().item(), rel=1e-5)
 

@@ -24,6 +24,7 @@ TINY = (
     "--pipeline.datamanager.probe-points=5000",
     "--pipeline.model.sasnet.embedding-width=64",
     "--pipeline.model.sasnet.hidden-widths=64 64",
+    "--pipeline.model.sasnet.groups=8 8",
     "--pipeline.eval-resolution=48",
     "--pipeline.eval-samples=20000",
 )
@@ -33,7 +34,7 @@ def _run(folder: Path, *command: str | Path, timeout: float = 400) -> subprocess
     arguments = [
         part for word in map(str, command) for part in (word.split("=", 1) if word.startswith("--") else [word])
     ]
-    flat = [piece for part in arguments for piece in (part.split() if part == "64 64" else [part])]
+    flat = [piece for part in arguments for piece in (part.split() if part in ("64 64", "8 8") else [part])]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(flat, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
 
