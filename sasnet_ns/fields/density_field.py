@@ -128,7 +128,7 @@ class SASNetDensityField(NerfactoField):
         super().__init__(
             aabb,
             num_images,
-            # The smallest hash grid there is: replaced below.
+            # The smallest hash grid there is; it is not used.
             num_levels=1,
             base_res=2,
             max_res=2,
@@ -140,9 +140,8 @@ class SASNetDensityField(NerfactoField):
             implementation="torch",
             **options,
         )
-        self.mlp_base = DensityTrunk(
-            aabb, geo_feat_dim, network, network_config, spatial_distortion, average_init_density
-        )
+        del self.mlp_base
+        self.trunk = DensityTrunk(aabb, geo_feat_dim, network, network_config, spatial_distortion, average_init_density)
         self._normals_wanted = False
 
     def forward(self, ray_samples: RaySamples, compute_normals: bool = False) -> dict[FieldHeadNames, Tensor]:
@@ -158,8 +157,9 @@ class SASNetDensityField(NerfactoField):
         # Only where normals need it: the gradient with respect to positions costs a fifth of a step.
         if self._normals_wanted and not positions.requires_grad:
             positions = positions.requires_grad_(True)
-        self._sample_locations = positions
-        density, self._density_before_activation, features = self.mlp_base(positions)
+        self._sample_locations = positions  # type: ignore[assignment]
+        density, logarithm, features = self.trunk(positions)
+        self._density_before_activation = logarithm  # type: ignore[assignment]
         return density, features
 
 
@@ -188,7 +188,9 @@ class ProposalField(Field):
         super().__init__()
         self.trunk = DensityTrunk(aabb, 0, network, network_config, spatial_distortion, average_init_density)
 
-    def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*batch 1"], None]:
+    def get_density(  # type: ignore[override]
+        self, ray_samples: RaySamples
+    ) -> tuple[Float[Tensor, "*batch 1"], None]:
         """Densities per scene unit at the samples."""
         return self.trunk(ray_samples.frustums.get_positions())[0], None
 

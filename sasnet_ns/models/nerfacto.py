@@ -15,7 +15,7 @@ from nerfstudio.field_components.spatial_distortions import SceneContraction
 from nerfstudio.model_components.losses import MSELoss
 from nerfstudio.model_components.ray_samplers import ProposalNetworkSampler, UniformSampler
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, NormalsRenderer, RGBRenderer
-from nerfstudio.model_components.scene_colliders import AABBBoxCollider, NearFarCollider
+from nerfstudio.model_components.scene_colliders import AABBBoxCollider, NearFarCollider, SceneCollider
 from nerfstudio.model_components.shaders import NormalsShader
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor
@@ -24,6 +24,7 @@ from sasnet_ns.fields.density_field import ProposalField, SASNetDensityField
 from sasnet_ns.fitting.recipe import Recipe
 from sasnet_ns.models.lpips import OptionalLPIPS, without_missing
 from sasnet_ns.models.optimization import RecipeSchedulerConfig, RoleOptimizerConfig, optimizer_configs
+from sasnet_ns.models.surface_model import open_bands
 from sasnet_ns.networks import SASNet, SASNetConfig
 from sdf_tools.losses import mask_sparsity_loss
 
@@ -61,11 +62,10 @@ class SASNetNerfactoModelConfig(NerfactoModelConfig):
     """Options of the other networks as name value pairs, e.g. width 256 omega_0 30."""
     geo_feat_dim: int = 15
     """Features that the field hands to its colour network."""
-    start_bands: int = 1
-    """Frequency bands of a SASNet that are open from the start; low frequencies always are."""
-    band_steps: int = 600
-    """Steps over which the other bands open, one after the other; 0 opens all at once."""
-    mask_sparsity_mult: float = 1e-5
+    bands_open: tuple[float, float] = (0.0, 0.3)
+    """Shares of training at which the first and the last high band of a SASNet open: coarse first, detail later. (0, 0)
+    opens all at once."""
+    mask_sparsity_loss_mult: float = 1e-5
     """Weight of the masks' sum, which closes masks where they are not needed; 0 leaves it out."""
     mask_sparsity_points: int = 1024
     """Samples of a step at which that sum is taken."""
@@ -87,6 +87,7 @@ class SASNetNerfactoModel(NerfactoModel):
     """
 
     config: SASNetNerfactoModelConfig
+    field: SASNetDensityField
 
     def populate_modules(self) -> None:
         """Build everything; nothing is downloaded."""
@@ -96,30 +97,16 @@ class SASNetNerfactoModel(NerfactoModel):
         contraction = None if bounded else SceneContraction(order=float("inf"))
         aabb = self.scene_box.aabb
         self.field = SASNetDensityField(
-            aabb,
-            self.num_train_data,
-            config.network,
-            self.network_config(),
-            config.geo_feat_dim,
-            contraction,
-            config.average_init_density,
-            hidden_dim_color=config.hidden_dim_color,
-            hidden_dim_transient=config.hidden_dim_transient,
-            use_pred_normals=config.predict_normals,
-            use_average_appearance_embedding=config.use_average_appearance_embedding,
-            appearance_embedding_dim=config.appearance_embed_dim if config.use_appearance_embedding else 0,
+            aabb, self.num_train_data, spatial_distortion=contraction, **field_options(config)
         )
         self.camera_optimizer = config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         count = 1 if config.use_same_proposal_network else config.num_proposal_iterations
         arguments = [
             config.proposal_net_args_list[min(i, len(config.proposal_net_args_list) - 1)] for i in range(count)
         ]
-        self.proposal_networks = torch.nn.ModuleList(
-            ProposalField(aabb, contraction, config.average_init_density, **options) for options in arguments
-        )
-        self.density_fns = [
-            self.proposal_networks[min(i, count - 1)].density_fn for i in range(config.num_proposal_iterations)
-        ]
+        proposals = [ProposalField(aabb, contraction, config.average_init_density, **options) for options in arguments]
+        self.proposal_networks = torch.nn.ModuleList(proposals)
+        self.density_fns = [proposals[min(i, count - 1)].density_fn for i in range(config.num_proposal_iterations)]
         uniform = bounded or config.proposal_initial_sampler == "uniform"
         self.proposal_sampler = ResumableProposalSampler(
             config.num_proposal_samples_per_ray,
@@ -130,7 +117,8 @@ class SASNetNerfactoModel(NerfactoModel):
             UniformSampler(single_jitter=config.use_single_jitter) if uniform else None,
         )
         near, far = config.near_plane, config.far_plane
-        self.collider = AABBBoxCollider(self.scene_box, near) if bounded else NearFarCollider(near, far)
+        collider: SceneCollider = AABBBoxCollider(self.scene_box, near) if bounded else NearFarCollider(near, far)
+        self.collider = collider  # type: ignore[assignment]
         self.renderer_rgb = RGBRenderer(background_color=config.background_color)
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="median")
@@ -143,15 +131,9 @@ class SASNetNerfactoModel(NerfactoModel):
 
         self.psnr = PeakSignalNoiseRatio(data_range=1.0)
         self.ssim = structural_similarity_index_measure
-        self.lpips = OptionalLPIPS(normalize=True)
+        self.lpips = OptionalLPIPS(normalize=True)  # type: ignore[assignment]
+        self.max_steps = 0
         self.update_to_step(0)
-
-    def network_config(self) -> dict[str, Any]:
-        """Options for :func:`sasnet_ns.networks.build_network`, plain values only."""
-        if self.config.network != "sasnet":
-            return dict(self.config.network_options)
-        options = dataclasses.asdict(self.config.sasnet)
-        return {name: value for name, value in options.items() if name not in ("in_dim", "out_dim")}
 
     def _proposal_interval(self, step: int) -> float:
         """Steps between two updates of the proposal networks."""
@@ -161,13 +143,15 @@ class SASNetNerfactoModel(NerfactoModel):
     def update_to_step(self, step: int) -> None:
         """Open the bands that a step has; called before each training step and after loading a checkpoint."""
         self.step = step
-        trunk = self.field.mlp_base
+        trunk = self.field.trunk
         if isinstance(trunk.network, SASNet):
-            trunk.bands = open_bands(step, trunk.network.config.bands, self.config.start_bands, self.config.band_steps)
+            # Outside training all are open: those that were not yet trained have no effect.
+            progress = step / self.max_steps if self.max_steps else 1.0
+            trunk.bands = open_bands(progress, trunk.network.config.bands, self.config.bands_open)
 
     def get_param_groups(self) -> dict[str, list[torch.nn.Parameter]]:
         """The network's parameters by role (backbone, hidden, masks), the rest of the field, proposals, cameras."""
-        trunk = self.field.mlp_base
+        trunk = self.field.trunk
         groups = {str(role): parameters for role, parameters in trunk.network.parameter_roles().items()}
         own = {id(parameter) for parameter in trunk.parameters()}
         groups["fields"] = [parameter for parameter in self.field.parameters() if id(parameter) not in own]
@@ -179,17 +163,19 @@ class SASNetNerfactoModel(NerfactoModel):
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         """nerfacto's own, and the band schedule."""
+        if training_callback_attributes.trainer is not None:
+            self.max_steps = training_callback_attributes.trainer.config.max_num_iterations
         before = [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION]
         callbacks = super().get_training_callbacks(training_callback_attributes)
         return [TrainingCallback(before, self.update_to_step, update_every_num_iters=1), *callbacks]
 
-    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:  # type: ignore[override]
         """nerfacto's outputs; in training also what the mask loss needs."""
         outputs = super().get_outputs(ray_bundle)
-        if self.training and self.config.mask_sparsity_mult > 0:
+        if self.training and self.config.mask_sparsity_loss_mult > 0:
             positions = outputs["ray_samples_list"][-1].frustums.get_positions().detach().reshape(-1, 3)
             stride = max(1, len(positions) // self.config.mask_sparsity_points)
-            outputs["masks"] = self.field.mlp_base.masks(positions[::stride])
+            outputs["masks"] = self.field.trunk.masks(positions[::stride])
         return outputs
 
     def get_loss_dict(
@@ -198,7 +184,7 @@ class SASNetNerfactoModel(NerfactoModel):
         """nerfacto's losses and the masks' sparsity."""
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if outputs.get("masks"):
-            losses["mask_sparsity"] = self.config.mask_sparsity_mult * mask_sparsity_loss(outputs["masks"])
+            losses["mask_sparsity"] = self.config.mask_sparsity_loss_mult * mask_sparsity_loss(outputs["masks"])
         return losses
 
     def get_image_metrics_and_images(
@@ -215,6 +201,25 @@ class SASNetNerfactoModel(NerfactoModel):
         return torch.cat([outputs[output_name], outputs["accumulation"]], dim=-1)
 
 
+def field_options(config: SASNetNerfactoModelConfig) -> dict[str, Any]:
+    """What the configuration says about the field, as arguments of :class:`SASNetDensityField`."""
+    options = dict(config.network_options)
+    if config.network == "sasnet":
+        own = dataclasses.asdict(config.sasnet)
+        options = {name: value for name, value in own.items() if name not in ("in_dim", "out_dim")}
+    return {
+        "network": config.network,
+        "network_config": options,
+        "geo_feat_dim": config.geo_feat_dim,
+        "average_init_density": config.average_init_density,
+        "hidden_dim_color": config.hidden_dim_color,
+        "hidden_dim_transient": config.hidden_dim_transient,
+        "use_pred_normals": config.predict_normals,
+        "use_average_appearance_embedding": config.use_average_appearance_embedding,
+        "appearance_embedding_dim": config.appearance_embed_dim if config.use_appearance_embedding else 0,
+    }
+
+
 class ResumableProposalSampler(ProposalNetworkSampler):
     """nerfstudio's proposal sampler, whose schedule of updates is kept in checkpoints."""
 
@@ -225,14 +230,6 @@ class ResumableProposalSampler(ProposalNetworkSampler):
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Go on from there."""
         self._step, self._steps_since_update = state["step"], state["steps_since_update"]
-
-
-def open_bands(step: int, bands: int, start: int, steps: int) -> int:
-    """How many of a SASNet's bands are open at a step: ``start`` at first, then one by one, all from ``steps`` on."""
-    start = min(start, bands)
-    if steps <= 0 or step >= steps:
-        return bands
-    return min(bands, start + int((bands - start + 1) * step / steps))
 
 
 def nerfacto_model_config() -> SASNetNerfactoModelConfig:

@@ -23,7 +23,7 @@ class PhotoTrainerConfig(TrainerConfig):
 
     def print_to_terminal(self) -> None:
         """What will happen, in a line; config.yml holds the whole configuration."""
-        data = self.pipeline.datamanager
+        data: Any = self.pipeline.datamanager
         where = data.data if data.data is not None else data.dataparser.data
         CONSOLE.print(
             f"[bold]{self.method_name}[/bold] on {where}, {self.max_num_iterations:,} steps of "

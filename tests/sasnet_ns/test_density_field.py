@@ -93,8 +93,8 @@ def test_contraction_covers_all_of_space():
     points = torch.tensor([[0.0, 0, 0], [5.0, 0, 0], [-5.0, 0, 0], [1e4, 1e4, 1e4]])
     density = field.density_fn(points)
     assert (density > 0).all() and (density < 0.1).all()
-    assert field.mlp_base.coordinates(points).abs().max() <= 1
-    assert torch.allclose(field.mlp_base.coordinates(points[1:2]), torch.tensor([[0.9, 0, 0]]))
+    assert field.trunk.coordinates(points).abs().max() <= 1
+    assert torch.allclose(field.trunk.coordinates(points[1:2]), torch.tensor([[0.9, 0, 0]]))
 
 
 def test_a_band_that_opens_changes_nothing_at_first():
@@ -102,16 +102,16 @@ def test_a_band_that_opens_changes_nothing_at_first():
     points = torch.rand(30, 3) - 0.5
     values = []
     for bands in (0, 1, 2, None):
-        field.mlp_base.bands = bands
+        field.trunk.bands = bands
         values.append(field.density_fn(points))
     assert all(torch.allclose(value, values[0]) for value in values)
-    field.mlp_base.bands = 1
+    field.trunk.bands = 1
     field.density_fn(points).sum().backward()
-    sizes = field.mlp_base.network.band_sizes
-    grad = field.mlp_base.network.hidden[0].weight.grad
+    sizes = field.trunk.network.band_sizes
+    grad = field.trunk.network.hidden[0].weight.grad
     assert grad[:, sizes[0] : sizes[0] + sizes[1]].abs().max() > 0
     assert grad[:, sizes[0] + sizes[1] :].abs().max() == 0
-    assert [mask.shape[1] for mask in field.mlp_base.masks(points)] == [1, 4, 4]
+    assert [mask.shape[1] for mask in field.trunk.masks(points)] == [1, 4, 4]
 
 
 def test_unknown_networks_are_refused():
