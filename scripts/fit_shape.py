@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def main() -> None:
     from sdf_tools.errors import MissingLibraryError
 
     arguments = tyro.cli(Arguments, description=__doc__)
+    warnings.formatwarning = lambda message, *_: f"fit_shape: {message}\n"
     try:
         run(arguments)
     except (ValueError, MissingLibraryError) as error:

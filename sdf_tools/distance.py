@@ -19,6 +19,7 @@ from torch import Tensor
 from sdf_tools.clean import degenerate_faces, edge_table, first_occurrences, signed_volume
 from sdf_tools.cloud_distance import CloudDistance
 from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.inside_cells import InsideCells
 from sdf_tools.rays import FacingRays
 from sdf_tools.shapes import Mesh, Shape, normalize
 from sdf_tools.triangles import Found, closest_on_triangles, import_igl, morton_order, pseudo_normals
@@ -26,6 +27,7 @@ from sdf_tools.triangles import Found, closest_on_triangles, import_igl, morton_
 SIGNS = ("auto", "pseudonormal", "winding", "rays", "unsigned")
 BACKENDS = ("auto", "libigl", "fcpw", "open3d")
 CHUNK = 1 << 18
+MANY = 100_000  # inside tests that pay for a grid of cells
 Finder = Callable[[np.ndarray], np.ndarray]
 
 
@@ -50,13 +52,13 @@ class SignedDistance:
     """Signed distance to a shape: ``SignedDistance(shape)(points)``.
 
     Args:
-        shape: a mesh, or a point cloud with normals.
+        shape: a mesh, or a point cloud with normals (``sign="unsigned"``: with or without).
         sign: how the side is decided for meshes.
             ``pseudonormal``: from the normal of the closest face, edge or corner; exact for closed meshes that do
             not cross themselves. ``winding``: generalised winding number beyond one half (Barill et al., SIGGRAPH
             2018); for open, self-intersecting or broken meshes. ``rays``: what side of the first
             face a ray meets (Embree); closed meshes that do not cross themselves only.
-            ``unsigned``: no sign. ``auto``: pseudo-normals if the mesh is closed, consistently
+            ``unsigned``: no sign (for clouds as well). ``auto``: pseudo-normals if the mesh is closed, consistently
             oriented and agrees with the winding number at 20,000 test points, otherwise winding.
         backend: what finds the closest triangle. ``libigl`` works in float64 and is always there; ``fcpw`` and
             ``open3d`` search in float32 (the distance to the triangle they find is still computed in float64, so
@@ -68,7 +70,7 @@ class SignedDistance:
     units internally: a shape far from the origin, or very small or large, loses nothing.
 
     Raises:
-        ShapeError: the shape is empty, has no extent, or is a point cloud without normals.
+        ShapeError: the shape is empty, has no extent, or is a point cloud without normals that should have a sign.
         MissingLibraryError: the chosen backend is not installed.
     """
 
@@ -84,7 +86,7 @@ class SignedDistance:
         if isinstance(inner, Mesh):
             self._solver = MeshDistance(inner, sign, backend)
         else:
-            self._solver = CloudDistance(inner, method)
+            self._solver = CloudDistance(inner, method, unsigned=sign == "unsigned")
 
     @property
     def sign(self) -> str:
@@ -165,6 +167,8 @@ class MeshDistance:
         self._normals = pseudo_normals(vertices, self.faces) * self._flip
         self.backend = _choose_backend(backend)
         self._find = _FINDERS[self.backend](vertices, self.faces)
+        self._cells: InsideCells | None = None
+        self._asked = 0
         self._tree: Any = None
         self._rays: Any = None
         self.sign = self._choose_sign() if sign == "auto" else sign
@@ -187,6 +191,16 @@ class MeshDistance:
 
     def inside(self, points: np.ndarray) -> np.ndarray:
         """Which of (N, 3) points are inside."""
+        if not self.closed or self.sign == "unsigned":
+            return self._inside(points)
+        if self._cells is None:
+            self._asked += len(points)
+            if self._asked < MANY:
+                return self._inside(points)
+            self._cells = InsideCells(self.vertices, self.faces, self._inside, closed=True)
+        return self._cells(points)
+
+    def _inside(self, points: np.ndarray) -> np.ndarray:
         if self.sign in ("pseudonormal", "rays") and len(points):
             if self._rays is None:
                 self._rays = self._make_rays()

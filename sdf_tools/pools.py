@@ -109,14 +109,14 @@ def build_sdf_pool(
     wrapped round (FINER) nor clamped: wrapping puts samples on the other side of the shape.
 
     Args:
-        shape: mesh, or point cloud with normals, box units.
+        shape: mesh, or point cloud with normals (``sign="unsigned"``: with or without), box units.
         count: size of the pool; 20 to 100 batches is plenty.
         coarse_scale: Laplace scale of the coarse half, box units; several share the coarse half equally. The paper's
             single 0.1 leaves the distances from 0.003 to 0.03 almost unsampled.
         fine_scale: Laplace scale of the fine half, box units.
         uniform_share: share of points uniform in the domain.
         seed: same seed, same pool.
-        sign: for meshes, see :class:`~sdf_tools.distance.SignedDistance`.
+        sign: see :class:`~sdf_tools.distance.SignedDistance`; ``unsigned`` for sign-agnostic losses.
         method: for point clouds, ``imls`` or ``knn_mean`` (the paper's).
         distance: a ready ``SignedDistance`` of this shape, to save building another.
         progress: called with the finished fraction, 0 to 1.

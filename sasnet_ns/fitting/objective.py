@@ -17,8 +17,10 @@ from sdf_tools.pools import SDFBatch
 class SDFObjective:
     """Loss terms of a signed distance field and their weights."""
 
-    loss: Literal["distance_weighted", "coarse_to_fine"] = "distance_weighted"
-    """Error of the distances: absolute and weighted by distance from the surface, or the paper's squared one."""
+    loss: Literal["distance_weighted", "coarse_to_fine", "sign_agnostic"] = "distance_weighted"
+    """Error of the distances: absolute and weighted by distance from the surface, the paper's squared one, or the
+    former between the field's absolute value and unsigned distances (SAL, Atzmon and Lipman 2020), for point clouds
+    whose sides nobody knows."""
     near: float = 3e-3
     """distance_weighted: distance at which a sample counts half as much as one on the surface, box units."""
     far_weight: float = 0.2
@@ -53,7 +55,7 @@ def sdf_losses(
 
     Args:
         field: the field in training.
-        batch: points and signed distances in box units.
+        batch: points and signed distances (for ``sign_agnostic``: unsigned ones) in box units.
         objective: terms and weights.
         progress: share of training done, 0 to 1, for the weight schedule.
 
@@ -65,7 +67,8 @@ def sdf_losses(
         error = coarse_to_fine_loss(predicted, batch.sdf, batch.kind, coarse_weight=objective.coarse_weight)
     else:
         far_weight = objective.far_weight_at(progress)
-        error = distance_weighted_loss(predicted, batch.sdf, near=objective.near, far_weight=far_weight)
+        compared = predicted.abs() if objective.loss == "sign_agnostic" else predicted
+        error = distance_weighted_loss(compared, batch.sdf, near=objective.near, far_weight=far_weight)
     losses = {"sdf": error}
     weight = objective.eikonal_weight_at(progress)
     if weight > 0:

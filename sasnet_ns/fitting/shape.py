@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import torch
 
 from sasnet_ns.fitting.objective import SDFObjective, sdf_losses
 from sasnet_ns.fitting.recipe import Recipe, build_optimizers, learning_rate_factor
+from sasnet_ns.fitting.sphere_start import start_as_sphere
 from sasnet_ns.networks import SignedDistanceField
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def fit_shape(
 
     Args:
         shape: a mesh or point cloud in any units, a name (``armadillo``), or a file. A cloud without normals gets
-            estimated ones.
+            estimated ones, turned outward by the winding number; with ``objective.loss = "sign_agnostic"`` it needs
+            none, because the network finds the sides itself, from the distance of a sphere that it starts as.
         config: see :class:`ShapeFit`.
         device: default CUDA if there is one, else the CPU.
         progress: True for a progress bar, or a function called with the step and the loss every tenth step.
@@ -101,26 +103,40 @@ def fit_shape(
     """
     config = config or ShapeFit()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    normalized = prepare_shape(shape)
+    agnostic = config.objective.loss == "sign_agnostic"
+    normalized = prepare_shape(shape, normals=not agnostic)
     from sdf_tools.pools import build_sdf_pool
 
-    pool = build_sdf_pool(normalized.shape, config.pool_size, uniform_share=config.uniform_share, seed=config.seed).to(
-        device
-    )
+    pool = build_sdf_pool(
+        normalized.shape,
+        config.pool_size,
+        uniform_share=config.uniform_share,
+        seed=config.seed,
+        sign="unsigned" if agnostic else "auto",
+    ).to(device)
     options = default_network_config(config.network) if config.network_config is None else config.network_config
     torch.manual_seed(config.seed)
     sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
     fitted = FittedShape(sdf, normalized, [])
     with _reporter(progress, config.recipe.steps) as report:
         try:
+            if agnostic:
+                start_as_sphere(sdf, config.recipe, config.points_per_batch, config.seed)
             _train(fitted, pool, config, report)
         except KeyboardInterrupt:
             fitted.interrupted = True
     return fitted
 
 
-def prepare_shape(shape: Shape | str) -> NormalizedShape:
-    """Read a shape if it is a name or a file, estimate missing normals, put it into box units.
+def prepare_shape(shape: Shape | str, normals: bool = True) -> NormalizedShape:
+    """Read a shape if it is a name or a file, make a raw cloud ready, put it into box units.
+
+    A cloud without normals is taken as raw: points far from all others are left out, with a warning that says how many,
+    and normals are estimated and turned outward.
+
+    Args:
+        shape: a mesh or point cloud, a name, or a file.
+        normals: whether a cloud needs them.
 
     Raises:
         ShapeError: there is no such shape, or it cannot be fitted.
@@ -132,11 +148,13 @@ def prepare_shape(shape: Shape | str) -> NormalizedShape:
     resolved = shape if isinstance(shape, Mesh | PointCloud) else resolve_shape(shape)
     validate_for_fitting(resolved)
     if isinstance(resolved, PointCloud) and resolved.normals is None:
-        from sdf_tools.normals import estimate_normals, orient_normals
+        from sdf_tools.normals import with_normals
+        from sdf_tools.outliers import drop_outliers
 
-        normals, _ = estimate_normals(resolved.points)
-        normals = orient_normals(resolved.points, normals, scan_ids=resolved.scan_ids)
-        resolved = dataclasses.replace(resolved, normals=normals)
+        resolved, dropped = drop_outliers(resolved)
+        if dropped:
+            warnings.warn(f"'{resolved.name}': left out {dropped} points that lie far from all others.", stacklevel=2)
+        resolved = with_normals(resolved) if normals else resolved
     return normalize(resolved)
 
 

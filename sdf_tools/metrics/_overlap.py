@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdf_tools.clean import first_occurrences, is_watertight
 from sdf_tools.distance import SignedDistance
+from sdf_tools.inside_cells import InsideCells
 from sdf_tools.sampling import sample_surface
 from sdf_tools.shapes import Mesh, normalize
 
@@ -41,53 +43,22 @@ def _overlap(inside_a: Tensor, inside_b: Tensor) -> Overlap:
 
 
 class Inside:
-    """Inside test that asks the winding number only where the surface is near.
+    """Inside test of a mesh that asks its winding number only where the surface is near (see ``InsideCells``)."""
 
-    The box of the mesh is cut into cells. Cells that no triangle's bounding box meets lie wholly inside or outside: one
-    winding number, at their centre, settles all points in them.
-    """
-
-    def __init__(self, mesh: Mesh, distance: SignedDistance | None = None, cells: int = 48) -> None:
+    def __init__(self, mesh: Mesh, distance: SignedDistance | None = None, cells: int | None = None) -> None:
         # The exact test; "winding" also spares the choice between the signs, which would cost more than the test.
         self.distance = distance or SignedDistance(mesh, sign="winding")
         vertices, faces = mesh.vertices.numpy(), mesh.faces.numpy()
-        used = vertices[np.unique(faces)]
-        self.low, high = used.min(0), used.max(0)
-        self.size = max(float((high - self.low).max()), 1e-300) / cells
-        self.shape = np.floor((high - self.low) / self.size).astype(int) + 1
-        # Count cells of each triangle's bounding box by the corners of the box: a three-dimensional running sum.
-        counts = np.zeros(np.prod(self.shape + 1))
-        corners = np.floor((vertices[faces] - self.low) / self.size).astype(int)
-        first, last = np.clip(corners.min(1), 0, self.shape - 1), np.clip(corners.max(1), 0, self.shape - 1) + 1
-        for c in range(8):
-            pick = np.where([c & 1, c >> 1 & 1, c >> 2 & 1], last, first)
-            keys = np.ravel_multi_index(tuple(pick.T), tuple(self.shape + 1))
-            counts += (-1) ** bin(c).count("1") * np.bincount(keys, minlength=len(counts))
-        counts = counts.reshape(self.shape + 1)
-        touched = counts.cumsum(0).cumsum(1).cumsum(2)[:-1, :-1, :-1] > 0.5
-        self.status = np.full(self.shape, -1, dtype=np.int8)
-        clear = np.argwhere(~touched)
-        if len(clear):
-            centers = torch.from_numpy(self.low + (clear + 0.5) * self.size)
-            self.status[~touched] = self.distance.contains(centers).numpy()
-        # Clear neighbours that disagree: the winding number changes its mind in a hole of the mesh; ask there as well.
-        for axis in range(3):
-            status = np.moveaxis(self.status, axis, 0)
-            differ = (status[:-1] >= 0) & (status[1:] >= 0) & (status[:-1] != status[1:])
-            status[:-1][differ] = -1
-            status[1:][differ] = -1
+        closed = is_watertight(first_occurrences(vertices + 0.0)[1][faces])
+        self._cells = InsideCells(vertices, faces, self._ask, closed, cells)
+        self.low, self.shape, self.size = self._cells.low, self._cells.shape, self._cells.size
+
+    def _ask(self, points: np.ndarray) -> np.ndarray:
+        return self.distance.contains(torch.from_numpy(points)).numpy()
 
     def __call__(self, points: Tensor) -> Tensor:
         """Which of (N, 3) points are inside, boolean."""
-        cell = np.floor((points.detach().cpu().double().numpy() - self.low) / self.size).astype(int)
-        within = ((cell >= 0) & (cell < self.shape)).all(1)
-        inside = np.zeros(len(cell), dtype=bool)
-        status = self.status[tuple(cell[within].T)]
-        inside[within] = status == 1
-        unclear = np.flatnonzero(within)[status < 0]
-        if len(unclear):
-            inside[unclear] = self.distance.contains(points[torch.from_numpy(unclear)].double()).numpy()
-        return torch.from_numpy(inside)
+        return torch.from_numpy(self._cells(points.detach().cpu().double().numpy()))
 
 
 def iou(

@@ -91,6 +91,17 @@ def test_overlapping_and_nested_shells_use_the_winding_number() -> None:
     assert hollow.contains(torch.tensor([[0.0, 0, 0], [0.75, 0, 0]])).tolist() == [False, True]
 
 
+@pytest.mark.parametrize("kind", ["closed", "crossing", "nested"])
+def test_many_inside_tests_agree_with_few(kind: str) -> None:
+    other = {"closed": None, "crossing": sphere(0.8, (0.7, 0.1, 0)), "nested": inside_out(sphere(0.5))}[kind]
+    mesh = sphere() if other is None else join(sphere(), other)
+    points = queries(120_000)
+    together = SignedDistance(mesh)  # enough points for a grid of cells around the mesh
+    few = torch.cat([SignedDistance(mesh).contains(part) for part in points.split(30_000)])
+    assert torch.equal(together.contains(points), few) and torch.equal(together.contains(points), few)
+    assert together._solver._cells is not None  # type: ignore[union-attr]
+
+
 def test_open_mesh_keeps_an_exact_magnitude() -> None:
     ball = sphere(subdivisions=3)
     torn = replace(ball, faces=ball.faces[10:])
