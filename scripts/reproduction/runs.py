@@ -133,7 +133,9 @@ def _do(job: Job, root: Path, device: str | None, show: bool) -> None:
     """Fit, measure, and move the whole folder into place at the end."""
     final = job.folder(root)
     partial = final.with_name(final.name + f".partial{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in final.parent.glob(f"{final.name}.partial*"):
+        if not _alive(int(left.name.rpartition("partial")[2])) or left == partial:
+            shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         if job.kind == "shape":
@@ -145,6 +147,17 @@ def _do(job: Job, root: Path, device: str | None, show: bool) -> None:
         partial.rename(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this machine still runs; a killed one leaves a partial folder behind."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def load_signal(job: Job) -> Any:

@@ -64,6 +64,19 @@ def test_a_job_is_named_after_what_determines_it(tmp_path):
     assert job.folder(tmp_path) != Job("image", "toy:32", {"network": "siren", "seed": 1}).folder(tmp_path)
 
 
+def test_a_run_clears_what_a_killed_one_left(tmp_path, monkeypatch):
+    from reproduction import runs
+
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    job = Job("image", "toy:32", {"network": "siren"})
+    left = job.folder(tmp_path).with_name(f"{job.folder(tmp_path).name}.partial{dead.pid}")
+    left.mkdir()
+    monkeypatch.setattr(runs, "_fit_grid", lambda job, folder, device, show: (folder / "metrics.json").write_text("{}"))
+    assert runs.run_jobs([job], tmp_path, 1, "cpu") == [{"folder": job.folder(tmp_path)}]
+    assert [p.name for p in tmp_path.iterdir()] == [job.folder(tmp_path).name]
+
+
 def test_tables_show_spread_differences_and_order(tmp_path):
     rows = [
         TableRow("A", 100, {"psnr": [30.0, 32.0]}, {"psnr": 30.5}),
