@@ -21,7 +21,8 @@ class Summary:
         vertices: vertices or points.
         faces: triangles; 0 for a point cloud.
         watertight: every edge belongs to exactly two triangles that run along it in opposite directions.
-        bodies: face-connected components.
+        bodies: components connected by shared edges, by the vertex indices as they are: ``load`` merges vertices at the
+            same position, so seams do not separate bodies unless it is told not to (``merge=False``).
         area: surface area, squared units.
         volume: signed enclosed volume, cubed units; only meaningful if watertight. Negative: the mesh is inside out.
         holes: loops of boundary edges.

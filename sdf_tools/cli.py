@@ -107,29 +107,65 @@ class Distance:
 
 @dataclass
 class Extract:
-    """Rebuild a shape as the level set of its own signed distance: an offset surface, or a closed one."""
+    """Mesh a level set: of a function, of an exported field, or of a shape's own distance (offset or closed)."""
 
-    shape: Annotated[Path, tyro.conf.Positional]
-    """A mesh, or a point cloud with normals."""
+    field: Annotated[str, tyro.conf.Positional]
+    """module:function or file.py:function from (N, 3) points to (N,) values; a field.pt2 written by torch.export; or a
+    mesh or a point cloud with normals."""
     output_path: Path
     """Mesh to write: .ply .obj .stl .glb or .off."""
     resolution: int = 256
-    """Marching-cubes cells along the longest side."""
+    """Cells along the longest side of the box."""
     level: float = 0.0
-    """Signed distance of the surface, in the shape's units."""
+    """Value of the field on the surface; for distances in the shape's units, positive is outside."""
+    inside: Literal["below", "above"] = "below"
+    """Which side of the level is inside: below for distances, above for densities and occupancies."""
+    bounding_box_min: tuple[float, float, float] | None = None
+    """Lowest corner of the box, in the field's or shape's units; (-0.5, -0.5, -0.5) or all of the shape if left out."""
+    bounding_box_max: tuple[float, float, float] | None = None
+    """Highest corner of the box."""
+    method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes"
+    """How vertices are placed; dual contouring keeps sharp edges and corners."""
+    refine_steps: int = 0
+    """Steps that move the vertices of marching cubes along their edges onto the level set."""
+    largest_component: bool = False
+    """Keep only the largest connected piece."""
+    cap: bool = False
+    """Close the surface where it leaves the box."""
+    fill_holes: bool = False
+    """Close every hole that is left."""
+    simplify: int | None = None
+    """Simplify to about this many triangles."""
 
     def run(self) -> None:
-        from sdf_tools.distance import SignedDistance
-        from sdf_tools.extraction import extract_mesh
-        from sdf_tools.io import load
-        from sdf_tools.shapes import normalize
+        from sdf_tools import extraction
+        from sdf_tools.field_files import load_field
         from sdf_tools.writing import save_mesh
 
-        box = normalize(load(self.shape))
-        reach = 0.5 + max(0.0, self.level * box.scale)
-        bounds = ((-reach,) * 3, (reach,) * 3)
-        mesh = extract_mesh(SignedDistance(box.shape), self.resolution, bounds, level=self.level * box.scale)
-        save_mesh(box.mesh_to_world(mesh), self.output_path)
+        named = load_field(self.field)
+        level = self.level * named.frame.scale
+        corners = []
+        for given, side in ((self.bounding_box_min, -1.0), (self.bounding_box_max, 1.0)):
+            whole = torch.full((3,), side * named.box(level), dtype=torch.float64)
+            chosen = named.frame.to_box(torch.tensor(given, dtype=torch.float64)) if given else whole
+            corners.append(chosen.tolist())
+        mesh = extraction.extract_mesh(
+            named.field,
+            self.resolution,
+            corners,
+            level=level,
+            inside=self.inside,
+            method=self.method,
+            refine_steps=self.refine_steps,
+            cap=self.cap,
+        )
+        if self.largest_component:
+            mesh = extraction.largest_component(mesh)
+        if self.fill_holes:
+            mesh = extraction.fill_holes(mesh)
+        if self.simplify is not None:
+            mesh = extraction.simplify(mesh, self.simplify)
+        save_mesh(named.frame.mesh_to_world(mesh), self.output_path)
         print(f"{self.output_path}: {mesh.vertices.shape[0]:,} vertices, {mesh.faces.shape[0]:,} faces")
 
 
@@ -187,23 +223,30 @@ class Render:
     up: Literal["x", "y", "z"] = "y"
     """The axis that points up."""
     reference: Path | None = None
-    """Colour the mesh by its distance to this mesh."""
+    """Colour the mesh by its distance to this mesh, with a colour bar."""
+    largest: float | None = None
+    """Distance of the last colour; the 99th percentile of all distances if left out."""
 
     def run(self) -> None:
         import dataclasses
 
         from sdf_tools.metrics import vertex_error
-        from sdf_tools.render import Camera, error_colors, render_mesh, save_picture, turntable
+        from sdf_tools.plots import add_color_bar
+        from sdf_tools.render import Camera, error_colors, error_range, render_mesh, save_picture, turntable
 
         mesh = _mesh(self.shape)
-        if self.reference is not None:
-            mesh = dataclasses.replace(mesh, vertex_colors=error_colors(vertex_error(mesh, _mesh(self.reference))))
         camera = Camera(self.azimuth, self.elevation, up=self.up)
         size = (self.size, self.size)
         moving = self.output_path.suffix.lower() == ".gif"
-        save_picture(
-            turntable(mesh, camera=camera, size=size) if moving else render_mesh(mesh, camera, size), self.output_path
-        )
+        errors = None if self.reference is None else vertex_error(mesh, _mesh(self.reference))
+        if errors is not None:
+            mesh = dataclasses.replace(mesh, vertex_colors=error_colors(errors, self.largest, "coolwarm"))
+        pictures = turntable(mesh, camera=camera, size=size) if moving else [render_mesh(mesh, camera, size)]
+        if errors is not None:
+            low, high = error_range(errors, self.largest)
+            label = "distance to the reference (its units, negative inside)"
+            pictures = [add_color_bar(picture, low, high, "coolwarm", label) for picture in pictures]
+        save_picture(pictures if moving else pictures[0], self.output_path)
         print(self.output_path)
 
 

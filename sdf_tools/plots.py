@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.extraction import Field, SampledField
@@ -110,6 +113,46 @@ def slice_plot(
     if path is not None:
         _save(figure, Path(path))
     return figure
+
+
+def add_color_bar(
+    picture: Float[Tensor, "H W 3"], low: float, high: float, colormap: str = "viridis", label: str = ""
+) -> Float[Tensor, "H W2 3"]:
+    """A rendered picture with a colour bar on its right.
+
+    Args:
+        picture: (H, W, 3) in [0, 1].
+        low: value of the first colour.
+        high: value of the last colour.
+        colormap: name of a matplotlib colour map.
+        label: along the bar: what the values are, with units.
+
+    Returns:
+        (H, W2, 3) float32, wider by the bar.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingLibraryError("Colour bars need matplotlib; install it with 'pip install matplotlib'.") from error
+    height = picture.shape[0]
+    dpi = max(30.0, height / 6)
+    background = tuple(picture[0, 0].double().tolist())
+    figure = Figure(figsize=(1.15, height / dpi), dpi=dpi, facecolor=background)
+    canvas = FigureCanvasAgg(figure)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(low, high), colormap), cax=figure.add_axes((0.08, 0.06, 0.2, 0.86)), label=label
+    )
+    bar.formatter.set_powerlimits((-2, 3))
+    canvas.draw()
+    drawn = torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].astype(np.float32) / 255)
+    strip = torch.full((height, drawn.shape[1], 3), 1.0)
+    strip[:] = torch.tensor(background)
+    rows = min(height, drawn.shape[0])
+    strip[:rows] = drawn[:rows]
+    return torch.cat([picture.float(), strip], dim=1)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -96,6 +96,12 @@ def render_mesh(
     return torch.from_numpy(np.clip(picture, 0, 1).astype(np.float32))
 
 
+def error_range(errors: Float[Tensor, " V"], largest: float | None = None) -> tuple[float, float]:
+    """The values of the first and last colour of :func:`error_colors`."""
+    top = float(np.percentile(errors.double().abs().numpy(), 99)) if largest is None else largest
+    return (-top if bool((errors < 0).any()) else 0.0), top
+
+
 def error_colors(
     errors: Float[Tensor, " V"], largest: float | None = None, colormap: str = "viridis"
 ) -> Float[Tensor, "V 3"]:
@@ -109,8 +115,7 @@ def error_colors(
     import matplotlib
 
     values = errors.double()
-    top = float(np.percentile(values.abs().numpy(), 99)) if largest is None else largest
-    low = -top if bool((values < 0).any()) else 0.0
+    low, top = error_range(errors, largest)
     share = ((values - low) / max(top - low, 1e-300)).clamp(0, 1).numpy()
     return torch.from_numpy(matplotlib.colormaps[colormap](share)[:, :3].astype(np.float32))
 

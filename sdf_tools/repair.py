@@ -108,8 +108,11 @@ def _bodies_to_turn(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return turn
 
 
-def fill_boundary_loops(mesh: Mesh) -> tuple[Mesh, int]:
-    """Close every simple loop of boundary edges: with a triangle or two, or a fan around a new vertex at its centre."""
+def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh, int]:
+    """Close every simple loop of boundary edges: with a triangle or two, or a fan around a new vertex at its centre.
+
+    Loops of more than ``max_edges`` edges stay open. Returns the mesh and how many were closed.
+    """
     faces = mesh.faces.numpy()
     table = edge_table(faces)
     open_edge = (table.count == 1)[table.of_face]
@@ -129,7 +132,7 @@ def fill_boundary_loops(mesh: Mesh) -> tuple[Mesh, int]:
         while at in follow:
             loop.append(at)
             at = follow.pop(at)
-        if at != first or len(loop) < 3:
+        if at != first or len(loop) < 3 or len(loop) > (max_edges or len(loop)):
             continue
         filled += 1
         if len(loop) <= 4:

@@ -2,7 +2,7 @@
 
 from sdf_tools.extraction._extract import extract_mesh, extract_meshes
 from sdf_tools.extraction._fields import Field, SampledField
-from sdf_tools.extraction._postprocess import drop_small_components, largest_component, simplify
+from sdf_tools.extraction._postprocess import drop_small_components, fill_holes, largest_component, simplify
 
 __all__ = [
     "Field",
@@ -10,6 +10,7 @@ __all__ = [
     "drop_small_components",
     "extract_mesh",
     "extract_meshes",
+    "fill_holes",
     "largest_component",
     "simplify",
 ]

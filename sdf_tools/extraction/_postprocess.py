@@ -31,6 +31,16 @@ def largest_component(mesh: Mesh) -> Mesh:
     return _keep_faces(mesh, label == np.bincount(label, minlength=count).argmax())
 
 
+def fill_holes(mesh: Mesh, max_edges: int | None = None) -> Mesh:
+    """Close loops of boundary edges (of at most ``max_edges`` edges) with fans around their centres.
+
+    For holes in the surface itself. Where the surface only leaves the box, ``extract_mesh(cap=True)`` closes it flat.
+    """
+    from sdf_tools.repair import fill_boundary_loops
+
+    return fill_boundary_loops(mesh, max_edges)[0]
+
+
 def simplify(mesh: Mesh, faces: int) -> Mesh:
     """Quadric edge collapse (Garland and Heckbert 1997) to about ``faces`` triangles, by fast-simplification.
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from primitives import inside_out, join, sphere
 
 from sdf_tools.clean import clean, summarize
+from sdf_tools.io import load
 from sdf_tools.repair import repair
 from sdf_tools.shapes import Mesh, PointCloud
 
@@ -72,3 +74,10 @@ def test_watertight_remesh_of_a_torn_sphere() -> None:
     found = summarize(mesh)
     assert found.watertight and "remeshed" in changes[-1]
     assert math.isclose(found.volume, 4 / 3 * math.pi, rel_tol=0.05)
+
+
+def test_seams_separate_bodies_only_without_merging(shared_data: Path) -> None:
+    # The sources call beetle 32 and spot 13 bodies: pieces between texture seams, which one surface runs across.
+    for name, merged, apart in (("beetle.obj", 2, 33), ("spot.obj", 1, 13)):
+        path = shared_data / "meshes" / name
+        assert [summarize(load(path, merge=merge)).bodies for merge in (True, False)] == [merged, apart]
