@@ -21,11 +21,11 @@ class SDFObjective:
     """Error of the distances: absolute and weighted by distance from the surface, the paper's squared one, or the
     former between the field's absolute value and unsigned distances (SAL, Atzmon and Lipman 2020), for point clouds
     whose sides nobody knows."""
-    near: float = 3e-3
+    near: float = 2.5e-4
     """distance_weighted: distance at which a sample counts half as much as one on the surface, box units."""
-    far_weight: float = 0.2
+    far_weight: float = 0.03
     """distance_weighted: smallest weight of a sample far away, at the start of training."""
-    far_final_weight: float = 0.03
+    far_final_weight: float = 0.003
     """distance_weighted: the same at the end; it falls geometrically, so empty space settles before the surface."""
     coarse_weight: float = 0.01
     """coarse_to_fine: weight of the coarse and uniform samples against the fine ones (paper: 0.01)."""
