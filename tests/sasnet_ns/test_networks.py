@@ -10,7 +10,14 @@ from sasnet_ns.networks.frequencies import high_candidates, low_candidates
 
 @pytest.mark.parametrize(
     ("preset", "count"),
-    [("sdf", 130_917), ("sdf_fast", 130_509), ("volume", 138_181), ("image", 128_867), ("tiger_p", 129_841), ("tiger_d", 214_001)],
+    [
+        ("sdf", 130_917),
+        ("sdf_fast", 130_509),
+        ("volume", 138_181),
+        ("image", 128_867),
+        ("tiger_p", 129_841),
+        ("tiger_d", 214_001),
+    ],
 )
 def test_presets_have_their_parameter_counts(preset, count):
     assert getattr(SASNetConfig, preset)().setup().parameter_count() == count
