@@ -139,6 +139,10 @@ class SASNetSurfaceModel(SurfaceModel):
         outputs["depth"] = outputs["depth"] * outputs["directions_norm"]
         outputs["normals"] = outputs.pop("normal_vis").detach().clamp(0, 1)
         if not self.training:
+            if self.config.background_model == "none":
+                # Far away, not at the average of weights that are next to nothing: ns-export tsdf carves by it.
+                missed = outputs["accumulation"] < 0.5
+                outputs["depth"] = torch.where(missed, self.config.far_plane_bg, outputs["depth"])
             del outputs["weights"], outputs["directions_norm"]
         return outputs
 

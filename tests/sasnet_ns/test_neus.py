@@ -151,6 +151,7 @@ def test_pictures_suit_viewer_and_exporters(make: Make) -> None:
     # Distance along unit rays to the initial sphere of radius 0.5, where it is opaque.
     middle = camera.camera_to_worlds[0, :, 3].norm() - 0.5
     assert abs(float(outputs["depth"][seen].min() - middle)) < 0.1
+    assert outputs["depth"][outputs["accumulation"] < 0.1].min() > 100  # nothing there: far away
     rgba = model.get_rgba_image(outputs)
     assert rgba.shape == (24, 24, 4) and torch.equal(rgba[..., 3:], outputs["accumulation"])
     metrics, images = model.get_image_metrics_and_images(outputs, batch)
