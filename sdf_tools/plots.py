@@ -145,7 +145,7 @@ def add_color_bar(
     bar = figure.colorbar(
         ScalarMappable(Normalize(low, high), colormap), cax=figure.add_axes((0.08, 0.06, 0.2, 0.86)), label=label
     )
-    bar.formatter.set_powerlimits((-2, 3))
+    bar.ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     canvas.draw()
     drawn = torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].astype(np.float32) / 255)
     strip = torch.full((height, drawn.shape[1], 3), 1.0)

@@ -81,7 +81,7 @@ def save_points(cloud: PointCloud, path: str | Path) -> None:
     elif suffix == ".npy":
         np.save(buffer, rows)
     elif suffix == ".npz":
-        arrays = {"points": points, "normals": normals}
+        arrays: dict[str, Any] = {"points": points, "normals": normals}
         arrays["scan_id"] = None if cloud.scan_ids is None else cloud.scan_ids.cpu().numpy()
         np.savez_compressed(buffer, **{key: value for key, value in arrays.items() if value is not None})
     else:

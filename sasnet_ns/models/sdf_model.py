@@ -62,9 +62,9 @@ class SASNetSDFModel(Model):
 
         super().populate_modules()
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
-        network = "sasnet" if self.config.network == "sasnet-paper" else self.config.network
+        name = "sasnet" if self.config.network == "sasnet-paper" else self.config.network
         self.field = SignedDistanceField(
-            network, self.network_config(), metadata.get("center"), metadata.get("scale", 1.0)
+            name, self.network_config(), metadata.get("center"), metadata.get("scale", 1.0)
         )
         self.step = 0
         self.max_steps = 0

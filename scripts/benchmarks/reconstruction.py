@@ -1,7 +1,7 @@
 """Photographs to a radiance field in the same time: sasnet-nerfacto beside nerfstudio's own nerfacto.
 
-Every row trains for about the same seconds on the same pictures at half size, with the same rays a step and samples a ray;
-learning rates decay over as many steps as fit. nerfacto runs its torch implementation, as it does wherever
+Every row trains for about the same seconds on the same pictures at half size, with the same rays a step and samples a
+ray; learning rates decay over as many steps as fit. nerfacto runs its torch implementation, as it does wherever
 tiny-cuda-nn is missing. ``ngp`` is sasnet-nerfacto's own pipeline with a hash-grid MLP in place of SASNet. PSNR and
 SSIM are means over two evaluation pictures. The scene is instant-ngp's fox, from SASNET_SHARED_DATA.
 """
