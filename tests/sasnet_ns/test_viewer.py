@@ -264,6 +264,7 @@ def test_rays_of_other_nerfstudio_tools_are_rendered_too(trainer: Any) -> None:
     camera.rescale_output_resolution(0.25)
     rays = camera.generate_rays(camera_indices=0, keep_shape=True)
     model = trainer.pipeline.model.eval()
+    before = threading.active_count()
     whole = model.get_outputs_for_camera_ray_bundle(rays)
     assert whole["rgb"].shape == (48, 48, 3)
     assert math.isclose(
@@ -271,4 +272,4 @@ def test_rays_of_other_nerfstudio_tools_are_rendered_too(trainer: Any) -> None:
         float(model.get_outputs_for_camera(camera)["accumulation"].mean()),
         abs_tol=0.01,
     )
-    assert threading.active_count() < 50
+    assert threading.active_count() <= before + 2 * torch.get_num_threads()  # no thread left behind for each chunk
