@@ -123,7 +123,7 @@ def run(arguments: Arguments) -> None:
     import torch
 
     from sasnet_ns.models.loading import load_surface
-    from sdf_tools.clean import face_components, is_watertight
+    from sdf_tools.clean import edge_table, face_components, is_watertight
     from sdf_tools.writing import save_mesh
 
     if arguments.output_path.suffix.lower() not in SUFFIXES:
@@ -137,11 +137,12 @@ def run(arguments: Arguments) -> None:
     mesh = extract(load_surface(arguments.load_config, torch.device(device)), arguments)
     save_mesh(mesh, arguments.output_path)
     faces = mesh.faces.numpy()
-    components = face_components(faces)[0]
+    table = edge_table(faces)
+    components = face_components(faces, table)[0]
     print(
         f"{arguments.output_path}: {mesh.vertices.shape[0]:,} vertices, {len(faces):,} faces, "
         f"{components} component{'s' * (components != 1)}, "
-        f"{'watertight' if is_watertight(faces) else 'not watertight'}, {time.perf_counter() - started:.1f} s"
+        f"{'watertight' if is_watertight(faces, table) else 'not watertight'}, {time.perf_counter() - started:.1f} s"
     )
 
 

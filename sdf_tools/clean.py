@@ -209,29 +209,34 @@ def edge_table(faces: np.ndarray) -> EdgeTable:
     return EdgeTable(np.stack([keys // span, keys % span], 1), index.reshape(-1, 3), count, balance)
 
 
-def is_watertight(faces: np.ndarray) -> bool:
-    """Whether every edge belongs to exactly two triangles that run along it in opposite directions."""
-    table = edge_table(faces)
+def is_watertight(faces: np.ndarray, table: EdgeTable | None = None) -> bool:
+    """Whether every edge belongs to exactly two triangles that run along it in opposite directions.
+
+    Args:
+        faces: (F, 3) vertex indices.
+        table: their :func:`edge_table`, where there is one already.
+    """
+    table = edge_table(faces) if table is None else table
     return len(faces) > 0 and bool((table.count == 2).all() and (table.balance == 0).all())
 
 
-def face_components(faces: np.ndarray) -> tuple[int, np.ndarray]:
-    """The number of components connected by shared edges, and the (F,) component of each face."""
+def face_components(faces: np.ndarray, table: EdgeTable | None = None) -> tuple[int, np.ndarray]:
+    """The number of components connected by shared edges, and the (F,) component of each face.
+
+    Args:
+        faces: (F, 3) vertex indices.
+        table: their :func:`edge_table`, where there is one already.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    table = edge_table(faces)
-    edge = table.of_face.reshape(-1)
-    face = np.repeat(np.arange(len(faces)), 3)
-    shape = (len(faces), len(table.edges))
-    incidence = coo_array((np.ones(len(edge), np.int8), (face, edge)), shape=shape).tocsr()
-    # A bipartite graph of faces and edges; the faces come first.
-    from scipy.sparse import block_array
-
-    graph = block_array([[None, incidence], [incidence.T, None]])
-    _, label = connected_components(graph, directed=False)
-    names, component = np.unique(label[: len(faces)], return_inverse=True)
-    return len(names), component.reshape(-1)
+    edge = (edge_table(faces) if table is None else table).of_face.reshape(-1)
+    order = np.argsort(edge, kind="stable")
+    same = edge[order[:-1]] == edge[order[1:]]
+    neighbours = order[:-1][same] // 3, order[1:][same] // 3
+    graph = coo_array((np.ones(len(neighbours[0]), np.int8), neighbours), shape=(len(faces), len(faces)))
+    count, component = connected_components(graph, directed=False)
+    return int(count), component
 
 
 def boundary_loops(table: EdgeTable) -> int:
@@ -293,8 +298,8 @@ def summarize(shape: Shape) -> Summary:
         shape.name,
         len(points),
         faces=len(faces),
-        watertight=bool((table.count == 2).all() and (table.balance == 0).all()),
-        bodies=face_components(faces)[0],
+        watertight=is_watertight(faces, table),
+        bodies=face_components(faces, table)[0],
         area=float(np.linalg.norm(face_cross(points, faces), axis=1).sum() / 2),
         volume=signed_volume(points, faces),
         holes=boundary_loops(table),

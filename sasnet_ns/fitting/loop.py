@@ -1,4 +1,4 @@
-"""The training loop of grids of values: batches, learning rates, what was seen on the way."""
+"""The training loop of images, volumes and shapes: learning rates, and what was seen on the way."""
 
 from __future__ import annotations
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from sasnet_ns.fitting.loop import History, Report, progress_bar, train
 from sasnet_ns.fitting.objective import SDFObjective, sdf_losses
-from sasnet_ns.fitting.recipe import Recipe, build_optimizers, learning_rate_factor
+from sasnet_ns.fitting.recipe import Recipe
 from sasnet_ns.fitting.sphere_start import start_as_sphere
 from sasnet_ns.networks import SignedDistanceField
 
@@ -100,6 +102,7 @@ def fit_shape(
 
     Raises:
         ShapeError: the shape cannot be fitted.
+        ValueError: the loss is no longer a finite number.
     """
     config = config or ShapeFit()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -118,7 +121,12 @@ def fit_shape(
     torch.manual_seed(config.seed)
     sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
     fitted = FittedShape(sdf, normalized, [])
-    with _reporter(progress, config.recipe.steps) as report:
+    bar = (
+        contextlib.nullcontext(progress)
+        if callable(progress)
+        else progress_bar(progress, config.recipe.steps, "fitting")
+    )
+    with bar as report:
         try:
             if agnostic:
                 start_as_sphere(sdf, config.recipe, config.points_per_batch, config.seed)
@@ -158,37 +166,12 @@ def prepare_shape(shape: Shape | str, normals: bool = True) -> NormalizedShape:
     return normalize(resolved)
 
 
-def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Callable[[int, float], None]) -> None:
-    recipe = config.recipe
-    optimizers = build_optimizers(fitted.field.network, recipe)
-    peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in optimizers.items()}
+def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report) -> None:
     generator = torch.Generator(pool.points.device).manual_seed(config.seed)
-    for step in range(recipe.steps):
-        factor = learning_rate_factor(step, recipe)
-        for role, optimizer in optimizers.items():
-            optimizer.param_groups[0]["lr"] = peaks[role] * factor
-            optimizer.zero_grad(set_to_none=True)
+
+    def loss_at(step: int) -> Tensor:
         batch = pool.batch(config.points_per_batch, generator)
-        losses, _ = sdf_losses(fitted.field, batch, config.objective, step / recipe.steps)
-        loss = torch.stack(list(losses.values())).sum()
-        loss.backward()
-        for optimizer in optimizers.values():
-            optimizer.step()
-        # Reading the loss waits for the device, so not every step does.
-        if step % 10 == 9 or step == recipe.steps - 1:
-            fitted.losses.append(float(loss.detach()))
-            report(step + 1, fitted.losses[-1])
+        losses, _ = sdf_losses(fitted.field, batch, config.objective, step / config.recipe.steps)
+        return torch.stack(list(losses.values())).sum()
 
-
-@contextlib.contextmanager
-def _reporter(progress: bool | Callable[[int, float], None], steps: int) -> Iterator[Callable[[int, float], None]]:
-    """A progress bar, the caller's own function, or silence: yields ``report(step, loss)``."""
-    if callable(progress):
-        yield progress
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("fitting", total=steps)
-        yield lambda step, loss: bar.update(task, completed=step, description=f"fitting, loss {loss:.1e}")
+    train(fitted.field.network, config.recipe, loss_at, report=report, history=History(loss=fitted.losses))

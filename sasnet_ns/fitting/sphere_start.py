@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+import dataclasses
 
-from sasnet_ns.fitting.recipe import Recipe, build_optimizers
+import torch
+from torch import Tensor
+
+from sasnet_ns.fitting.loop import train
+from sasnet_ns.fitting.recipe import Recipe
 from sasnet_ns.networks import SignedDistanceField
 
 
@@ -30,15 +34,21 @@ def start_as_sphere(
         steps: optimisation steps.
         radius: of the sphere, box units; 0.45 just holds the shape's longest side.
     """
-    optimizers = build_optimizers(field.network, recipe)
-    peaks = {role: optimizer.param_groups[0]["lr"] / 2 for role, optimizer in optimizers.items()}
     device = field.scale.device
     generator = torch.Generator(device).manual_seed(seed)
-    for step in range(steps):
-        for role, optimizer in optimizers.items():
-            optimizer.param_groups[0]["lr"] = peaks[role] * (1 - step / steps)
-            optimizer.zero_grad(set_to_none=True)
+
+    def loss_at(step: int) -> Tensor:
         points = torch.rand(points_per_batch, 3, generator=generator, device=device) - 0.5
-        (field(points) - points.norm(dim=-1) + radius).abs().mean().backward()
-        for optimizer in optimizers.values():
-            optimizer.step()
+        return (field(points) - points.norm(dim=-1) + radius).abs().mean()
+
+    start = dataclasses.replace(
+        recipe,
+        steps=steps,
+        learning_rate=recipe.learning_rate / 2,
+        hidden_learning_rate=recipe.hidden_learning_rate / 2,
+        mask_learning_rate=recipe.mask_learning_rate / 2,
+        warmup_steps=0,
+        schedule="linear",
+        final_factor=0.0,
+    )
+    train(field.network, start, loss_at)

@@ -127,8 +127,7 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward_autograd(ctx: Any, vz: Tensor, vb: Tensor, vm: Tensor) -> tuple[Any, ...]:
     g, z, weight, bias, mask = ctx.saved_tensors
-    if weight is not None:
-        raise NotImplementedError("The fused embedding's backward pass is not differentiable; this is a defect.")
+    assert weight is None  # what is differentiated again came by the two-step form, see _forward_autograd
     grad_g, grad_z, grad_bias, grad_mask = _backward2(g, vz, vb, vm, z, bias, mask, *ctx.config)
     return (
         grad_g,

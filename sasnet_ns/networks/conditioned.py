@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from sasnet_ns.networks.base import Network, ParameterRole
 from sasnet_ns.networks.cells import flat_index, surrounding_cells
-from sasnet_ns.networks.sine import linears, sine_uniform_
+from sasnet_ns.networks.sine import Siren, linears, sine_uniform_
 
 
-class Incode(Network):
+class Incode(Siren):
     """INCODE (Kazerouni et al., WACV 2024): a SIREN with learned amplitude, frequency, phase and offset.
 
     Every sine layer is ``exp(a) sin(exp(b) omega_0 (W h + b') + c) + d``; one small network (64, 64, 32, 4, SiLU)
@@ -44,16 +44,8 @@ class Incode(Network):
         omega_0: float = 30.0,
         penalties: tuple[float, float, float, float] = (0.1993, 0.0196, 0.0588, 0.0269),
     ) -> None:
-        super().__init__(in_dim, out_dim)
-        self.omega_0 = omega_0
+        super().__init__(in_dim, out_dim, width, hidden_layers, omega_0)
         self.penalties = penalties
-        self.first = nn.Linear(in_dim, width)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(hidden_layers))
-        self.output = nn.Linear(width, out_dim)
-        with torch.no_grad():
-            self.first.weight.uniform_(-1 / in_dim, 1 / in_dim)
-        for layer in (*self.hidden, self.output):
-            sine_uniform_(layer.weight, omega_0)
         features = 128 if in_dim == 3 else 64
         self.harmonizer = nn.Sequential(
             nn.Linear(features, 64), nn.SiLU(), nn.Linear(64, 32), nn.SiLU(), nn.Linear(32, 4)
@@ -63,9 +55,6 @@ class Incode(Network):
                 nn.init.trunc_normal_(layer.weight, std=0.001)
                 nn.init.constant_(layer.bias, 0.312)
         self.register_buffer("features", torch.zeros(features))
-
-    def _role(self, name: str, parameter: nn.Parameter) -> ParameterRole:
-        return "hidden" if name.startswith("hidden.") and parameter.ndim == 2 else "backbone"
 
     def initialize_from(self, signal: Float[Tensor, "*sizes out"]) -> None:
         """Compute the features of a 2-D or 3-D signal; with any other number of coordinates they stay zero.
@@ -156,10 +145,10 @@ class ModulatedSiren(Network):
         widths = (in_dim, *([width] * (1 + hidden_layers)))
         self.synthesis = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in itertools.pairwise(widths))
         self.output = nn.Linear(width, out_dim)
+        first, *others = linears(self.synthesis)
         with torch.no_grad():
-            for layer in itertools.islice(linears(self.synthesis), 1):
-                layer.weight.uniform_(-1 / in_dim, 1 / in_dim)
-        for layer in (*linears(self.synthesis)[1:], self.output):
+            first.weight.uniform_(-1 / in_dim, 1 / in_dim)
+        for layer in (*others, self.output):
             sine_uniform_(layer.weight, omega_0)
         inputs = (latent_dim, *([width + latent_dim] * hidden_layers))
         self.modulator = nn.ModuleList(nn.Linear(n_in, width) for n_in in inputs)

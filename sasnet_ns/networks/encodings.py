@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import itertools
 import math
 from typing import Literal
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from sasnet_ns.networks.base import Network, ParameterRole
 
 
-class EncodedReLU(Network):
+class EncodedReLU(Network, abc.ABC):
     """A ReLU network on an encoding; torch's default initialisation, affine output.
 
     Args:
@@ -37,9 +38,9 @@ class EncodedReLU(Network):
     def _role(self, name: str, parameter: nn.Parameter) -> ParameterRole:
         return "hidden" if name.startswith("layers.") and parameter.ndim == 2 else "backbone"
 
+    @abc.abstractmethod
     def encode(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
         """The encoding of (N, in_dim) coordinates in [-1, 1]."""
-        raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
         """Evaluate at (..., in_dim) coordinates in [-1, 1]; the encoding stays in the weights' precision."""

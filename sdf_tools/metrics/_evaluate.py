@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdf_tools.clean import drop_unreferenced, edge_table, face_components, merge_vertices
+from sdf_tools.clean import drop_unreferenced, edge_table, face_components, is_watertight, merge_vertices
 from sdf_tools.distance import SignedDistance
 from sdf_tools.errors import ShapeError
 from sdf_tools.metrics._distances import chamfer, chamfer_floor, f_score, surface_error
@@ -161,8 +161,7 @@ def _state(mesh: Mesh) -> tuple[int, bool, float]:
     table = edge_table(faces)
     corners = mesh.vertices[mesh.faces]
     area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=-1).sum() / 2
-    closed = bool((table.count == 2).all() and (table.balance == 0).all())
-    return face_components(faces)[0], closed, float(area)
+    return face_components(faces, table)[0], is_watertight(faces, table), float(area)
 
 
 def evaluate(
