@@ -51,23 +51,6 @@ def sphere_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def sphere_scene(tmp_path_factory: pytest.TempPathFactory, sphere_file: Path) -> Path:
-    """Ten small views of a sphere of radius 1 around the origin."""
-    from sdf_tools.io import load
-    from sdf_tools.scene_files import SceneSettings, write_scene
-    from sdf_tools.shapes import Mesh
-
-    folder = tmp_path_factory.mktemp("scenes") / "sphere"
-    settings = SceneSettings(
-        views=6, val_views=2, test_views=2, size=(24, 24), supersampling=1, occlusion_rays=0, sparse_points=200
-    )
-    mesh = load(sphere_file)
-    assert isinstance(mesh, Mesh)
-    write_scene(mesh, folder, settings)
-    return folder
-
-
 @pytest.fixture
 def make_trainer(tmp_path: Path, sphere_file: Path) -> Iterator[TrainerFactory]:
     """Builds a ready trainer on the sphere: a small network, few points, no viewer unless asked for."""

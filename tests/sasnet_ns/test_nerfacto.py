@@ -32,8 +32,22 @@ PROPOSAL = {"network": "ngp", "levels": 3, "log2_entries": 8, "grid_max": 32, "w
 Make = Callable[..., Any]
 
 
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, sphere_file: Path) -> Path:
+    """Eight small views of a sphere of radius 1 around the origin."""
+    from sdf_tools.io import load
+    from sdf_tools.scene_files import SceneSettings, write_scene
+
+    folder = tmp_path_factory.mktemp("scenes") / "ball"
+    settings = SceneSettings(
+        views=6, val_views=2, test_views=2, size=(20, 20), supersampling=1, occlusion_rays=0, sparse_points=0
+    )
+    write_scene(load(sphere_file), folder, settings)  # type: ignore[arg-type]
+    return folder
+
+
 @pytest.fixture
-def make(sphere_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+def make(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Builds a ready trainer: a small network, few rays, no viewer, downloads refused."""
     from nerfstudio.utils import writer
 
@@ -49,7 +63,7 @@ def make(sphere_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         config.machine.device_type = "cpu"
         config.viewer.quit_on_train_completion = True
         data, model = config.pipeline.datamanager, config.pipeline.model
-        data.data, data.dataparser = sphere_scene, parser or BlenderDataParserConfig()
+        data.data, data.dataparser = scene, parser or BlenderDataParserConfig()
         data.train_num_rays_per_batch = data.eval_num_rays_per_batch = 48
         model.sasnet, model.proposal_net_args_list = copy.copy(SASNET), [PROPOSAL, PROPOSAL]
         model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = (12, 8), 6

@@ -28,14 +28,31 @@ from sasnet_ns.models.surface_losses import (
 )
 from sasnet_ns.models.surface_model import open_bands
 from sasnet_ns.networks import SignedDistanceField
+from sdf_tools.shapes import Mesh
 
 SMALL = {"embedding_width": 32, "hidden_widths": (32, 32), "grid_levels": 4, "grid_interpolation": "smoothstep"}
 METHODS = {"neus": sasnet_neus, "neus-facto": sasnet_neus_facto}
 Make = Callable[..., Any]
 
 
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, sphere_file: Path) -> Path:
+    """Eight small views of a sphere of radius 1 around the origin."""
+    from sdf_tools.io import load
+    from sdf_tools.scene_files import SceneSettings, write_scene
+
+    folder = tmp_path_factory.mktemp("scenes") / "sphere"
+    settings = SceneSettings(
+        views=6, val_views=1, test_views=1, size=(24, 24), supersampling=1, occlusion_rays=0, sparse_points=200
+    )
+    mesh = load(sphere_file)
+    assert isinstance(mesh, Mesh)
+    write_scene(mesh, folder, settings)
+    return folder
+
+
 @pytest.fixture
-def make(sphere_scene: Path, tmp_path: Path) -> Iterator[Make]:
+def make(scene: Path, tmp_path: Path) -> Iterator[Make]:
     """Builds a ready trainer: a small network, few rays, no viewer."""
     from nerfstudio.utils import writer
 
@@ -46,7 +63,7 @@ def make(sphere_scene: Path, tmp_path: Path) -> Iterator[Make]:
         config.machine.device_type = "cpu"
         config.viewer.quit_on_train_completion = True
         data, model = config.pipeline.datamanager, config.pipeline.model
-        data.data, data.dataparser = sphere_scene, parser or BlenderDataParserConfig()
+        data.data, data.dataparser = scene, parser or BlenderDataParserConfig()
         data.train_num_rays_per_batch = data.eval_num_rays_per_batch = 32
         for name, value in SMALL.items():
             setattr(model.sdf_field.sasnet, name, value)
