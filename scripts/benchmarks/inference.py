@@ -51,7 +51,7 @@ def run(json_path: Path | None, quick: bool) -> None:
     count = 2**17 if quick else 2**19
     points = torch.rand(count, 3, generator=torch.Generator().manual_seed(0)).to(device) - 0.5
     rows = [row for label in NETWORKS for row in time_network(label, points, 3 if quick else 7)]
-    console = Console()
+    console = Console(width=120)
     table = Table(title=f"{count:,} points on {device.type}", title_justify="left")
     for column in ("network", "way"):
         table.add_column(column)

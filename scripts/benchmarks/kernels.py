@@ -230,7 +230,7 @@ def time_decoder(points: int, device: torch.device, bandwidth: float, quick: boo
 
 def show(rows: list[Row], machine: dict[str, float]) -> None:
     """Print one table a number of points; the factor is against eager torch doing the same."""
-    console = Console()
+    console = Console(width=120)
     eager = {(row.kernel, row.points, row.work): row.milliseconds for row in rows if row.backend == "torch"}
     for points in sorted({row.points for row in rows}):
         table = Table(title=f"{points:,} points", title_justify="left")
