@@ -7,6 +7,7 @@ The network is evaluated only next to the surface. See --help for the box, the l
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from sdf_tools.shapes import Mesh
 
 SUFFIXES = (".ply", ".obj", ".stl", ".glb", ".off")
+TEXTURED_FACES = 50_000
+"""Triangles of a textured mesh if nobody asks for another number: unwrapping takes long, the picture has the detail."""
 
 
 @dataclass
@@ -47,6 +50,9 @@ class Arguments:
     """Add vertex normals from the field's gradient (formats that hold them); takes half as long again."""
     vertex_colors: bool = True
     """Add the colours of the surface where the method learns them (formats that hold them)."""
+    texture_size: int = 0
+    """Bake the colours into a picture with this many pixels a side, wrapped around the mesh (.obj with .mtl and
+    .png, or .glb); 0 for none. The mesh is simplified to 50,000 triangles unless --simplify-mesh says otherwise."""
     device: str = "auto"
     """Where the network runs: auto, cpu or cuda."""
 
@@ -103,8 +109,6 @@ def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
 
 def _colored(mesh: Mesh, surface: LoadedSurface) -> Mesh:
     """The mesh, in box coordinates, with the surface's colours at its vertices."""
-    import dataclasses
-
     import torch
 
     assert surface.color is not None
@@ -112,6 +116,18 @@ def _colored(mesh: Mesh, surface: LoadedSurface) -> Mesh:
     with torch.no_grad():
         colors = torch.cat([surface.color(part).cpu() for part in points.split(1 << 15)])
     return dataclasses.replace(mesh, vertex_colors=colors)
+
+
+def _save_textured(mesh: Mesh, surface: LoadedSurface, arguments: Arguments) -> None:
+    """Bake the surface's colours around the mesh, in the input's units, and write it."""
+    from sasnet_ns.models.texture import bake_texture, save_textured
+
+    assert surface.color is not None
+    color, center, scale, device = surface.color, surface.center, surface.scale, surface.device
+    textured = bake_texture(
+        mesh, lambda points: color(((points - center) * scale).float().to(device)), arguments.texture_size
+    )
+    save_textured(textured, arguments.output_path)
 
 
 def _triple(values: object) -> str:
@@ -128,14 +144,25 @@ def run(arguments: Arguments) -> None:
 
     if arguments.output_path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"'{arguments.output_path}' must end in one of {' '.join(SUFFIXES)}.")
+    if arguments.texture_size and arguments.output_path.suffix.lower() not in (".obj", ".glb"):
+        raise ValueError(f"'{arguments.output_path}' cannot hold a texture; use .obj or .glb.")
     if not arguments.output_path.resolve().parent.is_dir():
         raise ValueError(f"the folder of '{arguments.output_path}' does not exist; create it first.")
     started = time.perf_counter()
     device = arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    mesh = extract(load_surface(arguments.load_config, torch.device(device)), arguments)
-    save_mesh(mesh, arguments.output_path)
+    surface = load_surface(arguments.load_config, torch.device(device))
+    if arguments.texture_size:
+        if surface.color is None:
+            raise ValueError(f"'{arguments.load_config}' has learned no colours; leave --texture-size out.")
+        faces_wanted = TEXTURED_FACES if arguments.simplify_mesh is None else arguments.simplify_mesh
+        arguments = dataclasses.replace(arguments, simplify_mesh=faces_wanted, vertex_colors=False, normals=False)
+    mesh = extract(surface, arguments)
+    if arguments.texture_size:
+        _save_textured(mesh, surface, arguments)
+    else:
+        save_mesh(mesh, arguments.output_path)
     faces = mesh.faces.numpy()
     table = edge_table(faces)
     components = face_components(faces, table)[0]

@@ -70,6 +70,12 @@ def load_surface(path: Path, device: torch.device | str = "cpu") -> LoadedSurfac
     model = config.pipeline.model
     if isinstance(model, SASNetSurfaceConfig):
         return _from_surface_run(model, state, _world_to_scene(folder), device)
+    from sasnet_ns.models.nerfacto import SASNetNerfactoModelConfig
+
+    if isinstance(model, SASNetNerfactoModelConfig):
+        from sasnet_ns.models.density_surface import density_surface
+
+        return density_surface(model, state, _world_to_scene(folder), device)
     raise ValueError(f"'{folder}' is a run of {config.method_name}, which meshes cannot be extracted from.")
 
 

@@ -1,9 +1,11 @@
-"""Photographs to a radiance field in the same time: sasnet-nerfacto beside nerfstudio's own nerfacto.
+"""Photographs to radiance fields and to surfaces in the same time, SASNet beside hash grids and SIREN.
 
-Every row trains for about the same seconds on the same pictures at half size, with the same rays a step and samples a
-ray; learning rates decay over as many steps as fit. nerfacto runs its torch implementation, as it does wherever
-tiny-cuda-nn is missing. ``ngp`` is sasnet-nerfacto's own pipeline with a hash-grid MLP in place of SASNet. PSNR and
-SSIM are means over two evaluation pictures. The scene is instant-ngp's fox, from SASNET_SHARED_DATA.
+Two scenes: instant-ngp's fox (from SASNET_SHARED_DATA) for radiance fields, and the bundled Armadillo, rendered on the
+spot, for surfaces too, whose error is measured against the mesh that was rendered. All rows of a scene train for the
+same seconds on the same pictures with the same rays a step and samples a ray; learning rates decay over as many steps
+as fit. ``ngp`` and ``siren`` are the sasnet method's own pipeline with another network. nerfstudio's nerfacto runs its
+torch implementation wherever tiny-cuda-nn is missing; its neus-facto cannot be built without tiny-cuda-nn and is left
+out then. PSNR and SSIM are means over two evaluation pictures.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
+import importlib.util
 import json
 import os
 import platform
@@ -24,17 +27,29 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
-SCENE = SHARED / "scenes" / "fox"
-ROWS = ("sasnet-nerfacto", "nerfacto", "ngp")
-SECONDS, QUICK_SECONDS = 90, 20
+FOX = SHARED / "scenes" / "fox"
+RADIANCE_ROWS = ("sasnet-nerfacto", "nerfacto", "sasnet-nerfacto ngp")
+SURFACE_ROWS = ("sasnet-neus-facto", "sasnet-neus-facto ngp", "sasnet-neus-facto siren", "neus-facto", "nerfacto")
+SECONDS = {"fox": 60.0, "armadillo": 100.0}
+QUICK_SECONDS = 20.0
 EVAL_PICTURES = [0, 3]
 TRIAL_STEPS = 12
+SURFACE_RAYS = 256
+SURFACE_DENSITY = 10.0
+"""Density that is taken for the surface of a radiance field, per scene unit, as in extract_mesh.py."""
+NETWORKS: dict[str, dict[str, Any]] = {
+    # The hash grid of nerfacto's and neus-facto's fields, as far as a CPU has the memory bandwidth for it.
+    "ngp": {"levels": 16, "log2_entries": 17, "grid_max": 2048, "width": 64, "hidden_layers": 1},
+    # As wide and deep as sasnet-neus-facto's SASNet on a CPU.
+    "siren": {"width": 128, "hidden_layers": 2, "omega_0": 30.0},
+}
 
 
 @dataclass
 class Row:
-    """One line of the table."""
+    """One line of the table; distances are shares of the true surface's longest side."""
 
+    scene: str
     method: str
     seconds: float
     steps: int
@@ -44,50 +59,96 @@ class Row:
     psnr: float
     ssim: float
     eval_s: float
+    mesh_to_truth: float | None = None
+    truth_to_mesh: float | None = None
+    components: int | None = None
 
 
 def run(json_path: Path | None, quick: bool, pictures: Path | None = None) -> None:
     """Train and measure every row; print the table and write it as JSON."""
-    if not SCENE.is_dir():
-        raise SystemExit(f"reconstruction: the fox scene is not at '{SCENE}'; set SASNET_SHARED_DATA.")
-    rows = []
-    for method in ROWS:
-        rows.append(measure(method, QUICK_SECONDS if quick else SECONDS, pictures))
-        print_table(rows)
-        if json_path is not None:
-            json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+    can_build_neus = importlib.util.find_spec("tinycudann") is not None and torch.cuda.is_available()
+    if not FOX.is_dir():
+        print(f"reconstruction: the fox scene is not at '{FOX}' and is left out; set SASNET_SHARED_DATA.")
+    with tempfile.TemporaryDirectory() as folder:
+        scenes = {"fox": (FOX, RADIANCE_ROWS)} if FOX.is_dir() else {}
+        surface_rows = tuple(row for row in SURFACE_ROWS if row != "neus-facto" or can_build_neus)
+        scenes["armadillo"] = (render_armadillo(Path(folder) / "armadillo"), surface_rows)
+        rows = []
+        for scene, (data, methods) in scenes.items():
+            for method in methods:
+                seconds = QUICK_SECONDS if quick else SECONDS[scene]
+                rows.append(measure(scene, data, method, seconds, pictures and pictures / scene))
+                print_table(rows)
+                if json_path is not None:
+                    json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
 
 
-def build_config(method: str, steps: int, folder: Path) -> Any:
+def render_armadillo(folder: Path) -> Path:
+    """Forty small pictures of the Armadillo with their truth, see scripts/render_scene.py."""
+    from sasnet_ns.data.shapes import resolve_shape
+    from sdf_tools.scene_files import SceneSettings, write_scene
+    from sdf_tools.shapes import Mesh
+
+    mesh = resolve_shape("armadillo")
+    assert isinstance(mesh, Mesh)
+    write_scene(mesh, folder, SceneSettings(views=40, val_views=4, test_views=1, size=(160, 160), occlusion_rays=8))
+    return folder
+
+
+def build_config(scene: str, data: Path, method: str, steps: int, folder: Path) -> Any:
     """The trainer's configuration of a row."""
     from nerfstudio.configs.method_configs import method_configs
     from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-    from sasnet_ns.methods import sasnet_nerfacto
+    from sasnet_ns.methods import sasnet_nerfacto, sasnet_neus_facto
 
-    ours = sasnet_nerfacto.config
-    config = copy.deepcopy(method_configs["nerfacto"] if method == "nerfacto" else ours)
-    model, data = config.pipeline.model, copy.deepcopy(ours.pipeline.datamanager)
-    data.dataparser = InstantNGPDataParserConfig(data=SCENE)
-    data.camera_res_scale_factor = 0.5
-    config.pipeline.datamanager = data
-    if method == "nerfacto":
-        model.implementation = "torch"
-        for name in ("num_proposal_samples_per_ray", "num_nerf_samples_per_ray", "proposal_warmup"):
-            setattr(model, name, getattr(ours.pipeline.model, name))
-        model.camera_optimizer.mode = "off"
-        model.eval_num_rays_per_chunk = ours.pipeline.model.eval_num_rays_per_chunk
-        config.mixed_precision = False
-        for entry in config.optimizers.values():
-            entry["scheduler"].max_steps = steps
-    elif method != "sasnet-nerfacto":
-        model.network = method
-        # The hash grid of nerfacto's field, as far as a CPU has the memory bandwidth for it.
-        model.network_options = {"levels": 16, "log2_entries": 17, "grid_max": 2048, "width": 64, "hidden_layers": 1}
-    config.machine.device_type = "cpu"
+    name, network = (*method.split(), "")[:2]
+    ours = sasnet_neus_facto.config if "neus" in name else sasnet_nerfacto.config
+    config = copy.deepcopy(ours if name.startswith("sasnet") else method_configs[name])
+    manager = copy.deepcopy(ours.pipeline.datamanager)
+    if scene == "fox":
+        manager.dataparser = InstantNGPDataParserConfig(data=data)
+        manager.camera_res_scale_factor = 0.5
+    else:
+        # The scene's own coordinates, in which the truth is.
+        manager.dataparser = NerfstudioDataParserConfig(
+            data=data, auto_scale_poses=False, center_method="none", orientation_method="none"
+        )
+        manager.train_num_rays_per_batch = SURFACE_RAYS
+    config.pipeline.datamanager = manager
+    model = config.pipeline.model
+    if scene != "fox":
+        model.background_color = "random"  # the pictures are transparent
+    if not name.startswith("sasnet"):
+        _as_ours(config, ours.pipeline.model, steps)
+    elif network:
+        place = model.sdf_field if "neus" in name else model
+        place.network, place.network_options = network, dict(NETWORKS[network])
+    config.machine.device_type = "cuda" if torch.cuda.is_available() else "cpu"
     config.vis, config.max_num_iterations = "tensorboard", steps
-    config.output_dir, config.experiment_name, config.timestamp = folder, "fox", method
+    config.output_dir, config.experiment_name, config.timestamp = folder, scene, method.replace(" ", "-")
     return config
+
+
+def _as_ours(config: Any, ours: Any, steps: int) -> None:
+    """nerfstudio's method with our samples a ray, at full precision, its learning rates decaying over the steps."""
+    model = config.pipeline.model
+    shared = (
+        "num_proposal_samples_per_ray", "num_nerf_samples_per_ray", "num_neus_samples_per_ray", "proposal_warmup",
+        "eval_num_rays_per_chunk",
+    )  # fmt: skip
+    for name in shared:
+        if hasattr(model, name) and hasattr(ours, name):
+            setattr(model, name, getattr(ours, name))
+    if hasattr(model, "camera_optimizer"):
+        model.camera_optimizer.mode = "off"
+    if hasattr(model, "implementation") and importlib.util.find_spec("tinycudann") is None:
+        model.implementation = "torch"
+    config.mixed_precision = False
+    for entry in config.optimizers.values():
+        if hasattr(entry["scheduler"], "max_steps"):
+            entry["scheduler"].max_steps = steps
 
 
 def build_trainer(config: Any) -> Any:
@@ -122,21 +183,22 @@ def train(trainer: Any, steps: int, seconds: float = float("inf")) -> tuple[int,
     return step, time.perf_counter() - started
 
 
-def measure(method: str, seconds: float, pictures: Path | None) -> Row:
+def measure(scene: str, data: Path, method: str, seconds: float, pictures: Path | None) -> Row:
     """Find out how many steps fit, train them, evaluate."""
     with tempfile.TemporaryDirectory() as folder:
-        trial = build_trainer(build_config(method, TRIAL_STEPS, Path(folder)))
+        trial = build_trainer(build_config(scene, data, method, TRIAL_STEPS, Path(folder)))
         train(trial, TRIAL_STEPS // 2)
         done, took = train(trial, TRIAL_STEPS // 2)
         _forget(trial)
         steps = max(1, int(seconds / (took / done)))
-        trainer = build_trainer(build_config(method, steps, Path(folder)))
+        trainer = build_trainer(build_config(scene, data, method, steps, Path(folder)))
         done, took = train(trainer, 2 * steps, seconds)
         trainer.pipeline.datamanager.fixed_indices_eval_dataloader.image_indices = EVAL_PICTURES
         started = time.perf_counter()
         metrics = trainer.pipeline.get_average_eval_image_metrics(output_path=pictures and pictures / method)
         model = trainer.pipeline.model
         row = Row(
+            scene=scene,
             method=method,
             seconds=took,
             steps=done,
@@ -147,8 +209,47 @@ def measure(method: str, seconds: float, pictures: Path | None) -> Row:
             ssim=float(metrics["ssim"]),
             eval_s=time.perf_counter() - started,
         )
+        if scene == "armadillo":
+            row = dataclasses.replace(row, **surface_error(model, data))
         _forget(trainer)
     return row
+
+
+def surface_error(model: Any, data: Path) -> dict[str, Any]:
+    """Mean distances to and from the truth, and the number of pieces; empty where the model has no surface yet."""
+    from sdf_tools.extraction import extract_mesh
+    from sdf_tools.io import load
+    from sdf_tools.metrics import evaluate
+    from sdf_tools.shapes import Mesh
+
+    model.eval()
+    truth = load(data / "mesh.ply")
+    assert isinstance(truth, Mesh)
+    field = model.field
+    is_distance = hasattr(field, "forward_geonetwork")
+
+    def values(points: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return field.forward_geonetwork(points)[:, 0] if is_distance else field.density_fn(points)[:, 0]
+
+    try:
+        mesh = extract_mesh(
+            values,
+            128,
+            bounds=[[-1.0] * 3, [1.0] * 3],
+            level=0.0 if is_distance else SURFACE_DENSITY,
+            inside="below" if is_distance else "above",
+            device=model.device,
+        )
+    except ValueError:  # nothing passes the level
+        return {}
+    result = evaluate(mesh, truth, samples=100_000, iou_samples=20_000, paper=False)
+    side = 0.9  # the longest side in the metric's units
+    return {
+        "mesh_to_truth": result.point_to_surface_mean / side,
+        "truth_to_mesh": result.surface_to_point_mean / side,
+        "components": result.components_prediction,
+    }
 
 
 def _count(module: torch.nn.Module) -> int:
@@ -172,7 +273,7 @@ def print_table(rows: list[Row]) -> None:
     from rich.table import Table
 
     names = [f.name for f in dataclasses.fields(Row)]
-    title = f"fox, {platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    title = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
     table = Table(*names, title=title)
     for row in rows:
         table.add_row(*(_text(getattr(row, name)) for name in names))
@@ -180,6 +281,8 @@ def print_table(rows: list[Row]) -> None:
 
 
 def _text(value: object) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, float):
-        return f"{value:.3f}" if value < 1 else f"{value:.2f}"
+        return f"{value:.4f}" if value < 1 else f"{value:.2f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -225,6 +225,7 @@ def test_a_step_draws_its_own_pixels(make: Make) -> None:
 
 def test_a_finished_run_is_a_density_in_world_coordinates(make: Make) -> None:
     from sasnet_ns.models.density_surface import density_surface
+    from sasnet_ns.models.loading import load_surface
 
     trainer = make(max_num_iterations=2)
     trainer.train()
@@ -240,6 +241,11 @@ def test_a_finished_run_is_a_density_in_world_coordinates(make: Make) -> None:
     assert surface.inside == "above" and surface.color is not None
     colors = surface.color(box)
     assert colors.shape == (30, 3) and (colors > 0).all() and (colors < 1).all()
+    # The same from the run's folder, where blender-data has not moved the scene.
+    loaded = load_surface(trainer.base_dir / "config.yml")
+    box = ((world - loaded.center) * loaded.scale).float()
+    assert torch.allclose(loaded.field(box), model.field.density_fn(world.float())[:, 0], rtol=1e-3)
+    assert loaded.inside == "above" and loaded.level > 0 and loaded.color is not None
 
 
 @pytest.mark.parametrize("network", ["siren", "ngp"])

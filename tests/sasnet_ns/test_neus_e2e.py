@@ -1,8 +1,7 @@
-"""sasnet-neus and sasnet-neus-facto as commands, and the surface that they find in ten minutes on a CPU."""
+"""The surfaces that sasnet-neus and sasnet-neus-facto find in ten minutes on a CPU, by their commands."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,13 +16,6 @@ pytest.importorskip("embreex")
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-
-TINY = (
-    "--max-num-iterations", "8", "--vis", "tensorboard", "--timestamp", "run", "--machine.device-type", "cpu",
-    "--pipeline.datamanager.train-num-rays-per-batch", "64", "--pipeline.datamanager.eval-num-rays-per-batch", "64",
-    "--pipeline.model.sdf-field.sasnet.embedding-width", "32",
-    "--pipeline.model.sdf-field.sasnet.hidden-widths", "32", "32",
-)  # fmt: skip
 
 
 def _run(folder: Path, *command: str | Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
@@ -47,70 +39,6 @@ def _scene(folder: Path, shape: Path | str, **settings: Any) -> Path:
     assert isinstance(mesh, Mesh)
     write_scene(mesh, folder, SceneSettings(**settings))
     return folder
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("method", ["sasnet-neus", "sasnet-neus-facto"])
-def test_every_command_on_a_tiny_run(method: str, tmp_path: Path, sphere_file: Path) -> None:
-    scene = _scene(
-        tmp_path / "scene", sphere_file, views=6, val_views=2, test_views=2, size=(24, 24), supersampling=1,
-        occlusion_rays=0,
-    )  # fmt: skip
-    _check(tmp_path, BIN / "ns-train", method, "--data", scene, *TINY, "blender-data")
-    run = tmp_path / "outputs" / "scene" / method / "run"
-    config = run / "config.yml"
-    resumed = _check(
-        tmp_path, BIN / "ns-train", method, "--data", scene, *TINY, "--max-num-iterations", "12",
-        "--timestamp", "rest", "--load-dir", run / "nerfstudio_models", "blender-data",
-    )  # fmt: skip
-    assert "12" in resumed and (run.with_name("rest") / "nerfstudio_models" / "step-000000011.ckpt").is_file()
-
-    _check(tmp_path, BIN / "ns-eval", "--load-config", config, "--output-path", "eval.json")
-    results = json.loads((tmp_path / "eval.json").read_text())["results"]
-    assert {"psnr", "ssim"} <= set(results) and results["psnr"] > 5
-
-    if _has("ffmpeg"):
-        _check(
-            tmp_path, BIN / "ns-render", "interpolate", "--load-config", config, "--output-path", "way.mp4",
-            "--interpolation-steps", "2", "--pose-source", "eval",
-        )  # fmt: skip
-        assert (tmp_path / "way.mp4").stat().st_size > 0
-    _check(
-        tmp_path, BIN / "ns-render", "dataset", "--load-config", config, "--output-path", "views", "--split", "test",
-        "--rendered-output-names", "rgb", "normals",
-    )  # fmt: skip
-    assert len(list((tmp_path / "views").rglob("*.*"))) >= 2
-
-    export = BIN / "ns-export"
-    _check(
-        tmp_path, export, "pointcloud", "--load-config", config, "--output-dir", "cloud", "--num-points", "200",
-        "--remove-outliers", "False", "--normal-method", "model_output", "--normal-output-name", "normals",
-        "--save-world-frame", "False",
-    )  # fmt: skip
-    assert (tmp_path / "cloud" / "point_cloud.ply").is_file()
-    _check(
-        tmp_path, export, "tsdf", "--load-config", config, "--output-dir", "tsdf", "--resolution", "24", "24", "24",
-        "--target-num-faces", "200", "--num-pixels-per-side", "64", "--unwrap-method", "custom",
-    )  # fmt: skip
-    assert list((tmp_path / "tsdf").glob("*.obj"))
-
-    _check(
-        tmp_path, sys.executable, ROOT / "scripts" / "extract_mesh.py", "--load-config", config,
-        "--output-path", "mesh.ply", "--resolution", "32",
-    )  # fmt: skip
-    from sdf_tools.io import load
-
-    mesh: Any = load(tmp_path / "mesh.ply")
-    assert mesh.vertex_colors is not None
-    # Eight steps: still about the initial sphere, in the units of the data set.
-    assert (mesh.vertices.norm(dim=1) - 0.5).abs().max() < 0.1
-
-
-def _has(program: str) -> bool:
-    from shutil import which
-
-    return which(program) is not None
 
 
 @pytest.mark.slow
