@@ -39,7 +39,8 @@ ITEMS: dict[str, tuple[str, str, str]] = {
     "supp_table3": ("images", "image_table", "image fitting on Kodak"),
     "supp_table4": ("images", "image_table", "medical CT slices; also Supp. Fig. 6"),
     "supp_table5": ("images", "image_table", "FFHQ faces; also Supp. Fig. 7"),
-    "supp_fig1": ("costs", "spectra", "spectra before training"),
+    "theorem1": ("theory", "theorem", "Theorem 1: a network beside its Bessel expansion"),
+    "supp_fig1": ("images", "spectra", "spectra before and after training"),
     "supp_fig2": ("images", "time_to_accuracy", "loss over wall-clock time"),
     "supp_fig3": ("images", "omega", "influence of omega_0; also Figure 1's super-resolution"),
     "tiger": ("images", "tiger", "the authors' later protocol, masks on and off"),
@@ -76,9 +77,10 @@ def run(arguments: argparse.Namespace) -> list[str]:
     """Do the items; returns a sentence for each that could not be done."""
     import torch
     from reproduction.context import Context
+    from reproduction.runs import available_cores
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    workers = arguments.workers or (1 if device.startswith("cuda") else os.cpu_count() or 1)
+    workers = arguments.workers or (1 if device.startswith("cuda") else available_cores())
     shared = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
     failed = []
     names = list(ITEMS) if arguments.item == "all" else [arguments.item]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reproduction.runs import Job, run_jobs
+from reproduction.runs import Job, available_cores, run_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,7 +92,8 @@ class Context:
 
         if self.device.startswith("cuda"):
             return torch.cuda.get_device_name(0)
-        return f"{os.cpu_count()} cores of {_processor()}, {self.workers} runs at a time"
+        cores = available_cores()
+        return f"{cores} core{'s' if cores > 1 else ''} of {_processor()}, {self.workers} runs at a time"
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""What the networks cost: the supplement's Tables 1 and 2 and Figure 1."""
+"""What the networks cost: the supplement's Tables 1 and 2."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import torch
 
 from reproduction.context import Context
 from reproduction.tables import Metric, TableRow, write_table
-from sasnet_ns.fitting import pictures
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.grid_fit import GridFit, GridLoss
-from sasnet_ns.fitting.image_metrics import gray
 from sasnet_ns.fitting.recipe import build_optimizers
 from sasnet_ns.fitting.step_cost import measure_step_cost
 from sasnet_ns.fitting.toy_image import toy_image
@@ -83,15 +81,3 @@ def step_costs(context: Context) -> None:
     ]
     title = "Supp. Table 2: average step time and peak memory"
     print(write_table(context, "supp_table2", title, COST_METRICS, table, notes))
-
-
-def spectra(context: Context) -> None:
-    """Supp. Fig. 1: spectra of SIREN and SASNet before training."""
-    shown = []
-    for name in ("siren", "sasnet"):
-        torch.manual_seed(context.seeds[0])
-        field = GridField((256, 256), 3, name, {"preset": "image"})
-        shown.append((f"{name} before training", pictures.spectrum(gray(field.render()))))
-    path = context.output / "supp_fig1.png"
-    write_atomically(path, pictures.panels(shown, 2, "magma", (-6.0, -2.0), "log10 of the amplitude", 4.0))
-    context.done.append(path)

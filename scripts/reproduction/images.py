@@ -24,8 +24,15 @@ from sdf_tools.writing import write_atomically
 ROWS = ("siren", "ffn", "sape", "wire", "finer", "gaussian_image", "neurbf", "sasnet")
 SINES = ("siren", "finer", "sasnet")
 ABLATION = ("base", "fe", "fe_h1", "fe_h1_h2", "fe_h1_h3", "fe_h2", "fe_h3", "h1_h2_h3", "full")
+QUICK_SIDE = 96
+"""Longest side of the quick versions' images, pixels."""
 QUICK_REGION = {"disk_radius": 1}
 """At 96 pixels a side a disk of 3 pixels would make nearly everything an edge."""
+QUICK_NOTE = (
+    "As many parameters for each value of the image (0.16) and as many cycles a pixel as in the paper; 500 steps of "
+    "all pixels, each method's rate chosen on another image. The paper has 512 x 512 pixels and 5,000 steps: compare "
+    "orders, not values."
+)
 
 
 @dataclass(frozen=True)
@@ -51,25 +58,35 @@ def image_job(context: Context, row: Row, path: Path | str, seed: int, changes: 
     """One method on one image at the paper's setting, or the quick one."""
     fit = merge(row.fit(*(["quick"] if context.quick else [])), {"seed": seed, **(changes or {})})
     label = f"{row.label} on {Path(path).stem}"
-    return Job("image", str(path), fit, label, 96 if context.quick else None, QUICK_REGION if context.quick else {})
+    size, region = (QUICK_SIDE, QUICK_REGION) if context.quick else (None, {})
+    return Job("image", str(path), fit, label, size, region)
 
 
 def image_table(context: Context, item: str) -> None:
     """A table of methods and the error maps of its first image."""
     spec = TABLES[item]
     files = context.files(spec.folder, spec.quick_count if context.quick else spec.full_count)
-    rows = [load_row("images", name) for name in context.pick(spec.rows)]
+    rows = _with_tuned([load_row("images", name) for name in context.pick(spec.rows)], context)
     results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files])
-    notes = [f"Images: {', '.join(f.stem for f in files)}{', reduced to 96 pixels' if context.quick else ''}."]
-    if context.quick:
-        notes.append(
-            "Small networks, 500 steps of all pixels at each method's own rate; the paper's numbers are for 512 x 512 "
-            "pixels and 5,000 steps, so compare orders, not values."
-        )
+    reduced = f", reduced to {QUICK_SIDE} pixels" if context.quick else ""
+    notes = [f"Images: {', '.join(f.stem for f in files)}{reduced}."]
+    notes += [QUICK_NOTE] if context.quick else []
     table = table_rows(rows, results, IMAGE_METRICS, item)
     print(write_table(context, item, spec.title, IMAGE_METRICS, table, notes))
     shown = {row.label: results[row.name][0][0] for row in rows}
     fits_figure(context, f"{item}_fits", shown, image_job(context, rows[0], files[0], 0))
+
+
+def _with_tuned(rows: list[Row], context: Context) -> list[Row]:
+    """The quick version also shows SIREN and FINER at the omega_0 that suits them best (variant ``quick_tuned``)."""
+    found = []
+    for row in rows:
+        found.append(row)
+        if context.quick and "quick_tuned" in row.variants:
+            label = f"{row.label}, best omega_0"
+            quick = merge(row.variants["quick"], row.variants["quick_tuned"])
+            found.append(Row(f"{row.name}_tuned", label, {}, row.base, {"quick": quick}))
+    return found
 
 
 def fits_figure(context: Context, stem: str, results: dict[str, dict[str, Any]], job: Job) -> None:
@@ -95,7 +112,7 @@ def ablation(context: Context) -> None:
     results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files])
     table = table_rows(rows, results, IMAGE_METRICS, "table4")
     notes = [
-        "The paper does not say which images its ablation used.",
+        f"Images: {', '.join(f.stem for f in files)}; the paper does not say which ones its ablation used.",
         "Every row is sized to the same number of parameters, so a mask costs width elsewhere.",
         *_steps_of_the_ablation({row.name: entry.mean("psnr") for row, entry in zip(rows, table, strict=True)}),
     ]
@@ -140,7 +157,7 @@ def _steps_of_the_ablation(psnr: dict[str, float]) -> list[str]:
 def toy(context: Context) -> None:
     """Figure 4: the toy image with networks of about 11,000 parameters, error maps and masks."""
     rows = [load_row("images", name) for name in context.pick(ROWS)]
-    size = 96 if context.quick else 256
+    size = 128 if context.quick else 256
     variants = ("quick", "toy_quick") if context.quick else ("toy",)
 
     def jobs(row: Row, seed: int) -> list[Job]:
@@ -183,18 +200,44 @@ def masks(context: Context) -> None:
             _masks_figure(context, "supp_fig9_masks.png", field)
 
 
+def spectra(context: Context) -> None:
+    """Supp. Fig. 1: spectra of SIREN and SASNet at the paper's size before training, and what training makes of them.
+
+    The second picture is rendered with two samples a pixel along both sides: lines outside its inner half are faster
+    than the pixels.
+    """
+    untrained = []
+    for name in ("siren", "sasnet"):
+        torch.manual_seed(context.seeds[0])
+        field = GridField((256, 256), 3, name, {"preset": "image"})
+        untrained.append((f"{name} before training", pictures.spectrum(gray(field.render()))))
+    data = pictures.panels(untrained, 2, "magma", (-6.0, -2.0), "log10 of the amplitude", 4.0)
+    _save(context, "supp_fig1.png", data)
+    files = context.files("images/kodak", 1)
+    rows = [load_row("images", name) for name in context.pick(("siren", "sasnet"))]
+    results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files])
+    shown = []
+    for row in rows:
+        result = results[row.name][0][0]
+        if "error" in result:
+            raise ValueError(f"{row.label}: {result['error']}")
+        trained = GridField.load(result["folder"] / "checkpoint.pt")
+        torch.manual_seed(context.seeds[0])
+        before = GridField(**trained.description)
+        for when, field in (("before", before), ("after", trained)):
+            shown.append((f"{row.label} {when} training", pictures.spectrum(gray(field.render(scale=2)))))
+    _save(context, "supp_fig1_trained.png", pictures.panels(shown, 4, "magma", (-6.0, -2.0), "log10 of the amplitude"))
+
+
 def scalability(context: Context) -> None:
     """Figure 6: PSNR over the number of parameters."""
-    counts = (2_500, 5_000, 10_000) if context.quick else (32_000, 64_000, 128_867, 256_000, 512_000)
+    counts = (2_500, 4_300, 8_200) if context.quick else (32_000, 64_000, 128_867, 256_000, 512_000)
     files = context.files("images/kodak", 1 if context.quick else None)
     rows = [load_row("images", name) for name in context.pick(ROWS)]
     changes: dict[str, Any] = {"recipe": {"steps": 300}} if context.quick else {}
 
     def jobs(row: Row, seed: int) -> list[Job]:
-        made = [image_job(context, row, f, seed, {**changes, "parameters": count}) for count in counts for f in files]
-        for job in made:
-            job.size = 64 if context.quick else None
-        return made
+        return [image_job(context, row, f, seed, {**changes, "parameters": count}) for count in counts for f in files]
 
     results = run_rows(context, rows, jobs)
     figure, (axis,) = pictures.new_figure(1, 1, (6.0, 4.2))
@@ -233,7 +276,7 @@ def scalability(context: Context) -> None:
 
 def omega(context: Context) -> None:
     """Supp. Fig. 3: PSNR over omega_0 of SIREN and SASNet; and Fig. 1's super-resolved pictures of both."""
-    values = (10.0, 20.0, 30.0, 43.0, 60.0) if context.quick else (10.0, 20.0, 30.0, 43.0, 60.0, 80.0, 100.0)
+    values = (5.0, 10.0, 20.0, 30.0, 43.0) if context.quick else (10.0, 20.0, 30.0, 43.0, 60.0, 80.0, 100.0)
     files = context.files("images/kodak", 1)
     rows = [load_row("images", name) for name in context.pick(("siren", "sasnet"))]
 

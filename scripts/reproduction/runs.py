@@ -18,6 +18,11 @@ from typing import Any, Literal
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
+def available_cores() -> int:
+    """Cores that this process may use: fewer than the machine's where it is pinned to some (taskset, containers)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass
 class Job:
     """One network on one signal.
@@ -92,7 +97,7 @@ def _outcomes(todo: dict[str, Job], root: Path, workers: int, device: str | None
         for folder, job in todo.items():
             yield folder, _guarded(job, root, device, show=True)
         return
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    threads = str(max(1, available_cores() // workers))
     with _environment(dict.fromkeys(_THREAD_VARIABLES, threads)):
         pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
         try:

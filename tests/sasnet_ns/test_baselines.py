@@ -10,6 +10,9 @@ from torch import nn
 from sasnet_ns.networks import build_network, network_names
 from sasnet_ns.networks.encodings import FFN, PEMLP, fourier_frequencies
 from sasnet_ns.networks.local import ComplexLinear, Gauss, Wire
+from sasnet_ns.networks.ngp import HashGridMLP
+from sasnet_ns.networks.sape import SAPE
+from sasnet_ns.networks.sine import Finer, Siren
 from sasnet_ns.networks.sizes import ROWS, TASKS, parameter_count, parameter_counts, sized_options
 
 SMALL = {
@@ -56,6 +59,7 @@ def test_every_network_has_a_small_version_here():
         ("gaussian_image", "image", 133_120),
         ("neurbf", "image", 128_871),
         ("incode", "image", 139_495),
+        ("msiren", "image", 129_015),
         ("pemlp", "image", 143_363),
         ("gauss", "image", 133_123),
         ("pemlp", "volume", 148_225),
@@ -264,3 +268,115 @@ def test_fourier_features_values_and_laws():
     for drawn in (normal, radial):
         lengths = drawn.norm(dim=1)
         assert (lengths[1:] >= lengths[:-1] - 1e-4).all(), "sorted from low to high"
+
+
+@pytest.mark.parametrize("name", ["siren", "finer"])
+def test_sine_networks_are_their_formulas(name):
+    torch.manual_seed(0)
+    kind = {"siren": Siren, "finer": Finer}[name]
+    network = kind(2, 3, width=7, hidden_layers=2, omega_0=12.0).double()
+    h = random_points(20)
+    for layer in (network.first, *network.hidden):
+        z = h @ layer.weight.T + layer.bias
+        h = torch.sin(12 * (z if name == "siren" else (z.abs() + 1) * z))
+    assert torch.allclose(network(random_points(20)), h @ network.output.weight.T + network.output.bias, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["siren", "finer", "incode", "msiren"])
+def test_sine_networks_start_from_sirens_laws(name):
+    """First weights U(+-1/d), the others U(+-sqrt(6/n)/omega_0), biases torch's U(+-1/sqrt(n)) (SIREN, Sec. 3.2)."""
+    torch.manual_seed(0)
+    network = build_network(name, 2, 3, preset="image")
+    layers = [*network.synthesis] if name == "msiren" else [network.first, *network.hidden]
+    omega_0 = {"siren": 43, "finer": 43}.get(name, 30)
+    for layer in (*layers, network.output):
+        bound = 1 / 2 if layer is layers[0] else math.sqrt(6 / layer.in_features) / omega_0
+        assert 0.97 * bound < layer.weight.abs().max() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    for layer in layers[1:]:
+        assert 0.9 / math.sqrt(layer.in_features) < layer.bias.abs().max() <= 1 / math.sqrt(layer.in_features)
+
+
+def test_siren_spreads_its_activations_evenly_through_the_layers():
+    """What the laws are for: every layer's output has the arcsine distribution's deviation, 1 / sqrt(2)."""
+    torch.manual_seed(0)
+    network = build_network("siren", 2, 3, width=256, hidden_layers=4, omega_0=30.0, implementation="torch")
+    h = random_points(2_000, dtype=torch.float32)
+    for layer in (network.first, *network.hidden):
+        h = network._activation(h, layer)
+        assert h.std().item() == pytest.approx(1 / math.sqrt(2), rel=0.08)
+
+
+def test_finers_first_bias_is_what_the_papers_set():
+    torch.manual_seed(0)
+    wide = Finer(3, 1, first_bias_scale=1.0).first.bias
+    assert 0.97 < wide.abs().max() <= 1 and wide.std().item() == pytest.approx(1 / math.sqrt(3), rel=0.1)
+    usual = Finer(3, 1, first_bias_scale=None).first.bias
+    assert 0.5 < usual.abs().max() <= 1 / math.sqrt(3)
+    assert (build_network("finer", 2, 3, preset="image").first.bias == 0).all(), "the SASNet paper's images"
+
+
+@pytest.mark.parametrize("kind", [PEMLP, FFN, SAPE])
+def test_encoded_networks_are_relu_networks_on_their_encoding(kind):
+    torch.manual_seed(0)
+    network = kind(2, 3, width=9, hidden_layers=2).double()
+    if kind is SAPE:
+        network.open_blocks.fill_(17.5)
+    x = random_points(20)
+    h = network.encode(x)
+    assert h.shape == (20, {PEMLP: 42, FFN: 512, SAPE: 514}[kind])
+    for layer in network.layers[::2]:
+        h = torch.relu(h @ layer.weight.T + layer.bias)
+    assert torch.allclose(network(x), h @ network.output.weight.T + network.output.bias, atol=1e-12)
+
+
+def test_hash_grid_network_is_its_formula_and_starts_as_published():
+    """Levels that are not hashed, written out as bilinear interpolation of tables; instant-ngp's U(+-1e-4)."""
+    torch.manual_seed(0)
+    network = HashGridMLP(
+        2, 3, levels=2, log2_entries=8, grid_min=4, grid_max=8, width=6, implementation="torch"
+    ).double()
+    assert 0.97e-4 < network.table.abs().max() <= 1e-4
+    with torch.no_grad():
+        network.table.normal_()
+    x = random_points(30)
+    features, first = [], 0
+    for side in network.layout.resolutions:
+        table = network.table[first : first + side**2].reshape(side, side, 2).transpose(0, 1)  # first axis fastest
+        first += side**2
+        place = (x + 1) / 2 * (side - 1)
+        low = place.floor().clamp(max=side - 2).long()
+        part = place - low
+        total = 0
+        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            weight = (part[:, 0] if i else 1 - part[:, 0]) * (part[:, 1] if j else 1 - part[:, 1])
+            total = total + weight[:, None] * table[low[:, 0] + i, low[:, 1] + j]
+        features.append(total)
+    h = torch.cat(features, 1)
+    for layer in (network.mlp[0], network.mlp[2]):
+        h = torch.relu(h @ layer.weight.T + layer.bias)
+    last = network.mlp[4]
+    assert torch.allclose(network(x), h @ last.weight.T + last.bias, atol=1e-10)
+
+
+def test_neurbf_and_sasnet_start_as_published():
+    torch.manual_seed(0)
+    neurbf = build_network("neurbf", 2, 3, preset="image", implementation="torch")
+    for drawn in (neurbf.table, neurbf.kernel_weight):
+        assert 0.97e-4 < drawn.abs().max() <= 1e-4
+    sasnet = build_network("sasnet", 2, 3, preset="image", implementation="torch")
+    for layer in (*sasnet.hidden, sasnet.output):
+        bound = math.sqrt(6 / layer.in_features) / 43
+        assert 0.97 * bound < layer.weight.abs().max() <= bound
+    assert 0.97 / math.sqrt(2) < sasnet.phase.abs().max() <= 1 / math.sqrt(2)
+    assert sasnet.mask_generator.table.std().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_msirens_codes_and_modulator_start_at_their_scale():
+    """Codes N(0, 1/latent_dim), so that their length is one; the modulator as torch draws a linear layer."""
+    torch.manual_seed(0)
+    network = build_network("msiren", 2, 3)
+    assert network.codes.norm(dim=1).mean().item() == pytest.approx(1, rel=0.02)
+    for layer in network.modulator:
+        bound = 1 / math.sqrt(layer.in_features)
+        assert 0.97 * bound < layer.weight.abs().max() <= bound

@@ -20,7 +20,7 @@ from reproduction.runs import Job, sized  # noqa: E402
 from reproduction.tables import IMAGE_METRICS, TableRow, order_notes, write_table  # noqa: E402
 
 GROUPS = (
-    ("images", images.ROWS, (2, 3), ("quick", "toy")),
+    ("images", images.ROWS, (2, 3), ("quick", "toy", ("quick", "toy_quick"))),
     ("ablation", images.ABLATION, (2, 3), ("quick",)),
     ("volumes", volumes.ROWS, (3, 1), ("quick",)),
     ("shapes", shapes.ROWS, (3, 1), ("quick",)),
@@ -31,7 +31,7 @@ GROUPS = (
 def test_rows_of_a_table_have_the_same_number_of_parameters(group, names, dims, variants):
     from sasnet_ns.networks.sizes import parameter_count
 
-    for variant in ((), *((v,) for v in variants)):
+    for variant in ((), *((v,) if isinstance(v, str) else v for v in variants)):
         counts = []
         for name in names:
             fit = sized(load_row(group, name).fit(*variant), *dims)
@@ -128,8 +128,18 @@ def test_a_table_is_made_and_its_runs_are_not_done_twice(tmp_path):
     first = call(*arguments)
     assert first.returncode == 0, first.stderr
     text = (tmp_path / "out" / "table1_quick.md").read_text()
-    assert "| SIREN | 8,973 |" in text and "| SASNet | 9,075 |" in text and "34.64" in text
+    assert "| SIREN | 4,227 |" in text and "| SASNet | 4,327 |" in text and "34.64" in text
+    assert "| SIREN, best omega_0 | 4,227 |" in text
     runs = list((tmp_path / "out" / "runs").iterdir())
-    assert len(runs) == 2 and all(json.loads((r / "metrics.json").read_text())["psnr"] > 10 for r in runs)
+    assert len(runs) == 3 and all(json.loads((r / "metrics.json").read_text())["psnr"] > 10 for r in runs)
     second = call(*arguments)
-    assert second.returncode == 0 and "2 of the runs are there already" in second.stdout
+    assert second.returncode == 0 and "3 of the runs are there already" in second.stdout
+
+
+def test_a_process_that_is_pinned_to_some_cores_counts_them(monkeypatch):
+    import os
+
+    from reproduction.runs import available_cores
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 9}, raising=False)
+    assert available_cores() == 3

@@ -33,12 +33,13 @@ WANTED = {
     "supp_table3": {"supp_table3_quick.md"},
     "supp_table4": {"supp_table4_quick.md"},
     "supp_table5": {"supp_table5_quick.md"},
-    "supp_fig1": {"supp_fig1.png"},
+    "theorem1": {"theorem1.md", "theorem1.png"},
+    "supp_fig1": {"supp_fig1_quick.png", "supp_fig1_trained_quick.png"},
     "supp_fig2": {"time_to_accuracy_quick.png"},
     "supp_fig3": {"supp_fig3_quick.md", "supp_fig3_quick.png", "fig1_quick.png"},
     "tiger": {"tiger_quick.md"},
 }
-_ALL_ROWS = ("table4", "fig10", "supp_table1", "supp_fig1", "tiger")
+_ALL_ROWS = ("table4", "fig10", "supp_table1", "theorem1", "tiger")
 
 
 @pytest.fixture
