@@ -19,7 +19,7 @@ from tyro.conf import Suppress
 
 from sasnet_ns.fields.color import ColorNetwork
 from sasnet_ns.fields.geometry import NetworkName, SceneGeometry
-from sasnet_ns.fields.volume_rendering import neus_alpha, volsdf_density
+from sasnet_ns.fields.volume_rendering import neus_alpha, neus_ray_alpha, volsdf_density
 from sasnet_ns.networks import SASNetConfig, SignedDistanceField
 
 
@@ -53,6 +53,9 @@ class SASNetSDFFieldConfig(SDFFieldConfig):
     """Start of the learned sharpness: s = exp(10 beta_init) per scene unit (NeuS: 0.3)."""
     rendering: Literal["neus", "volsdf"] = "neus"
     """Opacity from distance: NeuS's alpha, or VolSDF's Laplace density with beta = 1 / s."""
+    borders: Literal["shared", "extrapolated"] = "shared"
+    """Distance at the borders of a ray's intervals for NeuS's alpha: shared by both samples next to it, which leaves no
+    floating pieces where samples are sparse, or extrapolated from one sample as in NeuS's own program."""
     gradients: Literal["analytic", "numerical"] = "analytic"
     """Gradients by differentiation, or by central differences, which are blind to finer detail (six evaluations)."""
     numerical_delta: float = 5e-3
@@ -199,7 +202,7 @@ class SASNetSDFField(Field):
         sdf: Float[Tensor, "*batch 1"] | None = None,
         gradients: Float[Tensor, "*batch 3"] | None = None,
     ) -> Float[Tensor, "*batch 1"]:
-        """Opacity of every sample, by NeuS or VolSDF as configured."""
+        """Opacity of every sample, by NeuS or VolSDF as configured; samples of a ray in order, second to last axis."""
         if sdf is None or gradients is None:
             sdf, gradients, _ = self.sdf_gradient_features(ray_samples.frustums.get_start_positions())
         assert ray_samples.deltas is not None
@@ -207,7 +210,8 @@ class SASNetSDFField(Field):
         if self.config.rendering == "volsdf":
             return 1 - torch.exp(-volsdf_density(sdf, 1 / sharpness) * ray_samples.deltas)
         slope = (ray_samples.frustums.directions * gradients).sum(-1, keepdim=True)
-        return neus_alpha(sdf, slope, ray_samples.deltas, sharpness, self._cos_anneal_ratio)
+        alpha = neus_ray_alpha if self.config.borders == "shared" else neus_alpha
+        return alpha(sdf, slope, ray_samples.deltas, sharpness, self._cos_anneal_ratio)
 
     def get_density(
         self, ray_samples: RaySamples

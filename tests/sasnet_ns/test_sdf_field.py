@@ -21,7 +21,7 @@ from nerfstudio.models.neus import NeuSModelConfig
 from nerfstudio.models.neus_facto import NeuSFactoModelConfig
 
 from sasnet_ns.fields.sdf_field import SASNetSDFField, SASNetSDFFieldConfig
-from sasnet_ns.fields.volume_rendering import neus_alpha, volsdf_density
+from sasnet_ns.fields.volume_rendering import neus_alpha, neus_ray_alpha, volsdf_density
 from sasnet_ns.networks import SASNetConfig, SignedDistanceField
 
 AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
@@ -175,6 +175,34 @@ def test_neus_alpha_of_a_plane_is_the_ratio_of_its_cdfs() -> None:
     assert neus_alpha(sdf, -slope, length, s).max() < 1e-3  # leaving the surface
     assert neus_alpha(sdf, -slope, length, s, cos_anneal=0.0).max() < 1e-3
     assert neus_alpha(sdf, 0 * slope, length, s, cos_anneal=0.0).max() > 0.1
+
+
+def test_neus_alphas_of_a_ray_telescope() -> None:
+    """Into a plane, however uneven the samples: the ray's opacity is the ratio of the CDFs at its two ends."""
+    at = torch.tensor([0.0, 0.1, 0.15, 0.4, 0.8, 0.9])[:, None]
+    length = torch.tensor([0.1, 0.05, 0.25, 0.4, 0.1, 0.1])[:, None]
+    s, slope = torch.tensor([12.0]), torch.full((6, 1), -0.7)
+    sdf = 0.3 + slope * at
+    alpha = neus_ray_alpha(sdf, slope, length, s)
+    ends = torch.sigmoid((0.3 - 0.7 * torch.tensor([-0.05, 0.95])) * s)
+    assert 1 - (1 - alpha).prod() == pytest.approx(float(1 - ends[1] / ends[0]), abs=1e-4)
+    assert neus_ray_alpha(-sdf, -slope, length, s).max() < 1e-2  # leaving
+    even = torch.full((6, 1), 0.1)
+    sdf = 0.3 - 0.07 * torch.arange(6)[:, None]
+    assert torch.allclose(neus_ray_alpha(sdf, slope, even, s), neus_alpha(sdf, slope, even, s), atol=1e-5)
+
+
+def test_a_ray_that_passes_by_stays_clear() -> None:
+    """Three samples far apart beside a ball of radius 0.5, as proposal networks place them where nothing is."""
+    t = torch.tensor([-1.2, -0.3, 0.6])
+    points = torch.stack([t, torch.full((3,), 0.58), torch.zeros(3)], dim=1)
+    radius = points.norm(dim=1, keepdim=True)
+    sdf, slope, length, s = radius - 0.5, points[:, :1] / radius, torch.full((3, 1), 0.9), torch.tensor([100.0])
+    assert neus_ray_alpha(sdf, slope, length, s).max() < 0.02
+    assert neus_ray_alpha(sdf.expand(4, 3, 1), slope.expand(4, 3, 1), length.expand(4, 3, 1), s).shape == (4, 3, 1)
+    assert neus_alpha(sdf, slope, length, s).max() > 0.9  # floats in the air
+    first = neus_ray_alpha(sdf[:1], slope[:1], length[:1], s)  # a single sample: nothing to share
+    assert torch.allclose(first, neus_alpha(sdf[:1], slope[:1], length[:1], s), atol=1e-6)
 
 
 def test_volsdf_density_is_the_laplace_cdf() -> None:
