@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sdf_tools.distance import SignedDistance
@@ -16,6 +16,7 @@ from sdf_tools.sampling import near_surface, surface_points
 from sdf_tools.shapes import Shape, positions
 
 FINE, COARSE, UNIFORM = 0, 1, 2
+GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class SDFBatch:
 
 @dataclass(frozen=True)
 class SDFPool:
-    """Sampled signed distances, in box units, sorted by kind.
+    """Sampled signed distances, in box units, sorted by kind and in random order within each kind.
 
     Attributes:
         points: (N, 3) float32.
@@ -66,25 +67,38 @@ class SDFPool:
             coarse = count - uniform
         return count - coarse - uniform, coarse, uniform
 
-    def batch(self, count: int, generator: torch.Generator | None = None) -> SDFBatch:
-        """Draw ``count`` points with replacement, in the pool's fixed proportions.
+    def batch(self, count: int, step: int) -> SDFBatch:
+        """The ``count`` points of a training step, in the pool's fixed proportions.
 
-        The proportions are known beforehand, so nothing is copied between host and device. ``generator`` must live on
-        the pool's device.
+        The pool is dealt like a shuffled deck: a step takes the next points of each kind, so all are seen before one is
+        seen again, and a batch depends on its step alone. Slices of the pool cost neither a gather nor a random number.
+
+        Args:
+            count: points of a batch; the same in every step.
+            step: which batch, any integer.
         """
         counts = self.batch_counts(count)
-        at = self._draw(counts, generator)
-        return SDFBatch(self.points[at], self.sdf[at], self.kind[at], counts)
-
-    def _draw(self, counts: tuple[int, int, int], generator: torch.Generator | None) -> Int[Tensor, " B"]:
-        parts, start = [], 0
+        spans, begin = [], 0
         for wanted, held in zip(counts, self.counts, strict=True):
-            if wanted:
-                parts.append(
-                    torch.randint(start, start + held, (wanted,), generator=generator, device=self.points.device)
-                )
-            start += held
-        return torch.cat(parts)
+            spans += [slice(begin + first, begin + last) for first, last in _deal(wanted, held, step)]
+            begin += held
+        points, sdf, kind = (
+            torch.cat([values[span] for span in spans]) for values in (self.points, self.sdf, self.kind)
+        )
+        return SDFBatch(points, sdf, kind, counts)
+
+
+def _deal(wanted: int, held: int, step: int) -> list[tuple[int, int]]:
+    """Ranges of a deck of ``held`` cards that a step gets when each gets the next ``wanted``."""
+    if wanted == 0:
+        return []
+    turn, first = divmod(step * wanted, held)
+    # Each turn of the deck begins elsewhere, or every turn would deal the same hands.
+    first = (first + round(turn * held / GOLDEN_RATIO)) % held
+    ranges = [(first, min(first + wanted, held))]
+    while (missing := wanted - sum(last - first for first, last in ranges)) > 0:
+        ranges.append((0, min(missing, held)))
+    return ranges
 
 
 def build_sdf_pool(
@@ -142,6 +156,7 @@ def build_sdf_pool(
     for index, scale in enumerate(coarse_scales):
         size = coarse * (index + 1) // len(coarse_scales) - coarse * index // len(coarse_scales)
         parts.append(near_surface(surface_points(shape, size, rng), float(scale), rng))
+    parts = [parts[0], rng.permutation(np.concatenate(parts[1:]))]  # batches are slices: the scales must be mixed
     parts.append(rng.uniform(-0.5, 0.5, (uniform, 3)))
     # Distances belong to the points as float32 holds them.
     points = torch.from_numpy(np.concatenate(parts).astype(np.float32))

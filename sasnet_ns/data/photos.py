@@ -15,7 +15,6 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, Va
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from sasnet_ns.data.dtu_dataparser import FOREGROUND_MASKS
-from sasnet_ns.data.shape_datamanager import mix_seed
 
 
 class ForegroundDataset(InputDataset):
@@ -77,8 +76,17 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
         """
         if self.test_mode != "val":
             return super().next_train(step)
-        seed = mix_seed(self.config.seed, 2, step * self.world_size + self.local_rank)
+        seed = mix_seed(self.config.seed, step * self.world_size + self.local_rank)
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)
         return super().next_train(step)
+
+
+def mix_seed(seed: int, step: int) -> int:
+    """A 32-bit seed from two integers (the finaliser of SplitMix64): torch's CPU generator ignores higher bits."""
+    mask = (1 << 64) - 1
+    state = (seed * 0x9E3779B97F4A7C15 + step + 1) & mask
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+    return (state ^ (state >> 31)) & 0xFFFFFFFF

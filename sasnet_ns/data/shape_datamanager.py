@@ -63,7 +63,7 @@ class ShapeDataManagerConfig(DataManagerConfig):
     uniform_share: float = 0.15
     """Share of each batch drawn uniformly from the box instead, which keeps stray sheets out of empty space."""
     seed: int = 0
-    """Seed of the samples and of the order in which steps see them; a step's batch depends on it and the step alone."""
+    """Seed of the samples; a step's batch depends on it and the step alone."""
     probe_points: int = 60_000
     """Points at which intersection over union is measured during training."""
     up_axis: Literal["x", "y", "z"] = "y"
@@ -190,7 +190,6 @@ class ShapeDataManager(DataManager):
             highlight=False,
         )
         self.pool = pool.to(self.device)
-        self._generator = torch.Generator(self.device)
 
     def _probe(self, distance: SignedDistance) -> GeometryProbe:
         generator = torch.Generator().manual_seed(self.config.seed + 1)
@@ -205,21 +204,16 @@ class ShapeDataManager(DataManager):
     def setup_eval(self) -> None:
         """Nothing to prepare: what evaluation needs is computed when it is first used."""
 
-    def _batch(self, stream: int, step: int) -> SDFBatch:
-        # Seeding costs microseconds and makes a step's batch independent of all steps before it.
-        self._generator.manual_seed(mix_seed(self.config.seed, stream, step * self.world_size + self.local_rank))
-        return self.pool.batch(self.config.points_per_batch, self._generator)
-
     def next_train(self, step: int) -> tuple[SDFBatch, dict[str, Any]]:  # type: ignore[override]
         """The batch of a training step: where to evaluate, and (as nerfstudio wants it) the targets."""
         self.train_count += 1
-        batch = self._batch(0, step)
+        batch = self.pool.batch(self.config.points_per_batch, step * self.world_size + self.local_rank)
         return batch, {"sdf": batch.sdf}
 
     def next_eval(self, step: int) -> tuple[SDFBatch, dict[str, Any]]:  # type: ignore[override]
-        """A batch of the same distribution that training does not draw."""
+        """A batch of the same distribution, from the far side of the pool."""
         self.eval_count += 1
-        batch = self._batch(1, step)
+        batch = self.pool.batch(self.config.points_per_batch, -1 - step)
         return batch, {"sdf": batch.sdf}
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
@@ -243,12 +237,3 @@ class ShapeDataManager(DataManager):
     def get_param_groups(self) -> dict[str, list[torch.nn.Parameter]]:
         """No parameters here."""
         return {}
-
-
-def mix_seed(seed: int, stream: int, step: int) -> int:
-    """A 32-bit seed from three integers (the finaliser of SplitMix64): torch's CPU generator ignores higher bits."""
-    mask = (1 << 64) - 1
-    state = (seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03 + step + 1) & mask
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
-    return (state ^ (state >> 31)) & 0xFFFFFFFF

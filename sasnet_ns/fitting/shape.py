@@ -167,10 +167,8 @@ def prepare_shape(shape: Shape | str, normals: bool = True) -> NormalizedShape:
 
 
 def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report) -> None:
-    generator = torch.Generator(pool.points.device).manual_seed(config.seed)
-
     def loss_at(step: int) -> Tensor:
-        batch = pool.batch(config.points_per_batch, generator)
+        batch = pool.batch(config.points_per_batch, step)
         losses, _ = sdf_losses(fitted.field, batch, config.objective, step / config.recipe.steps)
         return torch.stack(list(losses.values())).sum()
 

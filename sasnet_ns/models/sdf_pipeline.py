@@ -59,7 +59,7 @@ class SASNetSDFPipeline(VanillaPipeline):
         self.model.viewer_panel.surface = lambda: self.datamanager.surface
 
     def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        """Losses on samples that training does not draw, without a graph."""
+        """Losses on another batch of the pool, without a graph."""
         with torch.no_grad():
             return super().get_eval_loss_dict(step)
 
