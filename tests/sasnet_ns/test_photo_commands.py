@@ -30,8 +30,9 @@ SURFACE = (
 DENSITY = (
     "--pipeline.model.sasnet.embedding-width", "48", "--pipeline.model.sasnet.hidden-widths", "32", "32",
     "--pipeline.model.sasnet.bands", "2", "--pipeline.model.predict-normals", "True",
-    # Opaque enough for exporters, which drop pixels that are mostly transparent, although hardly trained.
-    "--pipeline.model.average-init-density", "3.0",
+    # Opaque enough for exporters, which drop pixels that are mostly transparent, although hardly trained; and the fog
+    # begins at the scene box, not before the cameras.
+    "--pipeline.model.average-init-density", "3.0", "--pipeline.model.disable-scene-contraction", "True",
 )  # fmt: skip
 METHODS = {"sasnet-neus": SURFACE, "sasnet-neus-facto": SURFACE, "sasnet-nerfacto": DENSITY}
 STEPS, HALF = 12, 6
@@ -147,10 +148,11 @@ def test_ns_export_pointcloud(run: Path, tmp_path: Path) -> None:
 
 
 def test_ns_export_tsdf(run: Path, tmp_path: Path) -> None:
+    box = ("--bounding-box-min", "-2", "-2", "-2", "--bounding-box-max", "2", "2", "2") if is_density(run) else ()
     check(
         tmp_path, BIN / "ns-export", "tsdf", "--load-config", run / "config.yml", "--output-dir", "tsdf",
         "--resolution", "24", "24", "24", "--target-num-faces", "200", "--num-pixels-per-side", "64",
-        "--unwrap-method", "custom",
+        "--unwrap-method", "custom", *box,
     )  # fmt: skip
     assert list((tmp_path / "tsdf").glob("*.obj"))
 
