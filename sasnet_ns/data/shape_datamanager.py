@@ -52,7 +52,7 @@ class ShapeDataManagerConfig(DataManagerConfig):
     data: Path | None = None
     """A shape's name (armadillo, bunny, dragon, happy_buddha, lucy, thai_statue), or a mesh or point-cloud file. The
     same as --data."""
-    points_per_batch: int = 5_000
+    points_per_batch: int = 2_500
     """Points in an optimisation step (paper: 10,000)."""
     pool_size: int = 1_000_000
     """Points whose exact signed distance is computed before training; batches are drawn from them."""

@@ -34,7 +34,7 @@ class ShapeFit:
     """Optimiser and schedule."""
     objective: SDFObjective = field(default_factory=SDFObjective)
     """Loss terms."""
-    points_per_batch: int = 5_000
+    points_per_batch: int = 2_500
     """Points in an optimisation step (paper: 10,000)."""
     pool_size: int = 1_000_000
     """Points whose signed distance is computed before training."""

@@ -1,14 +1,14 @@
 """Whole runs of ``ns-train sasnet-sdf`` on several shapes, beside other networks given the same wall-clock time.
 
-For each shape SASNet trains with the method's defaults; the paper's SASNet, SIREN and the hash-grid MLP then get as
-many steps as fit into the same training time. Every field is extracted at 512^3 and measured against the shape, in
-box units (longest side 0.9). The wall-clock column runs from the command to its end, imports and sampling included.
+For each shape SASNet trains with the defaults; SIREN and the hash-grid MLP, on the Armadillo the paper's SASNet
+as well, then get as many steps as take the same time: how many that is, short runs of ``ns-train`` tell beforehand.
+Every field is extracted at 512^3 and measured against the shape, in box units (longest side 0.9). The wall-clock column
+runs from the command to its end, imports and sampling included.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import subprocess
@@ -27,7 +27,8 @@ SHAPES = {
     "fandisk": SHARED / "meshes" / "fandisk.obj",
     "bunny": SHARED / "meshes" / "bunny.ply",
 }
-RIVALS = ("sasnet-paper", "siren", "ngp")
+RIVALS = ("siren", "ngp")
+STEPS_FOR_SPEED = 500
 
 
 @dataclass
@@ -51,54 +52,60 @@ class Row:
 
 
 def run(json_path: Path | None, quick: bool) -> None:
-    """Train, extract, measure: SASNet on every shape, then the others; the JSON file grows with every row."""
+    """Train, extract, measure: SASNet on every shape, the others after it; the JSON file grows with every row."""
     rows: list[Row] = []
     present = {shape: str(data) for shape, data in SHAPES.items() if data == shape or Path(data).is_file()}
     for shape in SHAPES.keys() - present.keys():
         print(f"{shape}: skipped, '{SHAPES[shape]}' is not here")
+    with tempfile.TemporaryDirectory() as folder:
 
-    def add(shape: str, network: str, steps: int | None) -> Row:
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(measure(shape, present[shape], network, steps, Path(folder)))
-        rows.sort(key=lambda row: list(SHAPES).index(row.shape))
-        print_table(rows)
-        if json_path is not None:
-            json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
-        return next(row for row in rows if (row.shape, row.network) == (shape, network))
+        def add(shape: str, network: str, steps: int | None) -> int:
+            rows.append(measure(shape, present[shape], network, steps, Path(folder) / shape))
+            print_table(rows)
+            if json_path is not None:
+                json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+            return rows[-1].steps
 
-    seconds = {shape: add(shape, "sasnet", None).train_s for shape in present}
-    for shape, rival in itertools.product(present, () if quick else RIVALS):
-        add(shape, rival, int(seconds[shape] / step_time(rival, present[shape])))
-
-
-def step_time(network: str, data: str, steps: int = 60) -> float:
-    """Seconds per training step, the median of a few after the kernels have been compiled and the caches are warm."""
-    from sasnet_ns.fitting import Recipe, ShapeFit, fit_shape
-
-    moments: list[float] = []
-    name, options = ("sasnet", {"preset": "sdf"}) if network == "sasnet-paper" else (network, None)
-    config = ShapeFit(network=name, network_config=options, recipe=Recipe(steps=steps), pool_size=50_000)
-    fit_shape(data, config, progress=lambda step, loss: moments.append(time.perf_counter()))
-    gaps = sorted(b - a for a, b in zip(moments[1:-1], moments[2:], strict=True))
-    return gaps[len(gaps) // 2] / 10
+        rivals = () if quick else (*RIVALS, "sasnet-paper")
+        speed = {network: step_time(network, Path(folder)) for network in ("sasnet", *rivals)} if rivals else {}
+        for shape in present:
+            steps = add(shape, "sasnet", None)
+            for rival in rivals:
+                if rival in RIVALS or shape == "armadillo":
+                    add(shape, rival, round(steps * speed["sasnet"] / speed[rival]))
 
 
-def measure(shape: str, data: str, network: str, steps: int | None, folder: Path) -> Row:
-    """One run through the command lines, as a user would do it."""
-    run_folder = folder / "out" / "run" / "sasnet-sdf" / network
+def step_time(network: str, folder: Path) -> float:
+    """Milliseconds of a step of ``ns-train`` on the Armadillo, all that it does between steps included."""
+    output = train("armadillo", network, STEPS_FOR_SPEED, folder / "speed")
+    return float(output.split(" ms/step")[0].split()[-1])
+
+
+def train(data: str, network: str, steps: int | None, folder: Path) -> str:
+    """Run ``ns-train`` as a user would; returns what it printed. The run is in ``folder/run/sasnet-sdf/NETWORK``."""
     command = [
         str(Path(sys.executable).parent / "ns-train"), "sasnet-sdf", "--data", data, "--vis", "tensorboard",
-        "--output-dir", str(folder / "out"), "--experiment-name", "run", "--timestamp", network,
+        "--output-dir", str(folder), "--experiment-name", "run", "--timestamp", network,
         "--pipeline.model.network", network,
     ]  # fmt: skip
     if steps is not None:
         command += ["--max-num-iterations", str(steps)]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def measure(shape: str, data: str, network: str, steps: int | None, folder: Path) -> Row:
+    """One run through the command lines, as a user would do it."""
     started = time.perf_counter()
-    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    output = train(data, network, steps, folder)
     wall = time.perf_counter() - started
     mesh_path = folder / f"{network}.ply"
     started = time.perf_counter()
-    extraction = [sys.executable, "scripts/extract_mesh.py", "--load-config", str(run_folder / "config.yml")]
+    extraction = [
+        sys.executable,
+        "scripts/extract_mesh.py",
+        "--load-config",
+        str(folder / "run/sasnet-sdf" / network / "config.yml"),
+    ]
     peak = peak_memory([*extraction, "--output-path", str(mesh_path)])
     extract_s = time.perf_counter() - started
     from sasnet_ns.data.shapes import resolve_shape
