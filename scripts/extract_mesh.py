@@ -111,10 +111,12 @@ def _colored(mesh: Mesh, surface: LoadedSurface) -> Mesh:
     """The mesh, in box coordinates, with the surface's colours at its vertices."""
     import torch
 
+    from sdf_tools.chunks import in_chunks
+
     assert surface.color is not None
     points = mesh.vertices.float().to(surface.device)
     with torch.no_grad():
-        colors = torch.cat([surface.color(part).cpu() for part in points.split(1 << 15)])
+        colors = in_chunks(surface.color, points).cpu()
     return dataclasses.replace(mesh, vertex_colors=colors)
 
 

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from sasnet_ns.data.shape_datamanager import GeometryProbe, ShapeDataManager, ShapeDataManagerConfig
 from sasnet_ns.models.sdf_model import SASNetSDFModel, SASNetSDFModelConfig
 from sasnet_ns.networks import SignedDistanceField
+from sdf_tools.chunks import in_chunks
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.shapes import Mesh
 
@@ -128,17 +130,20 @@ def quick_metrics(field: SignedDistanceField, probe: GeometryProbe) -> dict[str,
         ``iou`` over the probe's points, and ``surface_error``: the mean distance from the shape's surface to the
         field's, to first order |f| / |grad f|, in box units.
     """
-    predicted = torch.cat([field(part) < 0 for part in probe.points.split(1 << 14)])
+    predicted = in_chunks(field, probe.points) < 0
     both = (predicted & probe.inside).sum()
     either = (predicted | probe.inside).sum()
-    errors = []
-    for part in probe.surface.split(1 << 13):
-        with torch.enable_grad():
-            at = part.detach().requires_grad_(True)
-            values = field(at)
-            gradient = torch.autograd.grad(values.sum(), at)[0]
-        errors.append(values.detach().abs() / gradient.norm(dim=-1).clamp_min(0.1))
-    return {"iou": float(both / either.clamp_min(1)), "surface_error": float(torch.cat(errors).mean())}
+    errors = in_chunks(lambda part: _first_order_distance(field, part), probe.surface)
+    return {"iou": float(both / either.clamp_min(1)), "surface_error": float(errors.mean())}
+
+
+def _first_order_distance(field: SignedDistanceField, points: Tensor) -> Tensor:
+    """(N,) distance from (N, 3) points to the field's surface, |f| / |grad f|."""
+    with torch.enable_grad():
+        at = points.detach().requires_grad_(True)
+        values = field(at)
+        gradient = torch.autograd.grad(values.sum(), at)[0]
+    return values.detach().abs() / gradient.norm(dim=-1).clamp_min(0.1)
 
 
 def plain_numbers(metrics: Any) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from sasnet_ns.networks import SASNet, SignedDistanceField
 from sasnet_ns.viewer.shading import BACKGROUND, color_distances, plane_hits, shade
 from sasnet_ns.viewer.tracing import MISS_DEPTH, DistanceGrid, sample_grid, trace
+from sdf_tools.chunks import in_chunks
 
 OUTPUTS = ("rgb", "normals", "depth", "accumulation", "sdf_slice", "masks")
 """Every picture, the viewer's default first."""
@@ -103,15 +104,15 @@ class SurfaceRenderer:
             on_plane, visible = plane_hits(origins, directions, settings.slice_axis, settings.slice_offset)
             pictures["sdf_slice"] = _paint(blank, visible, color_distances(values(on_plane[visible]), settings.level))
         if "masks" in wanted and isinstance(self.field.network, SASNet) and self.field.network.config.masks:
-            pictures["masks"] = _paint(blank, hits.hit, _in_chunks(self._mask_colors, points))
+            pictures["masks"] = _paint(blank, hits.hit, in_chunks(self._mask_colors, points))
         return pictures
 
     def _values(self, bands: int | None) -> Callable[[Tensor], Tensor]:
         """The field as a chunked function of (N, 3) points."""
         network = self.field.network
         if bands is None or not isinstance(network, SASNet):
-            return lambda points: _in_chunks(self.field, points)
-        return lambda points: _in_chunks(lambda part: network(2 * part, bands=bands)[..., 0], points)
+            return lambda points: in_chunks(self.field, points)
+        return lambda points: in_chunks(lambda part: network(2 * part, bands=bands)[..., 0], points)
 
     def _fresh_grid(
         self, values: Callable[[Tensor], Tensor], step: int, settings: ViewSettings, device: torch.device, exact: bool
@@ -132,7 +133,7 @@ class SurfaceRenderer:
                 at = part.detach().requires_grad_(True)
                 return torch.autograd.grad(values(at).sum(), at)[0]
 
-        return torch.nn.functional.normalize(_in_chunks(gradient, points), dim=-1)
+        return torch.nn.functional.normalize(in_chunks(gradient, points), dim=-1)
 
     def _mask_colors(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         network = self.field.network
@@ -144,14 +145,6 @@ class SurfaceRenderer:
 
 def _paint(blank: Tensor, where: Bool[Tensor, " N"], colors: Tensor) -> Tensor:
     return blank.clone().masked_scatter(where[:, None].expand(-1, 3), colors.to(blank.dtype))
-
-
-def _in_chunks(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
-    """Evaluate (N, 3) points a part at a time: the working set stays in cache, and the viewer can interrupt between."""
-    size = 1 << (14 if points.device.type == "cpu" else 19)
-    if points.shape[0] <= size:
-        return function(points)
-    return torch.cat([function(part) for part in points.split(size)])
 
 
 __all__ = ["MISS_DEPTH", "OUTPUTS", "SurfaceRenderer", "ViewSettings"]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdf_tools.chunks import chunk_size
 from sdf_tools.errors import ShapeError
 
 
@@ -50,7 +51,7 @@ class SampledField:
     Args:
         field: callable (N, 3) -> (N,) or (N, 1) on torch tensors or numpy arrays.
         device: where a torch field lives; default the device of a module's parameters, else the CPU.
-        chunk: points per call; default 8,192 on the CPU (what stays in its caches), 262,144 elsewhere.
+        chunk: points per call; default :func:`sdf_tools.chunks.chunk_size`.
         progress: called as ``progress(stage, evaluations)`` after every chunk.
         border: value that stands in for the field's on the faces of the box, or None.
     """
@@ -69,7 +70,7 @@ class SampledField:
             torch.device(device) if device else (parameter.device if parameter is not None else torch.device("cpu"))
         )
         self.dtype = parameter.dtype if parameter is not None and parameter.dtype == torch.float64 else torch.float32
-        self.chunk = chunk or (8192 if self.device.type == "cpu" else 262_144)
+        self.chunk = chunk or chunk_size(self.device)
         self.progress = progress
         self.border = border
         self.stage = "search"
