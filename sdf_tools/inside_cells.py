@@ -6,22 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-CLOSED_CELLS, OPEN_CELLS = 128, 48
-
 
 class InsideCells:
     """A box of cells around a mesh: cells that no triangle's bounding box meets lie wholly inside or outside.
 
-    In a closed mesh neighbouring clear cells lie on one side, so one question settles each connected region of them. In
-    an open one every clear cell is asked at its centre, and where two neighbours disagree (the winding number changes
-    its mind in a hole) both stay unclear.
+    Every clear cell is asked at its centre, and where two neighbours disagree (the winding number of an open mesh
+    changes its mind in a hole) both stay unclear.
 
     Args:
         vertices: (V, 3).
         faces: (F, 3).
         test: which of (N, 3) points are inside.
-        closed: every edge of the mesh has two faces that run along it in opposite directions.
-        cells: along the longest side; None is 128 for closed meshes, 48 for others.
+        cells: along the longest side.
     """
 
     def __init__(
@@ -29,21 +25,16 @@ class InsideCells:
         vertices: np.ndarray,
         faces: np.ndarray,
         test: Callable[[np.ndarray], np.ndarray],
-        closed: bool,
-        cells: int | None = None,
+        cells: int = 48,
     ) -> None:
         self._test = test
         used = vertices[np.unique(faces)]
         self.low, high = used.min(0), used.max(0)
-        cells = cells or (CLOSED_CELLS if closed else OPEN_CELLS)
         self.size = max(float((high - self.low).max()), 1e-300) / cells
         self.shape = np.floor((high - self.low) / self.size).astype(int) + 1
         clear = ~self._touched(vertices, faces)
         self.status = np.full(self.shape, -1, dtype=np.int8)
-        if closed:
-            self._flood(clear)
-        else:
-            self._ask_all(clear)
+        self._ask_all(clear)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Which of (N, 3) points are inside, boolean."""
@@ -70,18 +61,6 @@ class InsideCells:
 
     def _centers(self, cells: np.ndarray) -> np.ndarray:
         return self.low + (cells + 0.5) * self.size
-
-    def _flood(self, clear: np.ndarray) -> None:
-        from scipy.ndimage import label
-
-        region, count = label(clear)
-        if count == 0:
-            return
-        flat = region.reshape(-1)
-        seeds = np.zeros(count + 1, dtype=np.int64)
-        seeds[flat[::-1]] = np.arange(len(flat))[::-1]
-        inside = self._test(self._centers(np.stack(np.unravel_index(seeds[1:], region.shape), 1)))
-        self.status[:] = np.concatenate([[-1], inside.astype(np.int8)])[region]
 
     def _ask_all(self, clear: np.ndarray) -> None:
         where = np.argwhere(clear)

@@ -13,7 +13,6 @@ from sdf_tools.cloud_distance import nearest_neighbours
 from sdf_tools.errors import ShapeError
 from sdf_tools.orientation import orient_by_scans, orient_by_spanning_tree, orient_by_winding
 from sdf_tools.shapes import PointCloud
-from sdf_tools.triangles import morton_order
 
 METHODS = ("winding", "mst", "viewpoints", "scans")
 _BLOCK = 1 << 16
@@ -46,9 +45,8 @@ def estimate_normals(points: Float[Tensor, "N 3"], k: int = 16) -> tuple[Float[T
     search = nearest_neighbours(array)
     k = min(k, len(array))
     normals, reliability = np.empty_like(array), np.empty(len(array))
-    order = morton_order(array)
     for start in range(0, len(array), _BLOCK):
-        at = order[start : start + _BLOCK]
+        at = slice(start, start + _BLOCK)
         _, index = search(array[at], k)
         near = array[index]
         near = near - near.mean(1, keepdims=True)

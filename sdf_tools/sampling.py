@@ -1,7 +1,7 @@
 """Samples on, near and inside surfaces; the same seed gives the same samples.
 
-Memory beyond the mesh itself: 8 bytes per face for the area table, and about 200 bytes per sample drawn at once
-(``stream_surface`` bounds the second: 50 MB with its default chunk).
+Memory beyond the mesh itself: 16 bytes per face for the area tables, and about 80 bytes per sample drawn at once
+(``stream_surface`` bounds the second: 21 MB with its default chunk).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor
 from sdf_tools.clean import edge_table, face_cross
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.shapes import Mesh, Shape, positions
-from sdf_tools.triangles import unit_face_normals
+from sdf_tools.threads import in_threads
+from sdf_tools.triangles import import_kernels, unit_face_normals
 
 _FACE_BLOCK = 1 << 18
 
@@ -59,13 +60,18 @@ def stream_surface(
     """As :func:`sample_surface`, in pieces of ``chunk`` samples, so that any count fits in bounded memory."""
     if chunk < 1:
         raise ValueError(f"chunk must be positive, not {chunk}.")
-    table, rng = _area_table(mesh, weights), np.random.default_rng(seed)
+    tables, rng = _area_table(mesh, weights), np.random.default_rng(seed)
     for start in range(0, count, chunk):
-        yield _draw(mesh, table, min(chunk, count - start), rng)
+        yield _draw(mesh, tables, min(chunk, count - start), rng)
 
 
-def _area_table(mesh: Mesh, weights: Tensor | None) -> np.ndarray:
-    """(F,) running sum of the faces' shares, computed in blocks so that large meshes need little memory."""
+def _area_table(mesh: Mesh, weights: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    """What faces are drawn from, computed in blocks so that large meshes need little memory.
+
+    Returns:
+        table: (L,) running sum of the faces' shares, up to the last face that has one.
+        guide: (L,) the first face whose sum exceeds i / L of the total, where the search for a face starts.
+    """
     vertices, faces = mesh.vertices.numpy(), mesh.faces.numpy()
     share = np.empty(len(faces))
     for start in range(0, len(faces), _FACE_BLOCK):
@@ -78,24 +84,25 @@ def _area_table(mesh: Mesh, weights: Tensor | None) -> np.ndarray:
     table = np.cumsum(share, out=share)
     if len(table) == 0 or not table[-1] > 0:
         raise ShapeError(f"'{mesh.name}' has no area to sample: it has no triangles, or all are degenerate.")
-    return table
+    table = table[: np.searchsorted(table, table[-1]) + 1]
+    guide = np.searchsorted(table, np.arange(len(table)) * (table[-1] / len(table)), side="right").astype(np.int32)
+    return table, guide
 
 
-def _draw(mesh: Mesh, table: np.ndarray, count: int, rng: np.random.Generator) -> SurfaceSamples:
-    """Uniform points on triangles drawn from a running sum of shares."""
+def _draw(
+    mesh: Mesh, tables: tuple[np.ndarray, np.ndarray], count: int, rng: np.random.Generator
+) -> SurfaceSamples:  # fmt: skip
+    """Uniform points on triangles drawn from the tables of :func:`_area_table`."""
     if count < 0:
         raise ValueError(f"count must not be negative, not {count}.")
-    ids = np.searchsorted(table, rng.random(count) * table[-1], side="right")
-    ids = np.minimum(ids, np.searchsorted(table, table[-1]))
-    u, v = rng.random((2, count))
-    over = u + v > 1  # the other half of the parallelogram folds back onto the triangle
-    u, v = np.where(over, 1 - u, u)[:, None], np.where(over, 1 - v, v)[:, None]
-    vertices, corner = mesh.vertices.numpy(), mesh.faces.numpy()[ids]
-    a = vertices[corner[:, 0]]
-    along, across = vertices[corner[:, 1]] - a, vertices[corner[:, 2]] - a
-    normals = np.cross(along, across)
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    points = a + u * along + v * across
+    chance, uv = rng.random(count), rng.random((2, count))
+    points, normals, ids = np.empty((count, 3)), np.empty((count, 3)), np.empty(count, np.int64)
+    vertices, faces, kernel = mesh.vertices.double().numpy(), mesh.faces.numpy(), import_kernels().draw
+
+    def part(rows: slice) -> None:
+        kernel(vertices, faces, *tables, chance[rows], uv[:, rows], points[rows], normals[rows], ids[rows])
+
+    in_threads(part, count)
     return SurfaceSamples(torch.from_numpy(points), torch.from_numpy(normals), torch.from_numpy(ids))
 
 
@@ -114,10 +121,10 @@ def sample_poisson_disk(mesh: Mesh, count: int, seed: int = 0, oversampling: int
         raise MissingLibraryError("Blue noise needs scipy, which is not installed: pip install scipy") from None
     if count < 1 or oversampling < 2:
         raise ValueError("count must be at least 1 and oversampling at least 2.")
-    table = _area_table(mesh, None)
-    some = _draw(mesh, table, oversampling * count, np.random.default_rng(seed))
+    tables = _area_table(mesh, None)
+    some = _draw(mesh, tables, oversampling * count, np.random.default_rng(seed))
     # The table sums twice the areas; this is the disc radius of the densest packing of `count` points.
-    radius = float(np.sqrt(table[-1] / 2 / (2 * np.sqrt(3) * count)))
+    radius = float(np.sqrt(tables[0][-1] / 2 / (2 * np.sqrt(3) * count)))
     points = some.points.numpy()
     pairs = cKDTree(points).query_pairs(2 * radius, output_type="ndarray")
     length = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)

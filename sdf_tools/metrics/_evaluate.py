@@ -197,11 +197,9 @@ def evaluate(
     a, b = _in_box(prediction, frame), _in_box(reference, frame)
     bodies_a, closed_a, area_a = _state(a)
     bodies_b, closed_b, area_b = _state(b)
-    # One search structure per mesh, for distances as well as inside tests.
-    distance_a, distance_b = SignedDistance(a, sign="winding"), SignedDistance(b, sign="winding")
     forward = surface_error(a, SignedDistance(b, sign="unsigned"), samples, seed)
     backward = surface_error(b, SignedDistance(a, sign="unsigned"), samples, seed + 1)
-    inside_a, inside_b = Inside(a, distance_a), Inside(b, distance_b)
+    inside_a, inside_b = Inside(a), Inside(b)
     volume = iou(inside_a, inside_b, iou_samples, seed=seed)
     near = iou_near_surface(inside_a, b, _BAND, seed=seed, reference_inside=inside_b)
     angle = torch.rad2deg(torch.acos(torch.cat([forward.cosine, backward.cosine])))

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdf_tools.clean import first_occurrences, is_watertight
 from sdf_tools.distance import SignedDistance
 from sdf_tools.inside_cells import InsideCells
 from sdf_tools.sampling import sample_surface
@@ -43,22 +42,25 @@ def _overlap(inside_a: Tensor, inside_b: Tensor) -> Overlap:
 
 
 class Inside:
-    """Inside test of a mesh that asks its winding number only where the surface is near (see ``InsideCells``)."""
+    """Inside test of a mesh for very many points.
 
-    def __init__(self, mesh: Mesh, distance: SignedDistance | None = None, cells: int | None = None) -> None:
-        # The exact test; "winding" also spares the choice between the signs, which would cost more than the test.
-        self.distance = distance or SignedDistance(mesh, sign="winding")
-        vertices, faces = mesh.vertices.numpy(), mesh.faces.numpy()
-        closed = is_watertight(first_occurrences(vertices + 0.0)[1][faces])
-        self._cells = InsideCells(vertices, faces, self._ask, closed, cells)
-        self.low, self.shape, self.size = self._cells.low, self._cells.shape, self._cells.size
+    Exact for sealed meshes (see ``SignedDistance``); an open one is asked for its winding number only where its surface
+    or a hole is near (see ``InsideCells``).
+    """
 
-    def _ask(self, points: np.ndarray) -> np.ndarray:
-        return self.distance.contains(torch.from_numpy(points)).numpy()
+    def __init__(self, mesh: Mesh) -> None:
+        distance = SignedDistance(mesh)
+        self.low, self.high = (x.numpy() for x in mesh.vertices[mesh.faces.reshape(-1)].double().aminmax(dim=0))
+        self._test = distance.contains
+        if distance.sign == "winding":
+            cells = InsideCells(
+                mesh.vertices.numpy(), mesh.faces.numpy(), lambda p: distance.contains(torch.from_numpy(p)).numpy()
+            )
+            self._test = lambda points: torch.from_numpy(cells(points.numpy()))
 
     def __call__(self, points: Tensor) -> Tensor:
         """Which of (N, 3) points are inside, boolean."""
-        return torch.from_numpy(self._cells(points.detach().cpu().double().numpy()))
+        return self._test(points.detach().cpu().double())
 
 
 def iou(
@@ -70,8 +72,7 @@ def iou(
     construction, NGLOD samples mostly near the surface: their numbers do not compare with these.
     """
     a, b = _as_inside(prediction), _as_inside(reference)
-    low = np.minimum(a.low, b.low)
-    high = np.maximum(a.low + a.shape * a.size, b.low + b.shape * b.size)
+    low, high = np.minimum(a.low, b.low), np.maximum(a.high, b.high)
     pad = padding * (high - low).max()
     points = low - pad + np.random.default_rng(seed).random((samples, 3)) * (high - low + 2 * pad)
     return _overlap(a(torch.from_numpy(points)), b(torch.from_numpy(points)))
