@@ -64,6 +64,8 @@ class SASNetSDFFieldConfig(SDFFieldConfig):
     """Cover all of space by the model's scene contraction, instead of the scene box alone."""
     init_field: Path | None = None
     """Begin with the surface of this field.pt, written by sasnet-sdf, in the coordinates of the data set."""
+    init_beta: float = 0.5
+    """beta_init of a run with init_field: with NeuS's soft 0.3, the first steps blur what is known already."""
 
     # The rest belongs to nerfstudio's own geometry network and grid. Accepted, so that an existing line needs a new
     # class name only; `network`, `sasnet` and `network_options` take their place.
@@ -144,7 +146,13 @@ class SASNetSDFField(Field):
         self.numerical_delta = config.numerical_delta
         self._cos_anneal_ratio = 1.0
         if config.init_field is not None:
-            self.geometry.start_from(SignedDistanceField.load(config.init_field))
+            self.start_from(SignedDistanceField.load(config.init_field))
+
+    def start_from(self, fitted: SignedDistanceField, world_to_scene: Float[Tensor, "3 4"] | None = None) -> None:
+        """Begin with the surface of a fitted field, see :meth:`SceneGeometry.start_from`, and with ``init_beta``."""
+        self.geometry.start_from(fitted, world_to_scene)
+        with torch.no_grad():
+            self.deviation_network.variance.fill_(self.config.init_beta)
 
     def set_cos_anneal_ratio(self, anneal: float) -> None:
         """Share of NeuS's true slope in the opacity, 0 to 1, see :func:`neus_alpha`."""

@@ -95,8 +95,8 @@ class SASNetSurfaceModel(SurfaceModel):
         self.register_buffer("sparse_points", points, persistent=False)
 
     def start_from(self, fitted: SignedDistanceField, world_to_scene: Float[Tensor, "3 4"] | None = None) -> None:
-        """Begin with the surface of a fitted field, see ``SceneGeometry.start_from``; all bands are open."""
-        self.field.geometry.start_from(fitted, world_to_scene)
+        """Begin with the surface of a fitted field, see ``SASNetSDFField.start_from``; all bands are open."""
+        self.field.start_from(fitted, world_to_scene)
         self.all_bands.fill_(True)
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -238,6 +238,7 @@ def test_a_running_start_begins_with_the_fitted_surface(make: Make, tmp_path: Pa
     assert torch.allclose(model.field.sdf(scene_points), expected, atol=1e-4)
     model.update_to_step(0)
     assert model.field.geometry.bands is None  # nothing of the start is hidden
+    assert float(model.field.deviation_network.get_variance()) == pytest.approx(math.exp(5), rel=1e-4)
     trainer.train()
     (tmp_path / "field.pt").unlink()
     surface = load_surface(trainer.base_dir)  # the run stands on its own
