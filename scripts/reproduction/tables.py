@@ -189,6 +189,8 @@ def _plot(metrics: tuple[Metric, ...], rows: list[TableRow], title: str) -> byte
         finite = [v for v in [*values, *published] if math.isfinite(v)]
         if finite and min(finite) > 0.6 * max(finite):
             axis.set_xlim(min(finite) - 0.3 * (max(finite) - min(finite)) - 1e-9, None)
+        elif finite and min(finite) > 0 and max(finite) > 30 * min(finite):
+            axis.set_xscale("log")  # one row far off would leave the others no length
         axis.set_title(metric.label, fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(axis="x", alpha=0.3)
