@@ -19,9 +19,15 @@ def main() -> None:
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--json", type=Path, default=None, help="also write the figures to this file")
     parser.add_argument("--quick", action="store_true", help="fewer sizes and repeats")
+    parser.add_argument(
+        "--field", type=Path, default=None, help="extraction: this field.pt instead of a short training"
+    )
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parent))
-    importlib.import_module(f"benchmarks.{arguments.name}").run(arguments.json, arguments.quick)
+    if arguments.field is not None and arguments.name != "extraction":
+        parser.error("--field belongs to the benchmark 'extraction'.")
+    given = [] if arguments.field is None else [arguments.field]
+    importlib.import_module(f"benchmarks.{arguments.name}").run(arguments.json, arguments.quick, *given)
 
 
 if __name__ == "__main__":

@@ -45,12 +45,16 @@ class Row:
     """Largest distance of a sparse vertex from this row's surface."""
 
 
-def run(json_path: Path | None, quick: bool) -> None:
-    """Train a field, extract it every way, print a table and write it as JSON."""
+def run(json_path: Path | None, quick: bool, field_path: Path | None = None) -> None:
+    """Extract a field every way (one trained for a minute if none is given), print a table and write it as JSON."""
     sparse, dense, steps = ((128, 256), (128,), 100) if quick else ((256, 512, 1024, 2048), (256, 512), 600)
     with tempfile.TemporaryDirectory() as folder:
-        field_path = Path(folder) / "field.pt"
-        train(field_path, steps)
+        if field_path is None:
+            field_path = Path(folder) / "field.pt"
+            _say(f"training a field for {steps} steps")
+            train(field_path, steps)
+        elif not field_path.is_file():
+            raise SystemExit(f"There is no field file '{field_path}'.")
         rows = measure(field_path, Path(folder), sparse, dense)
     show(rows)
     if json_path is not None:
@@ -72,6 +76,7 @@ def measure(field_path: Path, folder: Path, sparse: tuple[int, ...], dense: tupl
     rows = []
     for resolution in sparse:
         mesh_path = folder / f"sparse_{resolution}.npz"
+        _say(f"{resolution}^3: sparse")
         result = _in_process(_sparse, field_path, resolution, mesh_path)
         rows.append(_row(resolution, "sdf_tools", mesh_path, result))
         if resolution not in dense:
@@ -80,6 +85,7 @@ def measure(field_path: Path, folder: Path, sparse: tuple[int, ...], dense: tupl
         evaluated = _in_process(_evaluate_dense, field_path, resolution, volume_path)
         for method in DENSE:
             dense_path = folder / f"{method}_{resolution}.npz"
+            _say(f"{resolution}^3: {method} on the dense volume, and how far the two surfaces are apart")
             try:
                 result = _in_process(_dense, method, volume_path, dense_path)
             except (ImportError, OSError) as error:
@@ -93,6 +99,10 @@ def measure(field_path: Path, folder: Path, sparse: tuple[int, ...], dense: tupl
             rows.append(row)
         volume_path.unlink()
     return rows
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
 def _in_process(function: Callable[..., dict[str, Any] | None], *arguments: Any) -> Any:
@@ -133,10 +143,14 @@ def _evaluate_dense(field_path: Path, resolution: int, volume_path: Path) -> dic
     field = SampledField(_field(field_path))
     axis = -0.5 + np.arange(resolution + 1) / resolution
     volume = np.empty((resolution + 1,) * 3, dtype=np.float32)
-    started = time.perf_counter()
+    started = said = time.perf_counter()
     for i, x in enumerate(axis):
         plane = np.stack(np.meshgrid([x], axis, axis, indexing="ij"), -1).reshape(-1, 3)
         volume[i] = field(plane).reshape(volume.shape[1:])
+        if time.perf_counter() > said + 20:
+            said = time.perf_counter()
+            left = (said - started) * (len(axis) / (i + 1) - 1)
+            _say(f"{resolution}^3: dense evaluation, {100 * (i + 1) // len(axis)} %, {left:.0f} s left")
     seconds = time.perf_counter() - started
     np.save(volume_path, volume)
     return {"seconds": seconds, "evaluations": field.evaluations}
