@@ -77,8 +77,13 @@ REFUSED: dict[str, Callable[[], Mesh]] = {
 }
 
 
-def whole_way(path: Path, steps: int, samples: int, resolution: int) -> tuple[Mesh, Evaluation | None]:
-    """Load, sample, measure, fit, extract and, for meshes, evaluate."""
+def whole_way(
+    path: Path, steps: int, samples: int, resolution: int, omega_0: float = 10.0
+) -> tuple[Mesh, Evaluation | None]:
+    """Load, sample, measure, fit, extract and, for meshes, evaluate.
+
+    The network's frequency ``omega_0`` is low, so that nothing stray is left after few steps.
+    """
     shape = load(path)
     size = float((_points(shape).amax(0) - _points(shape).amin(0)).max())
     if isinstance(shape, Mesh):
@@ -87,7 +92,7 @@ def whole_way(path: Path, steps: int, samples: int, resolution: int) -> tuple[Me
         assert str(summarize(shape)).count("\n") > 10
     config = ShapeFit(
         network="siren",
-        network_config={"width": 64, "omega_0": 10.0},  # smooth: nothing stray after few steps
+        network_config={"width": 64, "omega_0": omega_0},
         recipe=Recipe(steps=steps, warmup_steps=5),
         points_per_batch=1500,
         pool_size=30_000,
@@ -129,7 +134,8 @@ def test_what_is_no_surface_is_refused_in_one_sentence(name: str) -> None:
 def test_real_shapes_go_the_whole_way(name: str) -> None:
     if name == "none":
         pytest.skip("the development data (../shared/data beside the repository) is not here")
-    mesh, result = whole_way(MESHES / name, steps=150, samples=5000, resolution=64)
+    # Lucy and the dragons are thin and folded: lower frequencies or fewer steps leave them at an IoU of 0.67 to 0.79.
+    mesh, result = whole_way(MESHES / name, steps=400, samples=5000, resolution=64, omega_0=20.0)
     assert mesh.faces.shape[0] > 1000
     # Beetle is a car body of open sheets: it has next to no inside to compare.
     assert result is None or name == "beetle.obj" or result.iou > 0.8
