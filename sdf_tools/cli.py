@@ -30,7 +30,7 @@ class Info:
 
 @dataclass
 class Sample:
-    """Sample points with normals on a mesh, uniformly by area."""
+    """Sample points on, near or in a mesh; on it with normals."""
 
     shape: Annotated[Path, tyro.conf.Positional]
     """A mesh."""
@@ -38,16 +38,39 @@ class Sample:
     """Point cloud to write: .ply .xyz .npz or .npy."""
     count: int = 100_000
     """Number of points."""
+    method: Literal["uniform", "blue-noise", "curvature", "sharp-edges", "near-surface", "volume"] = "uniform"
+    """uniform by area; blue noise, evenly spread; denser where the surface bends; on edges sharper than 30 degrees;
+    moved off the surface by Laplace noise; or uniform inside."""
+    scale: float | None = None
+    """Laplace scale of near-surface samples, in the mesh's units; 1 % of its longest side if left out."""
     seed: int = 0
     """Same seed, same points."""
 
     def run(self) -> None:
-        from sdf_tools.sampling import sample_surface
+        from sdf_tools import sampling
         from sdf_tools.writing import save_points
 
-        samples = sample_surface(_mesh(self.shape), self.count, seed=self.seed)
-        save_points(PointCloud(samples.points, samples.normals), self.output_path)
-        print(f"{self.output_path}: {self.count:,} points with normals")
+        mesh = _mesh(self.shape)
+        if self.count < 1:
+            raise ValueError(f"--count must be at least 1, not {self.count}.")
+        if self.scale is not None and not self.scale > 0:
+            raise ValueError(f"--scale must be positive, not {self.scale:g}.")
+        if self.method == "near-surface":
+            scale = self.scale or 0.01 * float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
+            cloud = PointCloud(sampling.sample_near_surface(mesh, self.count, scale, self.seed))
+        elif self.method == "volume":
+            cloud = PointCloud(sampling.sample_volume(mesh, self.count, self.seed))
+        else:
+            draw = {
+                "uniform": sampling.sample_surface,
+                "blue-noise": sampling.sample_poisson_disk,
+                "curvature": sampling.sample_curvature,
+                "sharp-edges": sampling.sample_sharp_edges,
+            }[self.method]
+            samples = draw(mesh, self.count, seed=self.seed)
+            cloud = PointCloud(samples.points, samples.normals)
+        save_points(cloud, self.output_path)
+        print(f"{self.output_path}: {self.count:,} points{'' if cloud.normals is None else ' with normals'}")
 
 
 @dataclass

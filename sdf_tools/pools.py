@@ -1,4 +1,7 @@
-"""Pools of points with signed distances, drawn once and then served to training without touching a tree again."""
+"""Pools of points with signed distances, drawn once and then served to training without touching a tree again.
+
+Memory: about 90 bytes per point while a pool is drawn and 17 afterwards, besides what ``SignedDistance`` takes.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from primitives import box
 
 from sdf_tools import cli
 from sdf_tools.extraction import extract_mesh
@@ -48,6 +49,18 @@ def test_sample_then_distance(run, ball, tmp_path):
     run("distance", ball, tmp_path / "points.ply", "--output-path", tmp_path / "distance.npy")
     distance = np.load(tmp_path / "distance.npy")
     assert distance.shape == (500,) and np.abs(distance).max() < 1e-4
+
+
+@pytest.mark.parametrize("method", ["blue-noise", "curvature", "sharp-edges", "near-surface", "volume"])
+def test_every_way_to_sample(run, tmp_path, method):
+    save_mesh(box(), tmp_path / "box.ply")
+    run("sample", tmp_path / "box.ply", "--output-path", tmp_path / "p.npz", "--count", 300, "--method", method)
+    cloud = load(tmp_path / "p.npz")
+    assert cloud.points.shape == (300, 3) and (cloud.normals is None) == (method in ("near-surface", "volume"))
+    depth = cloud.points.abs().amax(1) - 0.5  # of the box's side; 0 on its surface
+    assert {"near-surface": 0 < depth.abs().mean() < 0.05, "volume": depth.max() < 0}.get(
+        method, depth.abs().max() < 1e-6
+    )
 
 
 def test_normals(run, ball, tmp_path):
