@@ -223,7 +223,7 @@ def spectra(context: Context) -> None:
             raise ValueError(f"{row.label}: {result['error']}")
         trained = GridField.load(result["folder"] / "checkpoint.pt")
         torch.manual_seed(context.seeds[0])
-        before = GridField(**trained.description)
+        before = GridField(**trained.description)  # type: ignore[arg-type]
         for when, field in (("before", before), ("after", trained)):
             shown.append((f"{row.label} {when} training", pictures.spectrum(gray(field.render(scale=2)))))
     _save(context, "supp_fig1_trained.png", pictures.panels(shown, 4, "magma", (-6.0, -2.0), "log10 of the amplitude"))
