@@ -37,7 +37,7 @@ class Camera:
     azimuth: float = 20.0
     elevation: float = 12.0
     field_of_view: float = 30.0
-    zoom: float = 1.15
+    zoom: float = 1.0
     up: str = "y"
 
 
