@@ -47,7 +47,7 @@ class Row:
 
 def run(json_path: Path | None, quick: bool, field_path: Path | None = None) -> None:
     """Extract a field every way (one trained for a minute if none is given), print a table and write it as JSON."""
-    sparse, dense, steps = ((128, 256), (128,), 100) if quick else ((256, 512, 1024, 2048), (256, 512), 600)
+    sparse, dense, steps = ((128, 256), (128,), 100) if quick else ((256, 512, 1024, 2048), (512,), 600)
     with tempfile.TemporaryDirectory() as folder:
         if field_path is None:
             field_path = Path(folder) / "field.pt"
