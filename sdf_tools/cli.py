@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -61,13 +62,13 @@ class Sample:
         elif self.method == "volume":
             cloud = PointCloud(sampling.sample_volume(mesh, self.count, self.seed))
         else:
-            draw = {
+            ways: dict[str, Callable[..., sampling.SurfaceSamples]] = {
                 "uniform": sampling.sample_surface,
                 "blue-noise": sampling.sample_poisson_disk,
                 "curvature": sampling.sample_curvature,
                 "sharp-edges": sampling.sample_sharp_edges,
-            }[self.method]
-            samples = draw(mesh, self.count, seed=self.seed)
+            }
+            samples = ways[self.method](mesh, self.count, seed=self.seed)
             cloud = PointCloud(samples.points, samples.normals)
         save_points(cloud, self.output_path)
         print(f"{self.output_path}: {self.count:,} points{'' if cloud.normals is None else ' with normals'}")
