@@ -45,7 +45,7 @@ def import_kernels() -> ModuleType:
 
 
 class TriangleTree:
-    """Finds the closest triangle, in float64 and on all cores: four to eight times faster than Open3D's float32 search.
+    """Finds the closest triangle, in float64 and on all cores: two to eight times faster than Open3D's float32 search.
 
     Neighbouring queries have neighbouring answers, so each search is bounded by the answer to the one before
     (:func:`morton_order` makes neighbours follow each other).
