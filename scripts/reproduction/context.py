@@ -92,8 +92,8 @@ class Context:
 
         if self.device.startswith("cuda"):
             return torch.cuda.get_device_name(0)
-        cores = available_cores()
-        return f"{cores} core{'s' if cores > 1 else ''} of {_processor()}, {self.workers} runs at a time"
+        cores, runs = available_cores(), self.workers
+        return f"{cores} core{'s' * (cores > 1)} of {_processor()}, {runs} run{'s' * (runs > 1)} at a time"
 
 
 def _processor() -> str:
