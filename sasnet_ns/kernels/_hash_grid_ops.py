@@ -7,8 +7,6 @@ derivative along ``v``:
 * gather: ``sum_c w_c table_c`` per point,
 * scatter: ``sum_points w_c g`` per table entry,
 * contract: gradient of ``<gather, g>`` by ``x`` per point.
-
-Operators of torch.library stay whole inside torch.compile and torch.export.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sasnet_ns.kernels._operator import operator
 from sasnet_ns.kernels.layout import HashGridLayout
 
 BACKENDS = {"numba": "sasnet_ns.kernels._numba_grid", "triton": "sasnet_ns.kernels._triton_grid"}
@@ -54,7 +53,7 @@ def _module(backend: str) -> ModuleType:
     return importlib.import_module(BACKENDS[backend])
 
 
-@torch.library.custom_op("sasnet_ns::hash_grid_gather", mutates_args=())
+@operator("sasnet_ns::hash_grid_gather")
 def _gather(
     x: Tensor,
     v: Tensor | None,
@@ -68,7 +67,7 @@ def _gather(
     return _module(backend).gather(x, v, table, _unpack(x, resolutions, log2_table_size, feature_dim, smooth))
 
 
-@torch.library.custom_op("sasnet_ns::hash_grid_scatter", mutates_args=())
+@operator("sasnet_ns::hash_grid_scatter")
 def _scatter(
     x: Tensor,
     v: Tensor | None,
@@ -82,7 +81,7 @@ def _scatter(
     return _module(backend).scatter(x, v, g, _unpack(x, resolutions, log2_table_size, feature_dim, smooth))
 
 
-@torch.library.custom_op("sasnet_ns::hash_grid_contract", mutates_args=())
+@operator("sasnet_ns::hash_grid_contract")
 def _contract(
     x: Tensor,
     v: Tensor | None,

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sasnet_ns.kernels._operator import operator
+
 BACKENDS = {"numba": "sasnet_ns.kernels._numba_sine", "triton": "sasnet_ns.kernels._triton_sine"}
 
 
@@ -36,7 +38,7 @@ def _module(backend: str) -> ModuleType:
     return importlib.import_module(BACKENDS[backend])
 
 
-@torch.library.custom_op("sasnet_ns::masked_sine", mutates_args=())
+@operator("sasnet_ns::masked_sine")
 def _forward(
     z: Tensor,
     weight: Tensor | None,
@@ -49,7 +51,7 @@ def _forward(
     return _module(backend).forward(z, weight, bias, mask, omega, group_sizes)
 
 
-@torch.library.custom_op("sasnet_ns::masked_sine_backward", mutates_args=())
+@operator("sasnet_ns::masked_sine_backward")
 def _backward(
     g: Tensor,
     z: Tensor,
@@ -63,7 +65,7 @@ def _backward(
     return _module(backend).backward(g, z, weight, bias, mask, omega, group_sizes)
 
 
-@torch.library.custom_op("sasnet_ns::masked_sine_backward2", mutates_args=())
+@operator("sasnet_ns::masked_sine_backward2")
 def _backward2(
     g: Tensor,
     vz: Tensor,

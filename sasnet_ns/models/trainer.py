@@ -23,6 +23,9 @@ from torch import Tensor
 from sasnet_ns.models.optimization import SparseLogOptimizers
 
 
+_TIMINGS = (writer.EventName.ITER_TRAIN_TIME.value, writer.EventName.TRAIN_RAYS_PER_SEC.value)
+
+
 class ResumableTrainer(Trainer):
     """What every method of this package trains with.
 
@@ -147,6 +150,12 @@ class ResumableTrainer(Trainer):
         if self._progress is not None and not self._progress.disable and step % 10 == 0:
             self._progress.update(self._task, completed=self.completed_steps, refresh=True)
         return loss, *({name: value.detach() for name, value in values.items()} for values in dictionaries)
+
+    def _update_viewer_state(self, step: int) -> None:
+        """Called after each step; drops the step's timings, which nerfstudio would write to the event file every time."""
+        if step % self.config.logging.steps_per_log:
+            writer.EVENT_STORAGE[:] = [event for event in writer.EVENT_STORAGE if event["name"] not in _TIMINGS]
+        super()._update_viewer_state(step)
 
     def report_interval(self) -> int:
         """Steps between two reports; 0 for none."""

@@ -1,0 +1,57 @@
+"""Operators with derivatives of their own: whole inside torch.compile and torch.export, and cheap outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class Operator:
+    """A function of tensors with a hand-written derivative.
+
+    While torch traces it is an operator of torch.library, which tracing does not look into. Otherwise it is a plain
+    ``torch.autograd.Function``: a call of the former costs several times as much, a tenth of a training step on a CPU.
+
+    Args:
+        name: ``namespace::name``.
+        function: the operator; its signature has types that torch.library knows.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._traced = torch.library.custom_op(name, function, mutates_args=())
+        self.register_fake = self._traced.register_fake
+        self._plain: type[torch.autograd.Function]
+
+    def register_autograd(
+        self, backward: Callable[..., Any], setup_context: Callable[[Any, tuple[Any, ...], Any], None] | None = None
+    ) -> None:
+        """Set the derivative, as ``torch.library.register_autograd`` does; ``backward`` is differentiated in turn."""
+        self._traced.register_autograd(backward, setup_context=setup_context)
+        function = self._function
+
+        class Plain(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, *inputs: Any) -> Any:
+                output = function(*inputs)
+                if setup_context is not None:
+                    setup_context(ctx, inputs, output)
+                return output
+
+            @staticmethod
+            def backward(ctx: Any, *cotangents: Any) -> Any:
+                return backward(ctx, *cotangents)
+
+        self._plain = Plain
+
+    def __call__(self, *inputs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._traced(*inputs)
+        return self._plain.apply(*inputs) if torch.is_grad_enabled() else self._function(*inputs)
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
+    """Decorator that makes a function an :class:`Operator`."""
+    return lambda function: Operator(name, function)
