@@ -22,7 +22,6 @@ from torch import Tensor
 
 from sasnet_ns.models.optimization import SparseLogOptimizers
 
-
 _TIMINGS = (writer.EventName.ITER_TRAIN_TIME.value, writer.EventName.TRAIN_RAYS_PER_SEC.value)
 
 
@@ -152,7 +151,7 @@ class ResumableTrainer(Trainer):
         return loss, *({name: value.detach() for name, value in values.items()} for values in dictionaries)
 
     def _update_viewer_state(self, step: int) -> None:
-        """Called after each step; drops the step's timings, which nerfstudio would write to the event file every time."""
+        """Called after each step; keeps most timings out of the event file: nerfstudio would write every step's."""
         if step % self.config.logging.steps_per_log:
             writer.EVENT_STORAGE[:] = [event for event in writer.EVENT_STORAGE if event["name"] not in _TIMINGS]
         super()._update_viewer_state(step)

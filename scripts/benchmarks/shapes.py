@@ -27,7 +27,6 @@ SHAPES = {
     "fandisk": SHARED / "meshes" / "fandisk.obj",
     "bunny": SHARED / "meshes" / "bunny.ply",
 }
-RIVALS = ("siren", "ngp")
 STEPS_FOR_SPEED = 500
 
 
@@ -52,7 +51,7 @@ class Row:
 
 
 def run(json_path: Path | None, quick: bool) -> None:
-    """Train, extract, measure: SASNet on every shape, the others after it; the JSON file grows with every row."""
+    """Train, extract, measure: SASNet on every shape, then the others; the JSON file grows with every row."""
     rows: list[Row] = []
     present = {shape: str(data) for shape, data in SHAPES.items() if data == shape or Path(data).is_file()}
     for shape in SHAPES.keys() - present.keys():
@@ -66,13 +65,13 @@ def run(json_path: Path | None, quick: bool) -> None:
                 json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
             return rows[-1].steps
 
-        rivals = () if quick else (*RIVALS, "sasnet-paper")
-        speed = {network: step_time(network, Path(folder)) for network in ("sasnet", *rivals)} if rivals else {}
-        for shape in present:
-            steps = add(shape, "sasnet", None)
-            for rival in rivals:
-                if rival in RIVALS or shape == "armadillo":
-                    add(shape, rival, round(steps * speed["sasnet"] / speed[rival]))
+        done = {shape: add(shape, "sasnet", None) for shape in present}
+        rivals = {} if quick else {"ngp": present, "siren": present, "sasnet-paper": {"armadillo": "armadillo"}}
+        own = step_time("sasnet", Path(folder)) if rivals else 0.0
+        for rival, shapes in rivals.items():
+            share = own / step_time(rival, Path(folder))
+            for shape in shapes:
+                add(shape, rival, round(done[shape] * share))
 
 
 def step_time(network: str, folder: Path) -> float:
