@@ -42,8 +42,8 @@ class Arguments:
     method that learns densities, the density of its surface."""
     largest_component: bool = False
     """Keep only the largest connected piece."""
-    min_component_faces: int = 0
-    """Drop connected pieces with fewer triangles than this."""
+    min_component_faces: int = 30
+    """Drop connected pieces with fewer triangles than this; by default specks of a few cells. 0 keeps all."""
     simplify_mesh: int | None = None
     """Simplify to about this many triangles."""
     normals: bool = False
@@ -98,8 +98,13 @@ def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
         )
     if arguments.largest_component:
         mesh = largest_component(mesh)
-    if arguments.min_component_faces:
-        mesh = drop_small_components(mesh, arguments.min_component_faces)
+    mesh, whole = drop_small_components(mesh, arguments.min_component_faces), mesh
+    if mesh is not whole:
+        print(
+            f"extract_mesh: left out {whole.faces.shape[0] - mesh.faces.shape[0]:,} triangles in pieces of fewer than "
+            f"{arguments.min_component_faces}; --min-component-faces 0 keeps them.",
+            file=sys.stderr,
+        )
     if arguments.simplify_mesh is not None:
         mesh = simplify(mesh, arguments.simplify_mesh)
     if arguments.vertex_colors and surface.color is not None:

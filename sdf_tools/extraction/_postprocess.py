@@ -17,10 +17,13 @@ def _keep_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
 
 
 def drop_small_components(mesh: Mesh, min_faces: int) -> Mesh:
-    """Remove the connected components with fewer than ``min_faces`` triangles."""
+    """Remove the connected components with fewer than ``min_faces`` triangles; the largest stays, whatever its size."""
     count, label = face_components(mesh.faces.numpy())
+    if count <= 1:
+        return mesh
     sizes = np.bincount(label, minlength=count)
-    return mesh if (sizes >= min_faces).all() else _keep_faces(mesh, (sizes >= min_faces)[label])
+    kept = sizes >= min(min_faces, sizes.max())
+    return mesh if kept.all() else _keep_faces(mesh, kept[label])
 
 
 def largest_component(mesh: Mesh) -> Mesh:

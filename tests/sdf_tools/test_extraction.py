@@ -301,6 +301,7 @@ class TestAfterwards:
             assert face_components(kept.faces.numpy())[0] == 1
             assert volume(kept) == pytest.approx(4 / 3 * np.pi * 0.25**3, rel=5e-3)
         assert face_components(drop_small_components(mesh, 10).faces.numpy())[0] == 2
+        assert face_components(drop_small_components(mesh, 10**6).faces.numpy())[0] == 1  # something always stays
 
     def test_simplify_keeps_shape_and_place(self):
         mesh = extract_mesh(sphere, 64)
