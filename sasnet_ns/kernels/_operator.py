@@ -12,7 +12,7 @@ class Operator:
     """A function of tensors with a hand-written derivative.
 
     While torch traces it is an operator of torch.library, which tracing does not look into. Otherwise it is a plain
-    ``torch.autograd.Function``: a call of the former costs several times as much, a tenth of a training step on a CPU.
+    ``torch.autograd.Function``, whose calls cost less Python: see docs/speed.md.
 
     Args:
         name: ``namespace::name``.
