@@ -6,9 +6,8 @@ Memory beyond the mesh itself: 16 bytes per face for the area tables, and about 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -116,61 +115,26 @@ def sample_poisson_disk(mesh: Mesh, count: int, seed: int = 0, oversampling: int
         ShapeError: the mesh has no area.
     """
     try:
-        from scipy.spatial import cKDTree
+        from sdf_tools import elimination_kernels as kernels
     except ImportError:
-        raise MissingLibraryError("Blue noise needs scipy, which is not installed: pip install scipy") from None
+        raise MissingLibraryError("Blue noise needs numba, which is not installed: pip install numba") from None
     if count < 1 or oversampling < 2:
         raise ValueError("count must be at least 1 and oversampling at least 2.")
     tables = _area_table(mesh, None)
     some = _draw(mesh, tables, oversampling * count, np.random.default_rng(seed))
-    # The table sums twice the areas; this is the disc radius of the densest packing of `count` points.
-    radius = float(np.sqrt(tables[0][-1] / 2 / (2 * np.sqrt(3) * count)))
-    points = some.points.numpy()
-    pairs = cKDTree(points).query_pairs(2 * radius, output_type="ndarray")
-    length = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
-    weight = (1 - np.minimum(length / (2 * radius), 1)) ** 8
-    start = np.concatenate([pairs[:, 0], pairs[:, 1]])
-    order = np.argsort(start, kind="stable")
-    ends = np.concatenate([pairs[:, 1], pairs[:, 0]])[order]
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(start, minlength=len(points)))])
-    alive = _eliminate_kernel()(offsets, ends, np.concatenate([weight, weight])[order], count)
-    kept = torch.from_numpy(np.flatnonzero(alive))
+    # The table sums twice the areas; twice the disc radius of the densest packing of `count` points.
+    reach = 2 * float(np.sqrt(tables[0][-1] / 2 / (2 * np.sqrt(3) * count)))
+    order, cell, runs = kernels.sort_into_cells(some.points.numpy(), reach)
+    points = some.points.numpy()[order]
+    crowding = np.empty(len(points))
+
+    def part(rows: slice) -> None:
+        kernels.crowd(rows.start, points, cell, runs, reach, crowding[rows])
+
+    in_threads(part, len(points))
+    alive = kernels.eliminate(points, cell, runs, reach, crowding, count)
+    kept = torch.from_numpy(np.sort(order[alive]))
     return SurfaceSamples(some.points[kept], some.normals[kept], some.faces[kept])
-
-
-@lru_cache(maxsize=1)
-def _eliminate_kernel() -> Callable:
-    try:
-        import numba
-    except ImportError:
-        raise MissingLibraryError("Blue noise needs numba, which is not installed: pip install numba") from None
-    import heapq
-
-    @numba.njit(cache=True)
-    def eliminate(offsets, ends, weights, keep):  # type: ignore[no-untyped-def]
-        total = len(offsets) - 1
-        alive = np.ones(total, np.bool_)
-        crowding = np.zeros(total)
-        for i in range(total):
-            for j in range(offsets[i], offsets[i + 1]):
-                crowding[i] += weights[j]
-        heap = [(-crowding[i], i) for i in range(total)]
-        heapq.heapify(heap)
-        left = total
-        while left > keep:
-            value, i = heapq.heappop(heap)
-            if not alive[i]:
-                continue
-            if -value > crowding[i]:  # out of date: a neighbour went since
-                heapq.heappush(heap, (-crowding[i], i))
-                continue
-            alive[i] = False
-            left -= 1
-            for j in range(offsets[i], offsets[i + 1]):
-                crowding[ends[j]] -= weights[j]
-        return alive
-
-    return eliminate
 
 
 def dihedral_angles(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

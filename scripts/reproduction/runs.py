@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -185,6 +185,8 @@ def _fit_grid(job: Job, folder: Path, device: str | None, show: bool) -> None:
 
     signal = load_signal(job)
     config = config_from(GridFit, sized(job.fit, len(signal.grid), signal.channels), job.label)
+    # Kernels are compiled or loaded before the history's clock runs.
+    fit_grid(signal, replace(config, recipe=replace(config.recipe, steps=1)), device=device, progress=False)
     fitted = fit_grid(signal, config, device=device, progress=show)
     if fitted.interrupted:
         raise KeyboardInterrupt

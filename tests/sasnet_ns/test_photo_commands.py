@@ -52,9 +52,10 @@ def check(folder: Path, *command: str | Path, gpu: bool = False) -> str:
 def train_command(method: str, folder: Path, name: str, device: str = "cpu") -> list[str | Path]:
     """ns-train with a tiny network, few rays and two checkpoints."""
     return [
-        BIN / "ns-train", method, "--data", folder / "scene", "--vis", "tensorboard", "--timestamp", name,
-        "--machine.device-type", device, "--max-num-iterations", str(STEPS), "--steps-per-save", str(HALF),
-        "--save-only-latest-checkpoint", "False", "--pipeline.datamanager.train-num-rays-per-batch", "64",
+        BIN / "ns-train", method, "--data", folder / "scene", "--output-dir", folder / "outputs", "--timestamp", name,
+        "--vis", "tensorboard", "--machine.device-type", device, "--max-num-iterations", str(STEPS),
+        "--steps-per-save", str(HALF), "--save-only-latest-checkpoint", "False",
+        "--pipeline.datamanager.train-num-rays-per-batch", "64",
         "--pipeline.datamanager.eval-num-rays-per-batch", "64", *METHODS[method],
     ]  # fmt: skip
 
