@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,9 +104,9 @@ class Normals:
 class Distance:
     """Signed distance of points to a shape, negative inside, in the shape's units."""
 
-    shape: Annotated[Path, tyro.conf.Positional]
+    shape: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SHAPE")]
     """A mesh, or a point cloud with normals."""
-    points: Annotated[Path, tyro.conf.Positional]
+    points: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="POINTS")]
     """Where to measure: a point cloud, or the vertices of a mesh."""
     output_path: Path
     """.npy file of (N,) distances to write."""
@@ -301,5 +302,9 @@ def _run(command: Command) -> None:
     torch.set_grad_enabled(False)
     try:
         command.run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output (head, less) has enough; a closed pipe must not be flushed once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, MissingLibraryError) as error:
         sys.exit(f"sdf-tools: {error}")

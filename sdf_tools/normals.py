@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdf_tools.cloud_distance import nearest_neighbours
-from sdf_tools.errors import ShapeError
+from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.orientation import orient_by_scans, orient_by_spanning_tree, orient_by_winding
 from sdf_tools.shapes import PointCloud
+from sdf_tools.threads import in_threads
 
 METHODS = ("winding", "mst", "viewpoints", "scans")
 _BLOCK = 1 << 16
@@ -42,20 +44,29 @@ def estimate_normals(points: Float[Tensor, "N 3"], k: int = 16) -> tuple[Float[T
     if len(array) < 4:
         raise ShapeError(f"A cloud of {len(array)} points has no normals; at least 4 points are needed.")
     array = (array - array.mean(0)) / max(float(np.ptp(array, axis=0).max()), 1e-300)
-    search = nearest_neighbours(array)
-    k = min(k, len(array))
-    normals, reliability = np.empty_like(array), np.empty(len(array))
+    search, kernel, k = nearest_neighbours(array), _plane_kernel(), min(k, len(array))
+    normals, variance = np.empty_like(array), np.empty_like(array)
     for start in range(0, len(array), _BLOCK):
-        at = slice(start, start + _BLOCK)
-        _, index = search(array[at], k)
-        near = array[index]
-        near = near - near.mean(1, keepdims=True)
-        variance, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", near, near))
-        normals[at] = axes[:, :, 0]
-        middle = np.maximum(variance[:, 1], 1e-300)
-        flat = 1 - np.clip(variance[:, 0], 0, None) / middle
-        reliability[at] = np.where(variance[:, 1] > 1e-12 * variance[:, 2], np.clip(flat, 0, 1), 0)
+        block = slice(start, start + _BLOCK)
+        _fit(kernel, array, search(array[block], k)[1], normals[block], variance[block])
+    flat = 1 - np.clip(variance[:, 0], 0, None) / np.maximum(variance[:, 1], 1e-300)
+    reliability = np.where(variance[:, 1] > 1e-12 * variance[:, 2], np.clip(flat, 0, 1), 0)
     return torch.from_numpy(normals).to(points), torch.from_numpy(reliability).to(points)
+
+
+def _fit(
+    kernel: Callable[..., None], points: np.ndarray, neighbours: np.ndarray, normals: np.ndarray, variance: np.ndarray
+) -> None:
+    """The plane kernel on all threads; fills ``normals`` and ``variance``."""
+    in_threads(lambda rows: kernel(points, neighbours[rows], normals[rows], variance[rows]), len(neighbours))
+
+
+def _plane_kernel() -> Callable[..., None]:
+    try:
+        from sdf_tools.plane_kernels import fit_planes
+    except ImportError:
+        raise MissingLibraryError("Normals need numba, which is not installed: pip install numba") from None
+    return fit_planes
 
 
 def orient_normals(

@@ -18,6 +18,7 @@ from sdf_tools.writing import write_atomically
 _LIGHTS = np.array([[0.45, 0.75, 0.55], [-0.8, 0.25, 0.35], [0.1, 0.3, -0.9]])  # key, fill, rim: right, up, to camera
 _STRENGTHS = np.array([0.95, 0.36, 0.35])
 _AMBIENT = 0.34
+_SHOULDER = 0.65
 _BACKGROUND = np.array([0.965, 0.968, 0.975])
 _CLAY = (0.72, 0.74, 0.78)
 
@@ -177,4 +178,7 @@ def _shade(  # type: ignore[no-untyped-def]
     half /= np.linalg.norm(half, axis=1, keepdims=True)
     shine = 0.12 * np.maximum((hits.smooth * half).sum(1), 0) ** 24
     light = _AMBIENT * open_share + diffuse * (0.35 + 0.65 * open_share)
+    # A shoulder instead of clipping: bright sides keep their colour.
+    over = np.maximum(light - _SHOULDER, 0) / (1 - _SHOULDER)
+    light = np.minimum(light, _SHOULDER) + (1 - _SHOULDER) * np.tanh(over)
     return base * light[:, None] + (shine * open_share)[:, None]

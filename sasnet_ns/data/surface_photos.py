@@ -10,11 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.pixel_samplers import PixelSampler
 from torch import Tensor
 
 from sasnet_ns.data.photos import ForegroundDataset, PhotoDataManager, PhotoDataManagerConfig
+
+RAYS_FOR_A_DEPTH_MAP = 64
 
 
 class SurfaceDataset(ForegroundDataset):
@@ -116,12 +119,46 @@ class SurfaceDataManagerConfig(PhotoDataManagerConfig):
     """Folder with a normal map (NAME.png, colours are (n + 1) / 2) for each picture; relative to --data."""
     normals_frame: Literal["scene", "camera"] = "scene"
     """What these maps are relative to: the data set's coordinates, or each camera's (x right, y up, z backwards)."""
+    pictures_per_batch: int | None = None
+    """Pictures that the rays of a step come from. None: all, but with depth maps so few that each gets 64 rays, because
+    the scale and shift of a picture's map are fitted to the rays of one step. Has no effect on pictures of different
+    sizes and under pixel masks."""
+
+
+class FewPicturesSampler(PixelSampler):
+    """Uniform pixels of a few pictures, other ones in every step."""
+
+    pictures: int
+    """How many."""
+
+    def sample_method(
+        self, batch_size: int, num_images: int, image_height: int, image_width: int, *args: Any, **kwargs: Any
+    ) -> Int[Tensor, "batch_size 3"]:
+        """(batch_size, 3) picture, row and column."""
+        indices = super().sample_method(batch_size, num_images, image_height, image_width, *args, **kwargs)
+        masked = isinstance(kwargs.get("mask", args[0] if args else None), Tensor)
+        if self.pictures < num_images and not masked:
+            chosen = torch.randperm(num_images, device=indices.device)[: self.pictures]
+            indices[:, 0] = chosen[torch.randint(len(chosen), (len(indices),), device=indices.device)]
+        return indices
 
 
 class SurfaceDataManager(PhotoDataManager):
     """:class:`PhotoDataManager` with transparency, depth and normal maps, see :class:`SurfaceDataset`."""
 
     config: SurfaceDataManagerConfig
+
+    def setup_train(self) -> None:
+        """Load the training pictures; rays come from ``pictures_per_batch`` of them."""
+        super().setup_train()
+        rays, pictures = self.config.train_num_rays_per_batch, self.config.pictures_per_batch
+        if pictures is None and self.train_dataset.metadata.get("depth_filenames"):
+            pictures = max(1, rays // RAYS_FOR_A_DEPTH_MAP)
+        sampler = self.train_pixel_sampler
+        if pictures is not None and type(sampler) is PixelSampler:  # not those of panoramas and fisheyes
+            few = FewPicturesSampler(sampler.config)
+            few.pictures = pictures
+            self.train_pixel_sampler = few
 
     # cached_property: nerfstudio's viewer reads every plain property.
     @cached_property

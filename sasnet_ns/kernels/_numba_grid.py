@@ -33,10 +33,10 @@ def _transpose(points, start, count, columns):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _address(columns, smooth, count, level, table_mask, key, rows, factors):  # type: ignore[no-untyped-def]
+def _address(columns, smooth, slopes, count, level, table_mask, key, rows, factors):  # type: ignore[no-untyped-def]
     """Corner rows (corners, B) of a block within the level, and per axis and corner bit the factor of the weight.
 
-    ``factors`` is (3, 2 * in_dim, B): factor ``2 * axis + bit`` and its first two derivatives by x.
+    ``factors`` is (3, 2 * in_dim, B): factor ``2 * axis + bit`` and, with ``slopes``, its first two derivatives by x.
     """
     number = columns.dtype.type
     zero, half, one, two, three, six = number(0), number(0.5), number(1), number(2), number(3), number(6)
@@ -56,23 +56,28 @@ def _address(columns, smooth, count, level, table_mask, key, rows, factors):  # 
         slope_low, slope_high = factors[1, 2 * axis], factors[1, 2 * axis + 1]
         for b in range(count):
             clamped = min(max(column[b], -one), one)
-            slope = rate if clamped == column[b] else zero
             # the cell is found without an addition after the product, so that no machine can fuse the two and pick
             # another cell; the fraction in one fused step keeps all its digits
             cell = min(np.floor((clamped + one) * half * scale), last)
             t = clamped * rate + (rate - cell)
             key[b] = np.uint32((np.int32(cell) * multiplier) & mask)
             value_low[b], value_high[b] = one - t, t
-            slope_low[b], slope_high[b] = -slope, slope
-        if smooth:
+        if slopes:
+            for b in range(count):
+                slope = rate if min(max(column[b], -one), one) == column[b] else zero
+                slope_low[b], slope_high[b] = -slope, slope
+        if smooth and slopes:
             bend_low, bend_high = factors[2, 2 * axis], factors[2, 2 * axis + 1]
             for b in range(count):
                 t, slope = value_high[b], slope_high[b]
                 first, second = slope * six * t * (one - t), slope * slope * six * (one - two * t)
-                t = t * t * (three - two * t)
-                value_low[b], value_high[b] = one - t, t
                 slope_low[b], slope_high[b] = -first, first
                 bend_low[b], bend_high[b] = -second, second
+        if smooth:
+            for b in range(count):
+                t = value_high[b]
+                t = t * t * (three - two * t)
+                value_low[b], value_high[b] = one - t, t
         if axis == 0:
             first_row, second_row = rows[0], rows[1]
             for b in range(count):
@@ -164,7 +169,7 @@ def _gather_part(begin, end, x, axes, channels, smooth, v, table, levels, table_
         _transpose(x, start, count, columns)
         _transpose(v, start, count, tangents)
         for level in range(levels.shape[0]):
-            _address(columns, smooth, count, levels[level], table_mask, key, rows, factors)
+            _address(columns, smooth, v is not None, count, levels[level], table_mask, key, rows, factors)
             _weigh(tangents, v is not None, count, factors, values, weights)
             entries = table[levels[level, 1] :]
             if len(channels) == 2:  # the usual number; one pass over the corners instead of two
@@ -197,7 +202,7 @@ def _scatter_part(begin, end, lane, lanes, x, axes, channels, smooth, v, g, leve
         _transpose(x, start, count, columns)
         _transpose(v, start, count, tangents)
         for level in range(lane, levels.shape[0], lanes):
-            _address(columns, smooth, count, levels[level], table_mask, key, rows, factors)
+            _address(columns, smooth, v is not None, count, levels[level], table_mask, key, rows, factors)
             _weigh(tangents, v is not None, count, factors, values, weights)
             entries = out[levels[level, 1] :]
             if len(channels) == 2:
@@ -231,7 +236,7 @@ def _contract_part(begin, end, x, axes, channels, smooth, v, g, table, levels, t
         _transpose(x, start, count, columns)
         _transpose(v, start, count, tangents)
         for level in range(levels.shape[0]):
-            _address(columns, smooth, count, levels[level], table_mask, key, rows, factors)
+            _address(columns, smooth, True, count, levels[level], table_mask, key, rows, factors)
             entries = table[levels[level, 1] :]
             if len(channels) == 2:
                 for b in range(count):

@@ -10,16 +10,20 @@ from torch import Tensor
 def scale_shift_depth_loss(
     depth: Float[Tensor, "R"], prior: Float[Tensor, "R"], picture: Int[Tensor, "R"], valid: Bool[Tensor, "R"]
 ) -> Float[Tensor, ""]:
-    """``mean ((w d + q) - prior)^2`` with the best scale w and shift q of each picture (MonoSDF, eqs. 12 and 13).
+    """``mean (d - (w prior + q))^2`` with the best scale w >= 0 and shift q of each picture.
 
-    Yu et al., NeurIPS 2022. Priors are first divided by their own spread in each picture, so that the weight does not
-    depend on their units. Pictures with fewer than three valid rays tell nothing and are left out.
+    MonoSDF (Yu et al., NeurIPS 2022, eqs. 12 and 13) fits the rendered depth to the prior instead. That blows up where
+    the rendered depth is still flat or soft: on an object it kept the surface from forming. Scale and shift are
+    constants for the gradient. Pictures with fewer than 16 valid rays are left out: a fit to a few says nothing.
 
     Args:
-        depth: rendered depth.
+        depth: rendered depth, scene units.
         prior: monocular depth, known up to scale and shift.
         picture: index of the picture of each ray.
         valid: rays that count.
+
+    Returns:
+        Square scene units.
     """
     if not bool(valid.any()):
         return depth.sum() * 0
@@ -30,13 +34,12 @@ def scale_shift_depth_loss(
     def mean(values: Tensor) -> Tensor:
         return torch.zeros_like(count).index_add(0, group, values) / count
 
-    prior = prior - mean(prior)[group]
-    spread = mean(prior.square()).sqrt().clamp_min(1e-6)
-    prior = prior / spread[group]
-    centered = depth - mean(depth)[group]
-    scale = mean(centered * prior) / mean(centered.square()).clamp_min(1e-8)
-    error = (scale[group] * centered - prior).square()
-    enough = (count >= 3)[group]
+    with torch.no_grad():
+        prior = prior - mean(prior)[group]
+        scale = (mean(depth * prior) / mean(prior.square()).clamp_min(1e-12)).clamp_min(0)
+        target = scale[group] * prior + mean(depth)[group]
+    error = (depth - target).square()
+    enough = (count >= 16)[group]
     return (error * enough).sum() / enough.sum().clamp_min(1)
 
 

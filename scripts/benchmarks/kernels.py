@@ -109,8 +109,10 @@ def passes(
         with torch.no_grad():
             return function(*constants)
 
-    def backward() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(function(*leaves), trained, g)
+    def backward() -> None:
+        for leaf in trained:
+            leaf.grad = None
+        function(*leaves).backward(g)
 
     def twice() -> tuple[Tensor, ...]:
         value = function(*everything)
@@ -185,8 +187,9 @@ def nerfstudio_passes(x: Tensor) -> dict[str, Callable[[], object]]:
         with torch.no_grad():
             return encoding(unit)
 
-    def backward() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(encoding(unit), list(encoding.parameters()), g)
+    def backward() -> None:
+        encoding.zero_grad(set_to_none=True)
+        encoding(unit).backward(g)
 
     return {"forward": forward, "forward+backward": backward}
 

@@ -98,8 +98,8 @@ def render_armadillo(folder: Path) -> Path:
 def build_config(scene: str, data: Path, method: str, steps: int, folder: Path) -> Any:
     """The trainer's configuration of a row."""
     from nerfstudio.configs.method_configs import method_configs
+    from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
     from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
-    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
     from sasnet_ns.methods import sasnet_nerfacto, sasnet_neus_facto
 
@@ -111,10 +111,8 @@ def build_config(scene: str, data: Path, method: str, steps: int, folder: Path) 
         manager.dataparser = InstantNGPDataParserConfig(data=data)
         manager.camera_res_scale_factor = 0.5
     else:
-        # The scene's own coordinates, in which the truth is.
-        manager.dataparser = NerfstudioDataParserConfig(
-            data=data, auto_scale_poses=False, center_method="none", orientation_method="none"
-        )
+        # As in docs/neus.md, and in the scene's own coordinates, which the truth is in.
+        manager.dataparser = BlenderDataParserConfig(data=data, alpha_color=None)
         manager.train_num_rays_per_batch = SURFACE_RAYS
     config.pipeline.datamanager = manager
     model = config.pipeline.model

@@ -167,8 +167,16 @@ def crossing_segments(lattice: CoarseLattice, level: float) -> Segments:
 def hunt(
     field: SampledField, lattice: CoarseLattice, cells: np.ndarray, level: float, lipschitz: float, most: int
 ) -> Segments:
-    """Halve suspect ``cells`` (N, 3) down to the full lattice, ``most`` at a time, and report what crosses."""
+    """Halve suspect ``cells`` (N, 3) down to the full lattice, the ``most`` of least values; report crossings.
+
+    The bound has a margin, so cells one and a half away from an ordinary surface are suspect too, tens of thousands of
+    them; one that hides something has a corner within half its diagonal of it, and so smaller values.
+    """
     grid, step = lattice.grid, lattice.step
+    eight = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), -1).reshape(8, 3)
+    if len(cells) > most:
+        corners = lattice.values[tuple(np.moveaxis(cells[:, None] + eight, -1, 0))]
+        cells = cells[np.argsort(np.abs(corners - level).min(1))[:most]]
     low = cells * step
     offsets = np.stack(np.meshgrid([0, 1, 2], [0, 1, 2], [0, 1, 2], indexing="ij"), -1).reshape(27, 3)
     found: list[tuple[np.ndarray, ...]] = []
@@ -187,7 +195,6 @@ def hunt(
         corners = np.moveaxis(corner_values(np.moveaxis(values, 0, -1)), -1, 1)  # (8, N, 2, 2, 2)
         suspect = suspect_cells(corners.reshape(8, -1), level, grid.spacing * step, lipschitz)
         nearest = np.abs(corners.reshape(8, -1) - level).min(0)
-        eight = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), -1).reshape(8, 3)
         children = (low[:, None] + eight * step).reshape(-1, 3)
         suspect &= (children < grid.cells).all(1)
         keep = np.flatnonzero(suspect)

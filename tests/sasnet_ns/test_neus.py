@@ -177,6 +177,18 @@ def test_depth_and_normal_maps_agree_with_the_sphere(make: Make) -> None:
     assert ((points - center) / scale * item["normal"][seen]).sum(-1).min() > 0.95
 
 
+def test_depth_maps_make_the_rays_of_a_step_come_from_few_pictures(make: Make) -> None:
+    def pictures(step: int, **changes: Any) -> set[int]:
+        manager = make(pipeline__datamanager__train_num_rays_per_batch=128, **changes).pipeline.datamanager
+        return set(manager.next_train(step)[1]["indices"][:, 0].tolist())
+
+    parser = NerfstudioDataParserConfig(eval_mode="filename")
+    with_depth = [pictures(step, parser=parser) for step in range(3)]
+    assert [len(found) for found in with_depth] == [2, 2, 2] and len({tuple(found) for found in with_depth}) > 1
+    assert len(pictures(0)) == 6
+    assert len(pictures(0, pipeline__datamanager__pictures_per_batch=3)) == 3
+
+
 def test_resuming_equals_never_stopping(make: Make) -> None:
     whole = make(timestamp="whole", save_only_latest_checkpoint=False, steps_per_save=2)
     whole.train()
@@ -252,16 +264,18 @@ def test_a_missing_start_is_one_sentence(make: Make, tmp_path: Path) -> None:
 
 
 def test_depth_prior_is_free_in_scale_and_shift_of_each_picture() -> None:
-    depth = torch.rand(60) + 1
-    picture = torch.arange(60) % 3
+    depth = torch.rand(120) + 1
+    picture = torch.arange(120) % 3
     prior = depth * torch.tensor([2.0, 0.1, 30.0])[picture] + torch.tensor([5.0, 0.0, -2.0])[picture]
-    everywhere = torch.ones(60, dtype=torch.bool)
+    everywhere = torch.ones(120, dtype=torch.bool)
     assert scale_shift_depth_loss(depth, prior, picture, everywhere) < 1e-8
     assert scale_shift_depth_loss(depth, prior, torch.zeros_like(picture), everywhere) > 0.01
     wrong = prior.clone()
     wrong[:6] = 100
     assert scale_shift_depth_loss(depth, wrong, picture, everywhere) > 0.01
-    assert scale_shift_depth_loss(depth, wrong, picture, torch.arange(60) >= 6) < 1e-8
+    assert scale_shift_depth_loss(depth, wrong, picture, torch.arange(120) >= 6) < 1e-8
+    few = torch.arange(120) < 45  # 15 rays of each picture: they would fit any surface
+    assert scale_shift_depth_loss(depth, wrong, picture, few) == 0
     assert scale_shift_depth_loss(depth, prior, picture, ~everywhere) == 0
 
 
