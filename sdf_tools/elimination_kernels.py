@@ -16,18 +16,20 @@ LEVELS = 4096
 
 
 def sort_into_cells(points: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points by cells of size ``reach``, so that all within ``reach`` of a point lie in nine runs of points.
+    """Points by cells, so that all within ``reach`` of a point lie in nine runs of points.
 
     Args:
         points: (N, 3).
-        reach: at least 2^-20 of the points' extent.
+        reach: length; cells are larger where the points' extent has more than 2^20 of it.
 
     Returns:
         order: (N,) the points' order by cell.
         cell: (N,) the cell of each point in that order, counted from 0.
         runs: (C, 9, 2) first and last + 1 of the points in each cell's nine rows of three cells.
     """
-    corner = ((points - points.min(0)) / reach).astype(np.int64) + 1
+    low = points.min(0)
+    size = max(reach, float((points - low).max()) / (1 << 20))  # 21 bits an axis
+    corner = ((points - low) / size).astype(np.int64) + 1
     # Cells along the last axis have consecutive keys, so a row of three is one run.
     key = (corner[:, 0] << 42) + (corner[:, 1] << 21) + corner[:, 2]
     order = np.argsort(key)

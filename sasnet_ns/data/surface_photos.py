@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.data.pixel_samplers import PixelSampler
+from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
 from torch import Tensor
 
 from sasnet_ns.data.photos import ForegroundDataset, PhotoDataManager, PhotoDataManagerConfig
 
 RAYS_FOR_A_DEPTH_MAP = 64
+"""Rays of a picture in one step, enough to fit the scale and shift of its depth map to."""
 
 
 class SurfaceDataset(ForegroundDataset):
@@ -126,18 +127,29 @@ class SurfaceDataManagerConfig(PhotoDataManagerConfig):
 
 
 class FewPicturesSampler(PixelSampler):
-    """Uniform pixels of a few pictures, other ones in every step."""
+    """Uniform pixels of a few pictures, other ones in every step.
 
-    pictures: int
-    """How many."""
+    Args:
+        config: of nerfstudio's sampler.
+        pictures: how many.
+    """
+
+    def __init__(self, config: PixelSamplerConfig, pictures: int) -> None:
+        super().__init__(config)
+        self.pictures = pictures
 
     def sample_method(
-        self, batch_size: int, num_images: int, image_height: int, image_width: int, *args: Any, **kwargs: Any
+        self,
+        batch_size: int,
+        num_images: int,
+        image_height: int,
+        image_width: int,
+        mask: Tensor | None = None,
+        device: torch.device | str = "cpu",
     ) -> Int[Tensor, "batch_size 3"]:
-        """(batch_size, 3) picture, row and column."""
-        indices = super().sample_method(batch_size, num_images, image_height, image_width, *args, **kwargs)
-        masked = isinstance(kwargs.get("mask", args[0] if args else None), Tensor)
-        if self.pictures < num_images and not masked:
+        """(batch_size, 3) picture, row and column of pixels; under a ``mask`` those of nerfstudio's sampler."""
+        indices = super().sample_method(batch_size, num_images, image_height, image_width, mask, device)
+        if mask is None and self.pictures < num_images:
             chosen = torch.randperm(num_images, device=indices.device)[: self.pictures]
             indices[:, 0] = chosen[torch.randint(len(chosen), (len(indices),), device=indices.device)]
         return indices
@@ -156,9 +168,7 @@ class SurfaceDataManager(PhotoDataManager):
             pictures = max(1, rays // RAYS_FOR_A_DEPTH_MAP)
         sampler = self.train_pixel_sampler
         if pictures is not None and type(sampler) is PixelSampler:  # not those of panoramas and fisheyes
-            few = FewPicturesSampler(sampler.config)
-            few.pictures = pictures
-            self.train_pixel_sampler = few
+            self.train_pixel_sampler = FewPicturesSampler(sampler.config, pictures)
 
     # cached_property: nerfstudio's viewer reads every plain property.
     @cached_property

@@ -20,6 +20,7 @@ PAPER_COSTS = {
     "incode": {"step_us": 59_907.0, "peak_mib": 3642.59},
     "sasnet": {"step_us": 43_107.0, "peak_mib": 3031.60},
 }
+LABELS = {"siren": "SIREN", "msiren": "MSIREN", "incode": "INCODE", "sasnet": "SASNet"}
 COST_METRICS = (
     Metric("step_us", "AST (us)", ".0f", largest=False),
     Metric("peak_mib", "PMem (MiB)", ".1f", largest=False),
@@ -75,7 +76,7 @@ def step_costs(context: Context) -> None:
         held = 4 * sum(p.numel() for p in field.parameters()) * 4 + 4 * (loss_at.points.numel() + target.numel())
         cost = measure_step_cost(step, context.device, held_bytes=held)
         values = {"step_us": [cost.step_us], "peak_mib": [cost.peak_mib]}
-        table.append(TableRow(name, field.network.parameter_count(), values, PAPER_COSTS[name]))
+        table.append(TableRow(LABELS[name], field.network.parameter_count(), values, PAPER_COSTS[name]))
     notes = [
         f"{size * size:,} points a step (paper: 262,144 on an RTX A6000); means of 5 runs of 3 steps by torch.profiler."
     ]

@@ -45,10 +45,10 @@ def spectra(context: Context) -> None:
     than the pixels.
     """
     untrained = []
-    for name in ("siren", "sasnet"):
+    for name, label in (("siren", "SIREN"), ("sasnet", "SASNet")):
         torch.manual_seed(context.seeds[0])
         field = GridField((256, 256), 3, name, {"preset": "image"})
-        untrained.append((f"{name} before training", pictures.spectrum(gray(field.render()))))
+        untrained.append((f"{label} before training", pictures.spectrum(gray(field.render()))))
     data = pictures.panels(untrained, 2, "magma", (-6.0, -2.0), "log10 of the amplitude", 4.0)
     save(context, "supp_fig1.png", data)
     files = context.files("images/kodak", 1)

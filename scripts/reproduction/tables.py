@@ -188,7 +188,8 @@ def _plot(metrics: tuple[Metric, ...], rows: list[TableRow], title: str) -> byte
         axis.set_yticks(places, [row.label for row in shown] if axis is axes[0] else [""] * len(shown), fontsize=8)
         finite = [v for v in [*values, *published] if math.isfinite(v)]
         if finite and min(finite) > 0.6 * max(finite):
-            axis.set_xlim(min(finite) - 0.3 * (max(finite) - min(finite)) - 1e-9, None)
+            right = 1.0 if metric.key == "ssim" else None  # its largest value
+            axis.set_xlim(min(finite) - 0.3 * (max(finite) - min(finite)) - 1e-9, right)
         elif finite and min(finite) > 0 and max(finite) > 30 * min(finite):
             axis.set_xscale("log")  # one row far off would leave the others no length
         axis.set_title(metric.label, fontsize=9)

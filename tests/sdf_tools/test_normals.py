@@ -40,6 +40,16 @@ def test_planes_are_flat_and_lines_are_unreliable() -> None:
         estimate_normals(ball[:3])
 
 
+def test_planes_are_those_of_the_neighbours_covariance() -> None:
+    points = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    normals, reliability = estimate_normals(points, 9)
+    nearest = points[torch.cdist(points, points).topk(9, largest=False).indices]
+    away = nearest - nearest.mean(1, keepdim=True)
+    variance, axes = torch.linalg.eigh(away.mT @ away)
+    assert torch.allclose((normals * axes[:, :, 0]).sum(1).abs(), torch.ones(400).double(), atol=1e-12)
+    assert torch.allclose(reliability, 1 - variance[:, 0] / variance[:, 1], atol=1e-12)
+
+
 @pytest.mark.parametrize("method", ["winding", "mst"])
 def test_sphere_is_oriented_outward(method: str) -> None:
     points = sample_surface(sphere(subdivisions=3), 1500).points + 100

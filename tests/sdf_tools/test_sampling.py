@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from primitives import box, box_distance, sphere
@@ -63,6 +64,22 @@ def test_poisson_disk_keeps_its_distance() -> None:
     densest = 2 * math.sqrt(4 * math.pi / (2 * math.sqrt(3) * 500))
     assert closest(found.points).min() > 0.5 * densest
     assert closest(sample_surface(sphere(subdivisions=3), 500).points).min() < 0.2 * densest
+
+
+@pytest.mark.parametrize("reach", [0.2, 1e-9])
+def test_crowding_is_the_sum_over_all_pairs(reach: float) -> None:
+    from sdf_tools.elimination_kernels import crowd, sort_into_cells
+
+    points = np.random.default_rng(0).random((500, 3))
+    points[250:] = points[:250] + 0.3 * reach  # pairs also where cells cannot be as small as the reach
+    order, cell, runs = sort_into_cells(points, reach)
+    found = np.empty(500)
+    crowd(0, points[order], cell, runs, reach, found)
+    distance = torch.cdist(
+        torch.from_numpy(points[order]), torch.from_numpy(points[order]), compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    expected = (1 - distance / reach).clamp_min(0).pow(8).sum(1) - 1
+    assert np.allclose(found, expected.numpy(), rtol=1e-6, atol=1e-9)
 
 
 def test_curvature_draws_samples_to_edges() -> None:
