@@ -86,7 +86,7 @@ def masked_sine(
         bias: (width,).
         omega: SIREN's frequency factor; 1 for the frequency embedding.
         mask: (..., groups), usually in [0, 1]; any strides. None: no mask.
-        group_sizes: neurons of each masked group, in order.
+        group_sizes: neurons of each masked group, in order; a group may be empty.
         implementation: ``auto``, ``torch``, ``numba`` or ``triton``. The fast paths are float32.
 
     Returns:
@@ -188,8 +188,8 @@ def _check_groups(batch: torch.Size, width: int, bias: Tensor, mask: Tensor | No
         return
     if mask.shape != (*batch, len(group_sizes)):
         raise ShapeError(f"The mask must be {(*batch, len(group_sizes))}; got {tuple(mask.shape)}.")
-    if min(group_sizes, default=0) < 1 or sum(group_sizes) > width:
-        raise ShapeError(f"Group sizes {tuple(group_sizes)} must be positive and fit in width {width}.")
+    if min(group_sizes, default=0) < 0 or sum(group_sizes) > width:
+        raise ShapeError(f"Group sizes {tuple(group_sizes)} must not be negative, and fit in width {width}.")
 
 
 def _all_float32(*tensors: Tensor | None) -> bool:

@@ -284,9 +284,6 @@ class SASNet(Network):
     def _embed(self, points: Tensor, mask: Tensor | None, bands_sizes: list[int], kept: int) -> Tensor:
         """The first ``kept`` neurons of the embedding layer, (N, kept)."""
         sizes = () if mask is None else bands_sizes
-        if mask is not None and 0 in bands_sizes:  # few neurons can leave a band empty; its mask has nothing to do
-            occupied = [band for band, size in enumerate(bands_sizes) if size]
-            mask, sizes = mask[:, occupied], [bands_sizes[band] for band in occupied]
         weight, phase, implementation = self.frequencies[:kept], self.phase[:kept], self.config.implementation
         if self.config.embedding == "frozen":
             return masked_sine_embedding(points, weight, phase, mask, sizes, implementation)

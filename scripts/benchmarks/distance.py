@@ -25,6 +25,18 @@ from sdf_tools.pools import build_sdf_pool
 from sdf_tools.sampling import near_surface, sample_surface
 from sdf_tools.shapes import Mesh, normalize
 
+MESHES = (
+    "armadillo.obj",
+    "fandisk.obj",
+    "ADIS16480.stl",
+    "spot.obj",
+    "bunny.ply",
+    "bunny_zippered.ply",
+    "beetle.obj",
+    "lucy.ply",
+    "dragon.ply",
+    "dragon_435k.npz",
+)
 JOBS = ("signed distance", "unsigned distance", "occupancy")
 
 
@@ -43,8 +55,8 @@ class Row:
 
 def run(json_path: Path | None, quick: bool) -> None:
     """Time every library on every job; print tables and write them as JSON."""
-    names = ["fandisk.obj"] if quick else ["armadillo.obj", "fandisk.obj", "ADIS16480.stl", "dragon_435k.npz"]
-    count = 20_000 if quick else 200_000
+    names = ("fandisk.obj",) if quick else MESHES
+    count = 20_000 if quick else 100_000
     rows: list[Row] = []
     for name in names:
         path = SHARED / "meshes" / name

@@ -92,7 +92,7 @@ def _samplers(mesh: Mesh) -> tuple[dict[str, Sampler], dict[str, Sampler]]:
     uniform: dict[str, Sampler] = {"sdf_tools": lambda n: sample_surface(mesh, n).points.numpy()}
     blue: dict[str, Sampler] = {
         "sdf_tools": lambda n: sample_poisson_disk(mesh, n).points.numpy(),
-        "sdf_tools, oversampling 3": lambda n: sample_poisson_disk(mesh, n, oversampling=3).points.numpy(),
+        "sdf_tools, oversampling 5": lambda n: sample_poisson_disk(mesh, n, oversampling=5).points.numpy(),
     }
     for add in (_add_open3d, _add_trimesh, _add_libigl, _add_pcu):
         try:

@@ -11,14 +11,14 @@ from torch import Tensor
 from sasnet_ns.kernels import mask_decoder, masked_sine, masked_sine_embedding
 from sdf_tools.errors import ShapeError
 
-SIZES = (7, 5, 3, 13)
+SIZES = (7, 5, 0, 3, 13)  # one group is empty
 
 
 def inputs(rows: int = 90, width: int = 31, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     # masks are columns of a wider array, as the decoder gives them
-    return draw(rows, width), draw(width), torch.rand(rows, 20, generator=generator)[:, 3:7], draw(rows, width)
+    return draw(rows, width), draw(width), torch.rand(rows, 20, generator=generator)[:, 3:8], draw(rows, width)
 
 
 def derivatives(
@@ -119,7 +119,7 @@ def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ShapeError, match="mask must be"):
         masked_sine(z, bias, 3.0, mask, (7, 5))
     with pytest.raises(ShapeError, match="Group sizes"):
-        masked_sine(z, bias, 3.0, mask, (20, 20, 1, 1))
+        masked_sine(z, bias, 3.0, mask, (20, 20, 1, 1, 1))
 
 
 def test_mask_decoder_is_its_formula() -> None:
