@@ -10,83 +10,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import numpy as np
 
 from sdf_tools.errors import MissingLibraryError
 from sdf_tools.triangles import morton_order
 
-LEAF = 16
+LEAF = 8
+BLOCK = 32  # targets that descend the tree together
 NEAR = 2.0  # a group acts as one when it is further away than this many of its radii
 
-WINDING, ADJOINT, GRADIENT = 0, 1, 2
+WINDING, ADJOINT, GRADIENT = 0, 1, 2  # as in winding_kernels, whose import needs numba
 
 
-@lru_cache(maxsize=1)
-def _kernel() -> Callable:
+def _kernel() -> Callable[..., None]:
     try:
-        import numba
+        from sdf_tools.winding_kernels import tree_sum
     except ImportError:
         raise MissingLibraryError(
             "Winding-number fields need numba, which is not installed: pip install numba"
         ) from None
-
-    @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-    def tree_sum(  # type: ignore[no-untyped-def]
-        targets, points, sources, first, last, centers, radii, totals, skip, soften, mode, near, out
-    ):
-        for i in range(targets.shape[0]):
-            tx, ty, tz = targets[i, 0], targets[i, 1], targets[i, 2]
-            gx = gy = gz = 0.0
-            node = 0
-            while node < radii.shape[0]:
-                rx, ry, rz = tx - centers[node, 0], ty - centers[node, 1], tz - centers[node, 2]
-                r2 = rx * rx + ry * ry + rz * rz
-                reach = near * radii[node]
-                leaf = skip[node] == node + 1
-                if r2 > reach * reach:
-                    r2 += soften
-                    inverse = 1.0 / (r2 * np.sqrt(r2))
-                    sx, sy, sz = totals[node, 0], totals[node, 1], totals[node, 2]
-                    if mode == 1:
-                        gx += sx * rx * inverse
-                        gy += sx * ry * inverse
-                        gz += sx * rz * inverse
-                    else:
-                        dot = sx * rx + sy * ry + sz * rz
-                        if mode == 0:
-                            gx -= dot * inverse
-                        else:
-                            dot *= 3.0 / r2
-                            gx += (dot * rx - sx) * inverse
-                            gy += (dot * ry - sy) * inverse
-                            gz += (dot * rz - sz) * inverse
-                    node = skip[node]
-                elif leaf:
-                    for j in range(first[node], last[node]):
-                        rx, ry, rz = tx - points[j, 0], ty - points[j, 1], tz - points[j, 2]
-                        r2 = rx * rx + ry * ry + rz * rz + soften
-                        inverse = 1.0 / (r2 * np.sqrt(r2))
-                        sx, sy, sz = sources[j, 0], sources[j, 1], sources[j, 2]
-                        if mode == 1:
-                            gx += sx * rx * inverse
-                            gy += sx * ry * inverse
-                            gz += sx * rz * inverse
-                        else:
-                            dot = sx * rx + sy * ry + sz * rz
-                            if mode == 0:
-                                gx -= dot * inverse
-                            else:
-                                dot *= 3.0 / r2
-                                gx += (dot * rx - sx) * inverse
-                                gy += (dot * ry - sy) * inverse
-                                gz += (dot * rz - sz) * inverse
-                    node = skip[node]
-                else:
-                    node += 1
-            out[i, 0], out[i, 1], out[i, 2] = gx, gy, gz
-
     return tree_sum
 
 
@@ -94,10 +37,11 @@ class WindingTree:
     """A tree over (N, 3) points. Every sum takes sources in the order of the points and a softening length.
 
     With softening ``h`` the kernel ``r / |r|^3`` becomes ``r / (|r|^2 + h^2)^(3/2)``: the jump of the winding number
-    at the surface is spread over a distance of about ``h``.
+    at the surface is spread over a distance of about ``h``. Time falls with ``near``, and so does accuracy.
     """
 
-    def __init__(self, points: np.ndarray) -> None:
+    def __init__(self, points: np.ndarray, near: float = NEAR) -> None:
+        self._near = near
         self._order = morton_order(points)
         self._points = np.ascontiguousarray(points[self._order])
         starts: list[int] = []
@@ -137,10 +81,13 @@ class WindingTree:
         out = np.empty((len(ordered), 3))
         totals = self._segment(sources)
         kernel = _kernel()
+        # Sparse targets lie too far apart to share a descent.
+        block = BLOCK if 16 * len(ordered) >= len(self._points) else 1
 
         def part(rows: slice) -> None:
             kernel(
                 ordered[rows],
+                block,
                 self._points,
                 sources,
                 self._first,
@@ -151,7 +98,7 @@ class WindingTree:
                 self._skip,
                 soften * soften,
                 mode,
-                NEAR,
+                self._near,
                 out[rows],
             )
 

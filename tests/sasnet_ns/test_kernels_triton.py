@@ -45,7 +45,8 @@ run = lambda backend, dtype: derivatives(lambda z, b: masked_sine(z, b, 3.0, Non
 check("sine", run("triton", torch.float32), run("torch", torch.float64))
 x, weight = torch.rand(70, 3), 5 * torch.randn(90, 3)
 run = lambda backend, dtype: derivatives(
-    lambda b, m: masked_sine_embedding(x.to(dtype), weight.to(dtype), b, m, (7, 5, 0, 3, 5), backend), [bias, mask], dtype)
+    lambda b, m: masked_sine_embedding(x.to(dtype), weight.to(dtype), b, m, (7, 5, 0, 3, 5), backend), [bias, mask],
+    dtype)
 check("embedding", run("triton", torch.float32), run("torch", torch.float64))
 print("all agree")
 """

@@ -112,18 +112,17 @@ def test_real_meshes_quick(shared_data: Path, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WATERTIGHT)
 def test_real_meshes_clean(shared_data: Path, name: str) -> None:
-    # The method's constants were chosen on the samples of seed 1, so another seed is asked. The pins of ADIS16480,
-    # about as thin as the spacing of the points, stay below the 99 % that the others reach: 98.7 % on seeds 2 to 4.
-    least = 0.985 if name == "ADIS16480.stl" else 0.99
-    assert oriented_share(shared_data / "meshes" / name, 20_000, 0.0, seed=2)[0] >= least
+    # The method's constants were chosen on the samples of seeds 1 and 2, so another seed is asked. ADIS16480, whose
+    # bores are about as wide as the spacing of the points, is the closest to the bound.
+    assert oriented_share(shared_data / "meshes" / name, 20_000, 0.0, seed=5)[0] >= 0.99
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WATERTIGHT)
 def test_real_meshes_noisy(shared_data: Path, name: str) -> None:
-    # Lucy's sheets are thinner than the noise: even the nearest face of the true mesh is the sampled one's side for
-    # 98.0 % of her points only, so no method can promise more.
-    least = 0.97 if name == "lucy.ply" else 0.98 if name == "ADIS16480.stl" else 0.99
+    # Lucy's sheets and the bores of ADIS16480 are about as thin as the noise: even the nearest face of the true mesh
+    # is the sampled one's side for 97.9 % and 99.1 % of their points only. Reached: 98.2 % and 98.4 %.
+    least = 0.98 if name in ("lucy.ply", "ADIS16480.stl") else 0.99
     assert oriented_share(shared_data / "meshes" / name, 20_000, 0.002)[0] >= least
 
 
