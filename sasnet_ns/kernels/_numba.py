@@ -1,13 +1,14 @@
 """What the numba kernels share: compiling with a cache where one can be written, and threads.
 
-The threads are torch's own where they can be had, otherwise Python's: kernels release the GIL, compiling takes half as
-long as with numba's parallel loops, and no second OpenMP pool competes with torch's for the cores.
+A kernel is called as ``kernel(part, parts, *arguments)`` and does one of ``parts`` equal shares of the work. Beside it
+stands a launcher that runs all parts on torch's own threads; where those cannot be had, Python's threads do.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -30,6 +31,35 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(cache=False, **_OPTIONS)(function)
 
 
+@jit
+def span(part, parts, rows):  # type: ignore[no-untyped-def]
+    """First and last row (exclusive) of one of ``parts`` equal ranges."""
+    size = -(-rows // parts)
+    return min(rows, part * size), min(rows, (part + 1) * size)
+
+
+def run(launcher: Callable[..., None], kernel: Callable[..., None], parts: int, *arguments: Any) -> None:
+    """Run ``kernel(part, parts, *arguments)`` for every part on threads and wait for all.
+
+    Args:
+        launcher: compiled function of (team, parts, *arguments) that calls ``_openmp.on_team`` on the kernel.
+        kernel: compiled function.
+        parts: how many; one runs at once.
+        arguments: arrays and whatever else the kernel takes.
+    """
+    if parts <= 1:
+        kernel(0, 1, *arguments)
+        return
+    team = _openmp.team() if _launches() else None
+    if team is not None:
+        launcher(team, parts, *arguments)
+        return
+    futures = [_pool(parts - 1).submit(kernel, part, parts, *arguments) for part in range(1, parts)]
+    kernel(0, parts, *arguments)
+    for future in futures:
+        future.result()
+
+
 @functools.cache
 def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="sasnet-kernels")
@@ -39,25 +69,28 @@ if hasattr(os, "register_at_fork"):  # a forked child has the executor, but not 
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def share_out(parts: int, work: Callable[[int], None]) -> None:
-    """Run ``work(0)`` to ``work(parts - 1)`` on threads and wait for all."""
-    if parts <= 1:
-        work(0)
-        return
-    library = _openmp.runtime()
-    if library is not None:
-        _openmp.share_out(library, parts, work)
-        return
-    futures = [_pool(parts - 1).submit(work, part) for part in range(1, parts)]
-    work(0)
-    for future in futures:
-        future.result()
+@jit
+def _mark(part, parts, marks):  # type: ignore[no-untyped-def]
+    marks[part] += parts
 
 
-def share_rows(rows: int, threads: int, work: Callable[[int, int], None]) -> None:
-    """Run ``work(begin, end)`` on equal ranges of rows, one per thread."""
-    size = -(-rows // threads)
-    share_out(threads, lambda part: work(min(rows, part * size), min(rows, (part + 1) * size)))
+@jit
+def _mark_on_team(team, parts, *arguments):  # type: ignore[no-untyped-def]
+    _openmp.on_team(_mark, team, parts, arguments)
+
+
+@functools.cache
+def _launches() -> bool:
+    """Whether this numba compiles launchers, which use more of its inside than it promises; one line if not."""
+    team, marks = _openmp.team(), np.zeros(3)
+    if team is None:
+        return False
+    try:
+        _mark_on_team(team, 3, marks)
+    except Exception as error:
+        warnings.warn(f"Kernels run on Python's threads, which is slower: {error}", stacklevel=2)
+        return False
+    return bool((marks == 3).all())
 
 
 def threads_for(rows: int, rows_worth_a_thread: int) -> int:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sasnet_ns.kernels._numba import array, jit, share_out, share_rows, threads_for
+from sasnet_ns.kernels._numba import array, jit, run, span, threads_for
+from sasnet_ns.kernels._openmp import on_team
 from sasnet_ns.kernels.layout import PRIMES, HashGridLayout
 
 BLOCK = 128
@@ -158,7 +159,8 @@ def _reduce(axis, tangents, use_tangents, count, factors, dots, values, slopes, 
 
 
 @jit
-def _gather_part(begin, end, x, axes, channels, smooth, v, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
+def _gather_part(part, parts, x, axes, channels, smooth, v, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
+    begin, end = span(part, parts, x.shape[0])
     in_dim, corners, zero = x.shape[1], 1 << len(axes), x.dtype.type(0)
     columns, tangents = np.empty((in_dim, BLOCK), x.dtype), np.zeros((in_dim, BLOCK), x.dtype)
     key, rows = np.empty(BLOCK, np.uint32), np.empty((corners, BLOCK), np.uint32)
@@ -191,7 +193,12 @@ def _gather_part(begin, end, x, axes, channels, smooth, v, table, levels, table_
 
 
 @jit
-def _scatter_part(begin, end, lane, lanes, x, axes, channels, smooth, v, g, levels, table_mask, out):  # type: ignore[no-untyped-def]
+def _scatter_part(part, parts, x, axes, channels, smooth, v, g, levels, table_mask, tables):  # type: ignore[no-untyped-def]
+    # a lane does every so many-th level; beyond as many lanes as levels the points are shared, with a table for each
+    copies = tables.shape[0]
+    lanes, lane = parts // copies, part // copies
+    begin, end = span(part % copies, copies, x.shape[0])
+    out = tables[part % copies]
     in_dim, corners = x.shape[1], 1 << len(axes)
     columns, tangents = np.empty((in_dim, BLOCK), x.dtype), np.zeros((in_dim, BLOCK), x.dtype)
     key, rows = np.empty(BLOCK, np.uint32), np.empty((corners, BLOCK), np.uint32)
@@ -221,7 +228,8 @@ def _scatter_part(begin, end, lane, lanes, x, axes, channels, smooth, v, g, leve
 
 
 @jit
-def _contract_part(begin, end, x, axes, channels, smooth, v, g, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
+def _contract_part(part, parts, x, axes, channels, smooth, v, g, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
+    begin, end = span(part, parts, x.shape[0])
     in_dim, corners, zero = x.shape[1], 1 << len(axes), x.dtype.type(0)
     columns, tangents = np.empty((in_dim, BLOCK), x.dtype), np.zeros((in_dim, BLOCK), x.dtype)
     key, rows = np.empty(BLOCK, np.uint32), np.empty((corners, BLOCK), np.uint32)
@@ -258,6 +266,21 @@ def _contract_part(begin, end, x, axes, channels, smooth, v, g, table, levels, t
                 out[start + b, axis] = sums[axis, b]
 
 
+@jit
+def _gather(team, parts, *arguments):  # type: ignore[no-untyped-def]
+    on_team(_gather_part, team, parts, arguments)
+
+
+@jit
+def _scatter(team, parts, *arguments):  # type: ignore[no-untyped-def]
+    on_team(_scatter_part, team, parts, arguments)
+
+
+@jit
+def _contract(team, parts, *arguments):  # type: ignore[no-untyped-def]
+    on_team(_contract_part, team, parts, arguments)
+
+
 @functools.cache
 def _constants(layout: HashGridLayout) -> tuple[tuple[int, ...], tuple[int, ...], bool, np.ndarray]:
     """What the kernels compile against, as lengths of tuples; smoothstep; (levels, 3): resolution, first row, dense."""
@@ -270,29 +293,19 @@ def gather(x: Tensor, v: Tensor | None, table: Tensor, layout: HashGridLayout) -
     out = x.new_empty(x.shape[0], layout.out_dim)
     axes, channels, smooth, levels = _constants(layout)
     arguments = (array(x), axes, channels, smooth, array(v), array(table), levels, layout.table_size - 1, out.numpy())
-    threads = threads_for(x.shape[0], POINTS_PER_THREAD)
-    share_rows(x.shape[0], threads, lambda begin, end: _gather_part(begin, end, *arguments))
+    run(_gather, _gather_part, threads_for(x.shape[0], POINTS_PER_THREAD), *arguments)
     return out
 
 
 def scatter(x: Tensor, v: Tensor | None, g: Tensor, layout: HashGridLayout) -> Tensor:
     """Table gradient (total_entries, feature_dim) of <features, g> (N, out_dim), or of their derivatives along v."""
     threads = threads_for(x.shape[0], POINTS_PER_THREAD)
-    lanes = min(threads, layout.levels)  # a lane does every lanes-th level
-    copies = threads // lanes  # further threads share the points, each with a table of its own
-    out = x.new_zeros(copies, layout.total_entries, layout.feature_dim)
+    lanes = min(threads, layout.levels)
+    out = x.new_zeros(threads // lanes, layout.total_entries, layout.feature_dim)
     axes, channels, smooth, levels = _constants(layout)
-    arguments = (array(x), axes, channels, smooth, array(v), array(g), levels, layout.table_size - 1)
-    tables = list(out.numpy())
-    size = -(-x.shape[0] // copies)
-
-    def work(job: int) -> None:
-        lane, copy = job % lanes, job // lanes
-        begin, end = min(x.shape[0], copy * size), min(x.shape[0], (copy + 1) * size)
-        _scatter_part(begin, end, lane, lanes, *arguments, tables[copy])
-
-    share_out(lanes * copies, work)
-    return out[0] if copies == 1 else out.sum(0)
+    arguments = (array(x), axes, channels, smooth, array(v), array(g), levels, layout.table_size - 1, out.numpy())
+    run(_scatter, _scatter_part, lanes * out.shape[0], *arguments)
+    return out[0] if out.shape[0] == 1 else out.sum(0)
 
 
 def contract(x: Tensor, v: Tensor | None, g: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
@@ -301,6 +314,5 @@ def contract(x: Tensor, v: Tensor | None, g: Tensor, table: Tensor, layout: Hash
     axes, channels, smooth, levels = _constants(layout)
     mask = layout.table_size - 1
     arguments = (array(x), axes, channels, smooth, array(v), array(g), array(table), levels, mask, out.numpy())
-    threads = threads_for(x.shape[0], POINTS_PER_THREAD)
-    share_rows(x.shape[0], threads, lambda begin, end: _contract_part(begin, end, *arguments))
+    run(_contract, _contract_part, threads_for(x.shape[0], POINTS_PER_THREAD), *arguments)
     return out

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sasnet_ns.kernels._numba import array, jit, share_out, share_rows, threads_for
+from sasnet_ns.kernels._numba import array, jit, run, span, threads_for
+from sasnet_ns.kernels._openmp import on_team
 
 
 def _float32(*values: float) -> tuple[np.float32, ...]:
@@ -112,7 +113,8 @@ def _group_sums(values, ends, row, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _forward_part(begin, end, z, weight, bias, mask, omega, ends, out):  # type: ignore[no-untyped-def]
+def _forward_part(part, parts, z, weight, bias, mask, omega, ends, out):  # type: ignore[no-untyped-def]
+    begin, end = span(part, parts, z.shape[0])
     width = bias.shape[0]
     arg, wide = np.empty(width, np.float32), np.ones(width + PADDING, np.float32)
     for row in range(begin, end):
@@ -126,7 +128,9 @@ def _forward_part(begin, end, z, weight, bias, mask, omega, ends, out):  # type:
 
 
 @jit
-def _backward_part(begin, end, g, z, weight, bias, mask, omega, ends, grad_z, grad_mask, grad_bias):  # type: ignore[no-untyped-def]
+def _backward_part(part, parts, g, z, weight, bias, mask, omega, ends, grad_z, grad_mask, sums):  # type: ignore[no-untyped-def]
+    begin, end = span(part, parts, z.shape[0])
+    grad_bias = sums[part]
     width = bias.shape[0]
     arg, wide = np.empty(width, np.float32), np.ones(width + PADDING, np.float32)
     sin, cos, products = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
@@ -150,7 +154,9 @@ def _backward_part(begin, end, g, z, weight, bias, mask, omega, ends, grad_z, gr
 
 
 @jit
-def _backward2_part(begin, end, g, vz, vb, vm, z, bias, mask, omega, ends, grad_g, grad_z, grad_mask, grad_bias):  # type: ignore[no-untyped-def]
+def _backward2_part(part, parts, g, vz, vb, vm, z, bias, mask, omega, ends, grad_g, grad_z, grad_mask, sums):  # type: ignore[no-untyped-def]
+    begin, end = span(part, parts, z.shape[0])
+    grad_bias = sums[part]
     width = bias.shape[0]
     arg, wide = np.empty(width, np.float32), np.ones(width + PADDING, np.float32)
     spread_vm = np.zeros(width + PADDING, np.float32)
@@ -173,6 +179,21 @@ def _backward2_part(begin, end, g, vz, vb, vm, z, bias, mask, omega, ends, grad_
             _group_sums(products, ends, row, grad_mask)
 
 
+@jit
+def _forward(team, parts, *arguments):  # type: ignore[no-untyped-def]
+    on_team(_forward_part, team, parts, arguments)
+
+
+@jit
+def _backward(team, parts, *arguments):  # type: ignore[no-untyped-def]
+    on_team(_backward_part, team, parts, arguments)
+
+
+@jit
+def _backward2(team, parts, *arguments):  # type: ignore[no-untyped-def]
+    on_team(_backward2_part, team, parts, arguments)
+
+
 @functools.lru_cache(maxsize=256)
 def _ends(group_sizes: tuple[int, ...], width: int) -> np.ndarray:
     return np.cumsum([width - sum(group_sizes), *group_sizes]).astype(np.int64)
@@ -187,8 +208,7 @@ def forward(
     across = None if weight is None else weight.t()
     ends = _ends(tuple(group_sizes), width)
     arguments = (array(z), array(across), array(bias), array(mask), np.float32(omega), ends, out.numpy())
-    threads = threads_for(rows, ROWS_PER_THREAD)
-    share_rows(rows, threads, lambda begin, end: _forward_part(begin, end, *arguments))
+    run(_forward, _forward_part, threads_for(rows, ROWS_PER_THREAD), *arguments)
     return out
 
 
@@ -209,7 +229,7 @@ def backward(
     ends = _ends(tuple(group_sizes), width)
     inputs = (array(g), array(z), array(across), array(bias), array(mask), np.float32(omega), ends)
     outputs = (grad_z.numpy(), grad_mask.numpy())
-    return grad_z, _sum_over_threads(_backward_part, rows, width, (*inputs, *outputs)), grad_mask
+    return grad_z, _run_and_sum(_backward, _backward_part, rows, width, (*inputs, *outputs)), grad_mask
 
 
 def backward2(
@@ -231,16 +251,13 @@ def backward2(
     inputs = (array(g), array(vz), array(vb), None if mask is None else array(vm), array(z), array(bias), array(mask))
     outputs = (grad_g.numpy(), grad_z.numpy(), grad_mask.numpy())
     arguments = (*inputs, np.float32(omega), ends, *outputs)
-    return grad_g, grad_z, _sum_over_threads(_backward2_part, rows, width, arguments), grad_mask
+    return grad_g, grad_z, _run_and_sum(_backward2, _backward2_part, rows, width, arguments), grad_mask
 
 
-def _sum_over_threads(kernel: Callable[..., None], rows: int, width: int, arguments: tuple[Any, ...]) -> Tensor:
+def _run_and_sum(
+    launcher: Callable[..., None], kernel: Callable[..., None], rows: int, width: int, arguments: tuple[Any, ...]
+) -> Tensor:
     """Run a backward kernel on all rows; each thread adds up the bias gradient in a row of its own."""
-    threads = threads_for(rows, ROWS_PER_THREAD)
-    sums = torch.zeros(threads, width)
-    size = -(-rows // threads)
-    share_out(
-        threads,
-        lambda part: kernel(min(rows, part * size), min(rows, (part + 1) * size), *arguments, sums[part].numpy()),
-    )
-    return sums[0] if threads == 1 else sums.sum(0)
+    sums = torch.zeros(threads_for(rows, ROWS_PER_THREAD), width)
+    run(launcher, kernel, sums.shape[0], *arguments, sums.numpy())
+    return sums[0] if sums.shape[0] == 1 else sums.sum(0)

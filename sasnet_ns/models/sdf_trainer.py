@@ -21,7 +21,7 @@ class SASNetTrainerConfig(TrainerConfig):
     """Class to build."""
     pipeline: SASNetSDFPipelineConfig = field(default_factory=SASNetSDFPipelineConfig)
     """The shape, the samples drawn from it, the network and its losses."""
-    steps_per_geometry_eval: int = 500
+    steps_per_geometry_eval: int = 1000
     """Steps between two lines with intersection over union and surface error, in the terminal and in TensorBoard; 0 for
     none."""
 

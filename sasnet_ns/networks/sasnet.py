@@ -117,18 +117,19 @@ class SASNetConfig:
 
     @classmethod
     def sdf_fast(cls, **overrides: object) -> SASNetConfig:
-        """The SDF network for minutes instead of hours, ours: 130,509 parameters, most of them in the masks' grid.
+        """The SDF network for a minute instead of hours, ours: 132,659 parameters, most of them in the masks' grid.
 
-        A training step costs a third of :meth:`sdf`'s, and learns more: narrow layers with many mask groups.
+        A training step costs a fifth of :meth:`sdf`'s, and learns more: one narrow layer with many mask groups.
         """
         values = {
-            "embedding_width": 128,
-            "hidden_widths": (96, 96),
-            "groups": (12, 12),
-            "grid_levels": 7,
+            "embedding_width": 96,
+            "hidden_widths": (88,),
+            "groups": (22,),
+            "grid_levels": 8,
             "grid_log2_entries": 13,
-            "grid_max": 128,
+            "grid_max": 160,
             "grid_interpolation": "smoothstep",
+            "decoder_width": 24,
         }
         return cls(**{**values, **overrides})  # type: ignore[arg-type]
 

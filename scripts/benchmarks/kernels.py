@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
-from sasnet_ns.kernels import HashGridLayout, hash_grid, mask_decoder, masked_sine
+from sasnet_ns.kernels import HashGridLayout, hash_grid, mask_decoder, masked_sine, tune
 from sasnet_ns.kernels._choose import choose
 
 LAYOUT = HashGridLayout.geometric(3, 10, 16, 256, 10)
@@ -68,7 +68,11 @@ def median_and_spread(work: Callable[[], object], seconds: float) -> tuple[float
 
 
 def measure_machine(device: torch.device) -> dict[str, float]:
-    """Matrix product rate of a SASNet hidden layer and copy bandwidth (bytes read and written) of this device."""
+    """Matrix product rate of a SASNet hidden layer and copy bandwidth (bytes read and written) of this device.
+
+    The process is set as every network sets it, here and for what is timed afterwards.
+    """
+    tune()
     a, w = torch.randn(10_000, 256, device=device), torch.randn(256, WIDTH, device=device)
     big = torch.randn(2**26 if device.type == "cuda" else 2**24, device=device)
     target = torch.empty_like(big)
