@@ -20,6 +20,8 @@ from torch import Tensor
 
 from sasnet_ns.kernels import _openmp
 
+APART = 32
+"""Numbers (of four bytes or more) that keep the data of two threads apart."""
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
@@ -36,6 +38,17 @@ def span(part, parts, rows):  # type: ignore[no-untyped-def]
     """First and last row (exclusive) of one of ``parts`` equal ranges."""
     size = -(-rows // parts)
     return min(rows, part * size), min(rows, (part + 1) * size)
+
+
+@jit
+def scratch(shape, dtype):  # type: ignore[no-untyped-def]
+    """Zeros that share no cache line with another thread's data, nor the next line, which is fetched with it."""
+    size = 1
+    for length in shape:
+        size *= length
+    memory = np.zeros(size + 2 * APART, dtype)
+    first = (-memory.ctypes.data) % 64 // memory.itemsize + APART // 2  # whole vectors do not straddle cache lines
+    return memory[first : first + size].reshape(shape)
 
 
 def run(launcher: Callable[..., None], kernel: Callable[..., None], parts: int, *arguments: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sasnet_ns.kernels._numba import array, jit, run, span, threads_for
+from sasnet_ns.kernels._numba import array, jit, run, scratch, span, threads_for
 from sasnet_ns.kernels._openmp import on_team
 from sasnet_ns.kernels.layout import PRIMES, HashGridLayout
 
@@ -34,10 +34,10 @@ def _transpose(points, start, count, columns):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _address(columns, smooth, slopes, count, level, table_mask, key, rows, factors):  # type: ignore[no-untyped-def]
+def _address(columns, smooth, count, level, table_mask, key, rows, factors):  # type: ignore[no-untyped-def]
     """Corner rows (corners, B) of a block within the level, and per axis and corner bit the factor of the weight.
 
-    ``factors`` is (3, 2 * in_dim, B): factor ``2 * axis + bit`` and, with ``slopes``, its first two derivatives by x.
+    ``factors`` is (3, 2 * in_dim, B): factor ``2 * axis + bit`` and its first two derivatives by x.
     """
     number = columns.dtype.type
     zero, half, one, two, three, six = number(0), number(0.5), number(1), number(2), number(3), number(6)
@@ -63,20 +63,16 @@ def _address(columns, smooth, slopes, count, level, table_mask, key, rows, facto
             t = clamped * rate + (rate - cell)
             key[b] = np.uint32((np.int32(cell) * multiplier) & mask)
             value_low[b], value_high[b] = one - t, t
-        if slopes:
-            for b in range(count):
-                slope = rate if min(max(column[b], -one), one) == column[b] else zero
-                slope_low[b], slope_high[b] = -slope, slope
-        if smooth and slopes:
+        for b in range(count):
+            slope = rate if min(max(column[b], -one), one) == column[b] else zero
+            slope_low[b], slope_high[b] = -slope, slope
+        if smooth:
             bend_low, bend_high = factors[2, 2 * axis], factors[2, 2 * axis + 1]
             for b in range(count):
                 t, slope = value_high[b], slope_high[b]
                 first, second = slope * six * t * (one - t), slope * slope * six * (one - two * t)
                 slope_low[b], slope_high[b] = -first, first
                 bend_low[b], bend_high[b] = -second, second
-        if smooth:
-            for b in range(count):
-                t = value_high[b]
                 t = t * t * (three - two * t)
                 value_low[b], value_high[b] = one - t, t
         if axis == 0:
@@ -98,22 +94,49 @@ def _address(columns, smooth, slopes, count, level, table_mask, key, rows, facto
 
 
 @jit
-def _weigh(tangents, use_tangents, count, factors, values, weights):  # type: ignore[no-untyped-def]
-    """Corner weights (corners, B), or with ``use_tangents`` their derivatives along ``tangents`` (in_dim, B)."""
-    # with tangents, (values, weights) are dual numbers: a product so far and its derivative
-    if not use_tangents:
-        for bit in range(2):
-            weight, factor = weights[bit], factors[0, bit]
-            for b in range(count):
-                weight[b] = factor[b]
-        for axis in range(1, tangents.shape[0]):
-            below, above = factors[0, 2 * axis], factors[0, 2 * axis + 1]
-            for corner in range(1 << axis):
-                low, high = weights[corner], weights[corner + (1 << axis)]
-                for b in range(count):
-                    before = low[b]
-                    low[b], high[b] = before * below[b], before * above[b]
-        return
+def _corners(columns, axes, smooth, count, level, table_mask, rows, weights):  # type: ignore[no-untyped-def]
+    """Corner rows of a block within the level and their weights, both (corners * BLOCK,).
+
+    One loop over the points for all corners. The corners' numbers lie in one flat array a constant distance apart, or
+    the compiler could not tell that they never overlap, and would not make vector instructions of the loop.
+    """
+    number = columns.dtype.type
+    half, one, two, three = number(0.5), number(1), number(2), number(3)
+    resolution, dense = level[0], level[2]
+    scale = number(resolution - 1)
+    rate = scale * half
+    last = number(resolution - 2)
+    mask = np.uint32(0xFFFFFFFF) if dense else np.uint32(table_mask)
+    stride1 = np.uint32(resolution if dense else PRIME1)
+    stride2 = np.uint32(resolution * resolution if dense else PRIME2)
+    stride3 = np.uint32(resolution * resolution * resolution if dense else PRIME3)
+    for b in range(count):
+        for axis in range(len(axes)):
+            stride = stride1 if axis == 1 else stride2 if axis == 2 else stride3 if axis == 3 else np.uint32(1)
+            # as in _address
+            clamped = min(max(columns[axis, b], -one), one)
+            cell = min(np.floor((clamped + one) * half * scale), last)
+            t = clamped * rate + (rate - cell)
+            if smooth:
+                t = t * t * (three - two * t)
+            near = np.uint32(np.uint32(np.int32(cell)) * stride) & mask
+            far = np.uint32(near + stride) & mask
+            if axis == 0:
+                rows[b], rows[BLOCK + b] = near, far
+                weights[b], weights[BLOCK + b] = one - t, t
+            else:
+                for corner in range(1 << axis):
+                    low, high = corner * BLOCK + b, (corner + (1 << axis)) * BLOCK + b
+                    row, weight = rows[low], weights[low]
+                    rows[low] = np.uint32(row + near) if dense else np.uint32(row ^ near)
+                    rows[high] = np.uint32(row + far) if dense else np.uint32(row ^ far)
+                    weights[low], weights[high] = weight * (one - t), weight * t
+
+
+@jit
+def _weigh(tangents, count, factors, values, weights):  # type: ignore[no-untyped-def]
+    """Derivatives of the corner weights (corners, B) along ``tangents`` (in_dim, B)."""
+    # (values, weights) are dual numbers: a product so far and its derivative
     for bit in range(2):
         value, weight, factor, rate = values[bit], weights[bit], factors[0, bit], factors[1, bit]
         for b in range(count):
@@ -162,17 +185,21 @@ def _reduce(axis, tangents, use_tangents, count, factors, dots, values, slopes, 
 def _gather_part(part, parts, x, axes, channels, smooth, v, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
     begin, end = span(part, parts, x.shape[0])
     in_dim, corners, zero = x.shape[1], 1 << len(axes), x.dtype.type(0)
-    columns, tangents = np.empty((in_dim, BLOCK), x.dtype), np.zeros((in_dim, BLOCK), x.dtype)
-    key, rows = np.empty(BLOCK, np.uint32), np.empty((corners, BLOCK), np.uint32)
-    factors = np.zeros((3, 2 * in_dim, BLOCK), x.dtype)
-    values, weights = np.empty((corners, BLOCK), x.dtype), np.empty((corners, BLOCK), x.dtype)
+    columns, tangents = scratch((in_dim, BLOCK), x.dtype), scratch((in_dim, BLOCK), x.dtype)
+    key, rows = scratch((BLOCK,), np.uint32), scratch((corners, BLOCK), np.uint32)
+    factors = scratch((3, 2 * in_dim, BLOCK), x.dtype)
+    values, weights = scratch((corners, BLOCK), x.dtype), scratch((corners, BLOCK), x.dtype)
+    flat_rows, flat_weights = rows.reshape(-1), weights.reshape(-1)
     for start in range(begin, end, BLOCK):
         count = min(BLOCK, end - start)
         _transpose(x, start, count, columns)
         _transpose(v, start, count, tangents)
         for level in range(levels.shape[0]):
-            _address(columns, smooth, v is not None, count, levels[level], table_mask, key, rows, factors)
-            _weigh(tangents, v is not None, count, factors, values, weights)
+            if v is None:
+                _corners(columns, axes, smooth, count, levels[level], table_mask, flat_rows, flat_weights)
+            else:
+                _address(columns, smooth, count, levels[level], table_mask, key, rows, factors)
+                _weigh(tangents, count, factors, values, weights)
             entries = table[levels[level, 1] :]
             if len(channels) == 2:  # the usual number; one pass over the corners instead of two
                 for b in range(count):
@@ -200,17 +227,21 @@ def _scatter_part(part, parts, x, axes, channels, smooth, v, g, levels, table_ma
     begin, end = span(part % copies, copies, x.shape[0])
     out = tables[part % copies]
     in_dim, corners = x.shape[1], 1 << len(axes)
-    columns, tangents = np.empty((in_dim, BLOCK), x.dtype), np.zeros((in_dim, BLOCK), x.dtype)
-    key, rows = np.empty(BLOCK, np.uint32), np.empty((corners, BLOCK), np.uint32)
-    factors = np.zeros((3, 2 * in_dim, BLOCK), x.dtype)
-    values, weights = np.empty((corners, BLOCK), x.dtype), np.empty((corners, BLOCK), x.dtype)
+    columns, tangents = scratch((in_dim, BLOCK), x.dtype), scratch((in_dim, BLOCK), x.dtype)
+    key, rows = scratch((BLOCK,), np.uint32), scratch((corners, BLOCK), np.uint32)
+    factors = scratch((3, 2 * in_dim, BLOCK), x.dtype)
+    values, weights = scratch((corners, BLOCK), x.dtype), scratch((corners, BLOCK), x.dtype)
+    flat_rows, flat_weights = rows.reshape(-1), weights.reshape(-1)
     for start in range(begin, end, BLOCK):
         count = min(BLOCK, end - start)
         _transpose(x, start, count, columns)
         _transpose(v, start, count, tangents)
         for level in range(lane, levels.shape[0], lanes):
-            _address(columns, smooth, v is not None, count, levels[level], table_mask, key, rows, factors)
-            _weigh(tangents, v is not None, count, factors, values, weights)
+            if v is None:
+                _corners(columns, axes, smooth, count, levels[level], table_mask, flat_rows, flat_weights)
+            else:
+                _address(columns, smooth, count, levels[level], table_mask, key, rows, factors)
+                _weigh(tangents, count, factors, values, weights)
             entries = out[levels[level, 1] :]
             if len(channels) == 2:
                 for b in range(count):
@@ -231,11 +262,11 @@ def _scatter_part(part, parts, x, axes, channels, smooth, v, g, levels, table_ma
 def _contract_part(part, parts, x, axes, channels, smooth, v, g, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
     begin, end = span(part, parts, x.shape[0])
     in_dim, corners, zero = x.shape[1], 1 << len(axes), x.dtype.type(0)
-    columns, tangents = np.empty((in_dim, BLOCK), x.dtype), np.zeros((in_dim, BLOCK), x.dtype)
-    key, rows = np.empty(BLOCK, np.uint32), np.empty((corners, BLOCK), np.uint32)
-    factors, dots = np.zeros((3, 2 * in_dim, BLOCK), x.dtype), np.zeros((corners, BLOCK), x.dtype)
-    values, slopes = np.empty((corners, BLOCK), x.dtype), np.empty((corners, BLOCK), x.dtype)
-    sums = np.empty((in_dim, BLOCK), x.dtype)
+    columns, tangents = scratch((in_dim, BLOCK), x.dtype), scratch((in_dim, BLOCK), x.dtype)
+    key, rows = scratch((BLOCK,), np.uint32), scratch((corners, BLOCK), np.uint32)
+    factors, dots = scratch((3, 2 * in_dim, BLOCK), x.dtype), scratch((corners, BLOCK), x.dtype)
+    values, slopes = scratch((corners, BLOCK), x.dtype), scratch((corners, BLOCK), x.dtype)
+    sums = scratch((in_dim, BLOCK), x.dtype)
     for start in range(begin, end, BLOCK):
         count = min(BLOCK, end - start)
         for axis in range(in_dim):
@@ -244,7 +275,7 @@ def _contract_part(part, parts, x, axes, channels, smooth, v, g, table, levels, 
         _transpose(x, start, count, columns)
         _transpose(v, start, count, tangents)
         for level in range(levels.shape[0]):
-            _address(columns, smooth, True, count, levels[level], table_mask, key, rows, factors)
+            _address(columns, smooth, count, levels[level], table_mask, key, rows, factors)
             entries = table[levels[level, 1] :]
             if len(channels) == 2:
                 for b in range(count):

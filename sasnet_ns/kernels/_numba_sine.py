@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sasnet_ns.kernels._numba import array, jit, run, span, threads_for
+from sasnet_ns.kernels._numba import APART, array, jit, run, scratch, span, threads_for
 from sasnet_ns.kernels._openmp import on_team
 
 
@@ -116,7 +116,8 @@ def _group_sums(values, ends, row, out):  # type: ignore[no-untyped-def]
 def _forward_part(part, parts, z, weight, bias, mask, omega, ends, out):  # type: ignore[no-untyped-def]
     begin, end = span(part, parts, z.shape[0])
     width = bias.shape[0]
-    arg, wide = np.empty(width, np.float32), np.ones(width + PADDING, np.float32)
+    arg, wide = scratch((width,), np.float32), scratch((width + PADDING,), np.float32)
+    wide[:] = ONE
     for row in range(begin, end):
         _arguments(z, weight, bias, omega, row, arg)
         target = out[row]
@@ -132,8 +133,9 @@ def _backward_part(part, parts, g, z, weight, bias, mask, omega, ends, grad_z, g
     begin, end = span(part, parts, z.shape[0])
     grad_bias = sums[part]
     width = bias.shape[0]
-    arg, wide = np.empty(width, np.float32), np.ones(width + PADDING, np.float32)
-    sin, cos, products = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    arg, wide = scratch((width,), np.float32), scratch((width + PADDING,), np.float32)
+    wide[:] = ONE
+    sin, cos, products = scratch((width,), np.float32), scratch((width,), np.float32), scratch((width,), np.float32)
     for row in range(begin, end):
         _arguments(z, weight, bias, omega, row, arg)
         _sincos(arg, width, sin, cos)
@@ -158,9 +160,10 @@ def _backward2_part(part, parts, g, vz, vb, vm, z, bias, mask, omega, ends, grad
     begin, end = span(part, parts, z.shape[0])
     grad_bias = sums[part]
     width = bias.shape[0]
-    arg, wide = np.empty(width, np.float32), np.ones(width + PADDING, np.float32)
-    spread_vm = np.zeros(width + PADDING, np.float32)
-    sin, cos, products = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    arg, wide = scratch((width,), np.float32), scratch((width + PADDING,), np.float32)
+    wide[:] = ONE
+    spread_vm = scratch((width + PADDING,), np.float32)
+    sin, cos, products = scratch((width,), np.float32), scratch((width,), np.float32), scratch((width,), np.float32)
     for row in range(begin, end):
         _arguments(z, None, bias, omega, row, arg)
         _sincos(arg, width, sin, cos)
@@ -258,6 +261,6 @@ def _run_and_sum(
     launcher: Callable[..., None], kernel: Callable[..., None], rows: int, width: int, arguments: tuple[Any, ...]
 ) -> Tensor:
     """Run a backward kernel on all rows; each thread adds up the bias gradient in a row of its own."""
-    sums = torch.zeros(threads_for(rows, ROWS_PER_THREAD), width)
+    sums = torch.zeros(threads_for(rows, ROWS_PER_THREAD), width + APART)
     run(launcher, kernel, sums.shape[0], *arguments, sums.numpy())
-    return sums[0] if sums.shape[0] == 1 else sums.sum(0)
+    return sums[0, :width] if sums.shape[0] == 1 else sums[:, :width].sum(0)
