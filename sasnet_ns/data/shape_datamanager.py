@@ -64,7 +64,7 @@ class ShapeDataManagerConfig(DataManagerConfig):
     """Share of each batch drawn uniformly from the box instead, which keeps stray sheets out of empty space."""
     seed: int = 0
     """Seed of the samples; a step's batch depends on it and the step alone."""
-    probe_points: int = 60_000
+    probe_points: int = 150_000
     """Points at which intersection over union is measured during training."""
     up_axis: Literal["x", "y", "z"] = "y"
     """The shape's upward direction, for the virtual cameras and the viewer (Lucy is z)."""

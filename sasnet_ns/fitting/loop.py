@@ -68,12 +68,14 @@ def train(
     history = History() if history is None else history
     optimizers = build_optimizers(network, recipe)
     peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in optimizers.items()}
+    parameters = [parameter for role in network.parameter_roles().values() for parameter in role]
     started, paused = time.perf_counter(), 0.0
     for step in range(recipe.steps):
         factor = learning_rate_factor(step, recipe)
         for role, optimizer in optimizers.items():
             optimizer.param_groups[0]["lr"] = peaks[role] * factor
-            optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         loss = loss_at(step)
         loss.backward()
         for optimizer in optimizers.values():

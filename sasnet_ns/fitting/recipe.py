@@ -17,7 +17,7 @@ from sasnet_ns.networks.base import Network, ParameterRole
 class Recipe:
     """Optimiser and learning-rate schedule, for every network alike."""
 
-    steps: int = 9000
+    steps: int = 10_000
     """Optimisation steps; the schedule spans them."""
     optimizer: Literal["muon", "adam"] = "muon"
     """Optimiser of the hidden weight matrices; all other parameters use Adam."""

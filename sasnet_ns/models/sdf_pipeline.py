@@ -60,6 +60,12 @@ class SASNetSDFPipeline(VanillaPipeline):
         assert isinstance(self.model, SASNetSDFModel)
         self.model.viewer_panel.surface = lambda: self.datamanager.surface
 
+    def train(self, mode: bool = True) -> SASNetSDFPipeline:
+        """As in torch, but without a walk through all modules where nothing changes: nerfstudio asks at every step."""
+        if self.training == mode and self.model.training == mode:
+            return self
+        return super().train(mode)
+
     def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """Losses on another batch of the pool, without a graph."""
         with torch.no_grad():

@@ -22,7 +22,10 @@ from torch import Tensor
 
 from sasnet_ns.models.optimization import SparseLogOptimizers
 
-_TIMINGS = (writer.EventName.ITER_TRAIN_TIME.value, writer.EventName.TRAIN_RAYS_PER_SEC.value)
+_TIMINGS = {
+    name.value
+    for name in (writer.EventName.ITER_TRAIN_TIME, writer.EventName.TRAIN_RAYS_PER_SEC, writer.EventName.ETA)
+}
 
 
 class ResumableTrainer(Trainer):
