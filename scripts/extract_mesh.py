@@ -42,7 +42,7 @@ class Arguments:
     method that learns densities, the density of its surface."""
     largest_component: bool = False
     """Keep only the largest connected piece."""
-    min_component_faces: int = 30
+    min_component_faces: int = 100
     """Drop connected pieces with fewer triangles than this; by default specks of a few cells. 0 keeps all."""
     simplify_mesh: int | None = None
     """Simplify to about this many triangles."""

@@ -12,7 +12,7 @@ from sasnet_ns.networks.frequencies import high_candidates, low_candidates
     ("preset", "count"),
     [
         ("sdf", 130_917),
-        ("sdf_fast", 132_659),
+        ("sdf_fast", 132_809),
         ("volume", 138_181),
         ("image", 128_867),
         ("tiger_p", 129_841),
