@@ -244,7 +244,9 @@ class ResumableTrainer(Trainer):
                 self._train_complete_viewer()
 
     def _print_summary(self) -> None:
-        rows = {"steps": f"{self.completed_steps:,}, {clock(time.perf_counter() - self._started)} of training"}
+        seconds = time.perf_counter() - self._started
+        per_step = 1e3 * seconds / max(1, self.completed_steps - self._start_step)
+        rows = {"steps": f"{self.completed_steps:,}, {clock(seconds)} of training, {per_step:.2f} ms each"}
         rows["run"] = str(self.base_dir)
         config_path = shlex.quote(str(self.base_dir / "config.yml"))
         if self._interrupted:
