@@ -23,8 +23,7 @@ from torch import Tensor
 from sasnet_ns.models.optimization import SparseLogOptimizers
 
 _TIMINGS = {
-    name.value
-    for name in (writer.EventName.ITER_TRAIN_TIME, writer.EventName.TRAIN_RAYS_PER_SEC, writer.EventName.ETA)
+    name.value for name in (writer.EventName.ITER_TRAIN_TIME, writer.EventName.TRAIN_RAYS_PER_SEC, writer.EventName.ETA)
 }
 
 
@@ -65,12 +64,11 @@ class ResumableTrainer(Trainer):
         self.completed_steps = self._start_step
 
     def _forget_run(self) -> None:
-        """Remove the folder of a run that never began."""
+        """Remove the folder of a run that never began, and those above it up to the output folder, if empty."""
         with contextlib.suppress(OSError):
             (self.base_dir / "config.yml").unlink()
-            self.base_dir.rmdir()
-            self.base_dir.parent.rmdir()
-            self.base_dir.parent.parent.rmdir()
+            for folder in (self.base_dir, *self.base_dir.parents[:3]):
+                folder.rmdir()
 
     def _load_checkpoint(self) -> None:
         folder = self.config.load_dir
