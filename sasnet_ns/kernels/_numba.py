@@ -98,12 +98,15 @@ def _launches() -> bool:
     team, marks = _openmp.team(), np.zeros(3)
     if team is None:
         return False
+    problem = "parts are missing"
     try:
         _mark_on_team(team, 3, marks)
     except Exception as error:
-        warnings.warn(f"Kernels run on Python's threads, which is slower: {error}", stacklevel=2)
-        return False
-    return bool((marks == 3).all())
+        problem = str(error).partition("\n")[0]
+    works = bool((marks == 3).all())
+    if not works:
+        warnings.warn(f"Kernels run on Python's threads, which is slower: {problem}", stacklevel=2)
+    return works
 
 
 def threads_for(rows: int, rows_worth_a_thread: int) -> int:

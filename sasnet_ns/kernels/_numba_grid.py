@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,6 +32,18 @@ def _transpose(points, start, count, columns):  # type: ignore[no-untyped-def]
         for b in range(count):
             for axis in range(points.shape[1]):
                 columns[axis, b] = points[start + b, axis]
+
+
+# Inlined, because a call from a cached function is not, and the loops would not become vector instructions.
+@numba.njit(inline="always")
+def _locate(x, scale, rate, last):  # type: ignore[no-untyped-def]
+    """Cell of a coordinate, clamped to the box, and the fraction of the way through it."""
+    one = type(x)(1)
+    clamped = min(max(x, -one), one)
+    # the cell is found without an addition after the product, so that no machine can fuse the two and pick another
+    # cell; the fraction in one fused step keeps all its digits
+    cell = min(np.floor((clamped + one) * type(x)(0.5) * scale), last)
+    return np.int32(cell), clamped * rate + (rate - cell)
 
 
 @jit
@@ -56,12 +69,8 @@ def _address(columns, smooth, count, level, table_mask, key, rows, factors):  # 
         value_low, value_high = factors[0, 2 * axis], factors[0, 2 * axis + 1]
         slope_low, slope_high = factors[1, 2 * axis], factors[1, 2 * axis + 1]
         for b in range(count):
-            clamped = min(max(column[b], -one), one)
-            # the cell is found without an addition after the product, so that no machine can fuse the two and pick
-            # another cell; the fraction in one fused step keeps all its digits
-            cell = min(np.floor((clamped + one) * half * scale), last)
-            t = clamped * rate + (rate - cell)
-            key[b] = np.uint32((np.int32(cell) * multiplier) & mask)
+            cell, t = _locate(column[b], scale, rate, last)
+            key[b] = np.uint32((cell * multiplier) & mask)
             value_low[b], value_high[b] = one - t, t
         for b in range(count):
             slope = rate if min(max(column[b], -one), one) == column[b] else zero
@@ -113,13 +122,10 @@ def _corners(columns, axes, smooth, count, level, table_mask, rows, weights):  #
     for b in range(count):
         for axis in range(len(axes)):
             stride = stride1 if axis == 1 else stride2 if axis == 2 else stride3 if axis == 3 else np.uint32(1)
-            # as in _address
-            clamped = min(max(columns[axis, b], -one), one)
-            cell = min(np.floor((clamped + one) * half * scale), last)
-            t = clamped * rate + (rate - cell)
+            cell, t = _locate(columns[axis, b], scale, rate, last)
             if smooth:
                 t = t * t * (three - two * t)
-            near = np.uint32(np.uint32(np.int32(cell)) * stride) & mask
+            near = np.uint32(np.uint32(cell) * stride) & mask
             far = np.uint32(near + stride) & mask
             if axis == 0:
                 rows[b], rows[BLOCK + b] = near, far

@@ -119,7 +119,7 @@ class SASNetConfig:
     def sdf_fast(cls, **overrides: object) -> SASNetConfig:
         """The SDF network for a minute instead of hours, ours: 132,809 parameters, most of them in the masks' grid.
 
-        A training step costs a fifth of :meth:`sdf`'s, and learns more: one narrow layer with many mask groups.
+        A training step costs a quarter of :meth:`sdf`'s, and learns more: one narrow layer with many mask groups.
         """
         values = {
             "embedding_width": 96,
