@@ -12,7 +12,6 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from sasnet_ns.data.photos import PhotoDataManagerConfig
 from sasnet_ns.data.surface_photos import SurfaceDataManagerConfig
-from sasnet_ns.fitting.recipe import Recipe
 from sasnet_ns.models.nerfacto import nerfacto_model_config, nerfacto_optimizers
 from sasnet_ns.models.neus import SASNetNeuSModelConfig
 from sasnet_ns.models.neus_facto import SASNetNeuSFactoModelConfig
@@ -21,6 +20,7 @@ from sasnet_ns.models.photo_trainer import PhotoTrainerConfig
 from sasnet_ns.models.sdf_trainer import SASNetTrainerConfig
 from sasnet_ns.models.surface_model import SASNetSurfaceConfig, surface_field_config, surface_optimizers
 from sasnet_ns.models.surface_pipeline import SurfacePipelineConfig, SurfaceTrainerConfig
+from sasnet_ns.training.recipe import Recipe
 
 
 def _allow_numpy_scalars() -> None:

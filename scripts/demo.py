@@ -31,9 +31,9 @@ def main() -> None:
     call("python", "scripts/extract_mesh.py", "--load-config", f"{folder}/config.yml", "--output-path", mesh)
     # The bundled shape as a file, to measure against.
     reference = ROOT / folder / "reference.ply"
-    from sasnet_ns.data.shapes import resolve_shape
-    from sdf_tools.shapes import Mesh
-    from sdf_tools.writing import save_mesh
+    from sasnet_ns.shapes.named import resolve_shape
+    from sdf_tools.geometry import Mesh
+    from sdf_tools.io.writing import save_mesh
 
     shape = resolve_shape("armadillo")
     assert isinstance(shape, Mesh)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sasnet_ns.models.loading import LoadedSurface
-    from sdf_tools.shapes import Mesh
+    from sasnet_ns.models.surface import LoadedSurface
+    from sdf_tools.geometry import Mesh
 
 SUFFIXES = (".ply", ".obj", ".stl", ".glb", ".off")
 TEXTURED_FACES = 50_000
@@ -68,7 +68,7 @@ def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
     from rich.console import Console
 
     from sdf_tools.extraction import drop_small_components, extract_mesh, largest_component, simplify
-    from sdf_tools.shapes import Mesh, NormalizedShape
+    from sdf_tools.geometry import Mesh, NormalizedShape
 
     frame = NormalizedShape(
         Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)), surface.center, surface.scale
@@ -127,7 +127,7 @@ def _colored(mesh: Mesh, surface: LoadedSurface) -> Mesh:
 
 def _save_textured(mesh: Mesh, surface: LoadedSurface, arguments: Arguments) -> None:
     """Bake the surface's colours around the mesh, in the input's units, and write it."""
-    from sasnet_ns.models.texture import bake_texture, save_textured
+    from sdf_tools.pictures.texture_baking import bake_texture, save_textured
 
     assert surface.color is not None
     color, center, scale, device = surface.color, surface.center, surface.scale, surface.device
@@ -146,8 +146,8 @@ def run(arguments: Arguments) -> None:
     import torch
 
     from sasnet_ns.models.loading import load_surface
-    from sdf_tools.clean import edge_table, face_components, is_watertight
-    from sdf_tools.writing import save_mesh
+    from sdf_tools.io.writing import save_mesh
+    from sdf_tools.topology import edge_table, face_components, is_watertight
 
     if arguments.output_path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"'{arguments.output_path}' must end in one of {' '.join(SUFFIXES)}.")

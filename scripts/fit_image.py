@@ -65,8 +65,8 @@ def run(arguments: Arguments) -> None:
     from sasnet_ns.fitting.grid_field import GridField
     from sasnet_ns.fitting.grid_fit import FittedGrid, fit_grid
     from sasnet_ns.fitting.image import write_image_results
-    from sasnet_ns.fitting.loop import History
     from sasnet_ns.fitting.signal import read_image, shrink
+    from sasnet_ns.training.loop import History
 
     if arguments.image is None and arguments.checkpoint is None:
         raise ValueError("give an --image to fit, or a --checkpoint to render.")
@@ -98,8 +98,8 @@ def run(arguments: Arguments) -> None:
 
 def fit_configuration(arguments: Arguments, channels: int) -> GridFit:
     """The configuration file with the command line's options over it."""
-    from sasnet_ns.fitting.config import load_config
     from sasnet_ns.fitting.grid_fit import GridFit, adjusted
+    from sasnet_ns.training.config import load_config
 
     config = load_config(arguments.config, GridFit) if arguments.config else GridFit(network=arguments.network)
     options = dict(arguments.network_config)
@@ -126,7 +126,7 @@ def report(metrics: dict[str, Any]) -> None:
 def render(loaded: GridField, arguments: Arguments) -> None:
     """The super-resolved or shifted picture, if it was asked for."""
     from sasnet_ns.fitting.image import reconstruction_files
-    from sdf_tools.writing import write_atomically
+    from sdf_tools.io.writing import write_atomically
 
     plain = arguments.scale == 1 and arguments.shift == 0 and arguments.window is None
     if plain and not (arguments.checkpoint and arguments.image is None):

@@ -35,8 +35,8 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Fit, save, extract."""
     from sasnet_ns.fitting import ShapeFit, fit_shape
-    from sasnet_ns.fitting.config import load_config
-    from sdf_tools.writing import save_mesh, write_atomically
+    from sasnet_ns.training.config import load_config
+    from sdf_tools.io.writing import save_mesh, write_atomically
 
     config = load_config(arguments.config, ShapeFit) if arguments.config else ShapeFit()
     if arguments.steps is not None:

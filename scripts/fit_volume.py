@@ -89,8 +89,8 @@ def run(arguments: Arguments) -> None:
 
 def fit_configuration(arguments: Arguments, channels: int) -> GridFit:
     """The configuration file with the command line's options over it."""
-    from sasnet_ns.fitting.config import load_config
     from sasnet_ns.fitting.grid_fit import GridFit, adjusted
+    from sasnet_ns.training.config import load_config
 
     config = load_config(arguments.config, GridFit) if arguments.config else GridFit(network=arguments.network)
     batch = arguments.batch

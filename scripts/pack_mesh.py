@@ -1,6 +1,6 @@
-"""Pack a mesh into the compact format that bundled shapes use (see sasnet_ns/data/packing.py).
+"""Pack a mesh into the compact format that bundled shapes use (see sasnet_ns/shapes/packing.py).
 
-python scripts/pack_mesh.py --mesh armadillo.obj --output-path sasnet_ns/data/assets/armadillo.mesh.xz
+python scripts/pack_mesh.py --mesh armadillo.obj --output-path sasnet_ns/shapes/assets/armadillo.mesh.xz
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from pathlib import Path
 import tyro
 from scipy.spatial import cKDTree
 
-from sasnet_ns.data.packing import pack_mesh, unpack_mesh
+from sasnet_ns.shapes.packing import pack_mesh, unpack_mesh
 from sdf_tools.errors import ShapeError
-from sdf_tools.io import load
-from sdf_tools.shapes import Mesh
+from sdf_tools.geometry import Mesh
+from sdf_tools.io.loading import load
 
 
 def main(mesh: Path, output_path: Path, bits: int = 20) -> None:

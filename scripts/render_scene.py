@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from sdf_tools.scene_files import SceneSettings
+from sdf_tools.pictures.scene_files import SceneSettings
 
 
 @dataclass
@@ -32,10 +32,10 @@ def run(arguments: Arguments) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from sasnet_ns.data.shapes import resolve_shape
+    from sasnet_ns.shapes.named import resolve_shape
     from sdf_tools.errors import ShapeError
-    from sdf_tools.scene_files import write_scene
-    from sdf_tools.shapes import Mesh
+    from sdf_tools.geometry import Mesh
+    from sdf_tools.pictures.scene_files import write_scene
 
     mesh = resolve_shape(arguments.data)
     if not isinstance(mesh, Mesh):

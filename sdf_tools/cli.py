@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from sdf_tools.errors import MissingLibraryError
-from sdf_tools.shapes import Mesh, PointCloud, Shape
+from sdf_tools.geometry import Mesh, PointCloud, Shape
 
 
 @dataclass
@@ -24,8 +24,8 @@ class Info:
     """A mesh (.ply .obj .stl .off .glb) or point cloud (.ply .xyz .npz .npy .pcd)."""
 
     def run(self) -> None:
-        from sdf_tools.clean import summarize
-        from sdf_tools.io import load
+        from sdf_tools.io.loading import load
+        from sdf_tools.mesh.summary import summarize
 
         print(summarize(load(self.shape)))
 
@@ -50,7 +50,7 @@ class Sample:
 
     def run(self) -> None:
         from sdf_tools import sampling
-        from sdf_tools.writing import save_points
+        from sdf_tools.io.writing import save_points
 
         mesh = _mesh(self.shape)
         if self.count < 1:
@@ -87,9 +87,9 @@ class Normals:
     """How they are turned: by the winding number of the whole cloud, or along a minimum spanning tree."""
 
     def run(self) -> None:
-        from sdf_tools.io import load
-        from sdf_tools.normals import estimate_normals, orient_normals
-        from sdf_tools.writing import save_points
+        from sdf_tools.cloud.normals import estimate_normals, orient_normals
+        from sdf_tools.io.loading import load
+        from sdf_tools.io.writing import save_points
 
         cloud = load(self.shape)
         if not isinstance(cloud, PointCloud):
@@ -116,10 +116,10 @@ class Distance:
 
         import numpy as np
 
-        from sdf_tools.distance import SignedDistance
-        from sdf_tools.io import load
-        from sdf_tools.shapes import positions
-        from sdf_tools.writing import write_atomically
+        from sdf_tools.distance.signed_distance import SignedDistance
+        from sdf_tools.geometry import positions
+        from sdf_tools.io.loading import load
+        from sdf_tools.io.writing import write_atomically
 
         distance = SignedDistance(load(self.shape))(positions(load(self.points)))
         buffer = io.BytesIO()
@@ -164,8 +164,8 @@ class Extract:
 
     def run(self) -> None:
         from sdf_tools import extraction
-        from sdf_tools.field_files import load_field
-        from sdf_tools.writing import save_mesh
+        from sdf_tools.extraction.field_files import load_field
+        from sdf_tools.io.writing import save_mesh
 
         named = load_field(self.field)
         level = self.level * named.frame.scale
@@ -214,8 +214,8 @@ class Evaluate:
     def run(self) -> None:
         import json
 
+        from sdf_tools.io.writing import write_atomically
         from sdf_tools.metrics import evaluate
-        from sdf_tools.writing import write_atomically
 
         if self.json is not None and not self.json.resolve().parent.is_dir():
             raise ValueError(f"the folder of '{self.json}' does not exist; create it first.")
@@ -256,8 +256,8 @@ class Render:
         import dataclasses
 
         from sdf_tools.metrics import vertex_error
-        from sdf_tools.plots import add_color_bar
-        from sdf_tools.render import Camera, error_colors, error_range, render_mesh, save_picture, turntable
+        from sdf_tools.pictures.plots import add_color_bar
+        from sdf_tools.pictures.render import Camera, error_colors, error_range, render_mesh, save_picture, turntable
 
         mesh = _mesh(self.shape)
         camera = Camera(self.azimuth, self.elevation, up=self.up)
@@ -276,7 +276,7 @@ class Render:
 
 
 def _mesh(path: Path) -> Mesh:
-    from sdf_tools.io import load
+    from sdf_tools.io.loading import load
 
     shape: Shape = load(path)
     if not isinstance(shape, Mesh):

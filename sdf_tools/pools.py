@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sdf_tools.distance import SignedDistance
-from sdf_tools.io import validate_for_fitting
+from sdf_tools.distance.signed_distance import SignedDistance
+from sdf_tools.geometry import Shape, positions
+from sdf_tools.io.loading import validate_for_fitting
 from sdf_tools.sampling import near_surface, surface_points
-from sdf_tools.shapes import Shape, positions
 
 FINE, COARSE, UNIFORM = 0, 1, 2
 GOLDEN_RATIO = (1 + 5**0.5) / 2
@@ -117,7 +117,7 @@ def build_sdf_pool(
     distance: SignedDistance | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SDFPool:
-    """Sample a shape given in box units (see ``sdf_tools.shapes.normalize``) for training.
+    """Sample a shape given in box units (see ``sdf_tools.geometry.normalize``) for training.
 
     A share ``uniform_share`` of the points is uniform in the domain [-0.5, 0.5]^3; the rest is half fine, half coarse:
     surface points plus Laplace noise of scale ``fine_scale`` and ``coarse_scale`` per axis, as in BACON, FINER and
@@ -133,7 +133,7 @@ def build_sdf_pool(
         fine_scale: Laplace scale of the fine half, box units.
         uniform_share: share of points uniform in the domain.
         seed: same seed, same pool.
-        sign: see :class:`~sdf_tools.distance.SignedDistance`; ``unsigned`` for sign-agnostic losses.
+        sign: see :class:`~sdf_tools.distance.signed_distance.SignedDistance`; ``unsigned`` for sign-agnostic losses.
         method: for point clouds, ``imls`` or ``knn_mean`` (the paper's).
         distance: a ready ``SignedDistance`` of this shape, to save building another.
         progress: called with the finished fraction, 0 to 1.

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdf_tools.clean import edge_table, face_cross
 from sdf_tools.errors import MissingLibraryError, ShapeError
-from sdf_tools.shapes import Mesh, Shape, positions
+from sdf_tools.geometry import Mesh, Shape, positions
+from sdf_tools.spatial._libraries import import_kernels
 from sdf_tools.threads import in_threads
-from sdf_tools.triangles import import_kernels, unit_face_normals
+from sdf_tools.topology import edge_table, face_cross, unit_face_normals
 
 _FACE_BLOCK = 1 << 18
 
@@ -117,7 +117,7 @@ def sample_poisson_disk(mesh: Mesh, count: int, seed: int = 0, oversampling: int
         ShapeError: the mesh has no area.
     """
     try:
-        from sdf_tools import elimination_kernels as kernels
+        from sdf_tools import _elimination_kernels as kernels
     except ImportError:
         raise MissingLibraryError("Blue noise needs numba, which is not installed: pip install numba") from None
     if count < 1 or oversampling < 2:
@@ -205,7 +205,7 @@ def sample_volume(mesh: Mesh, count: int, seed: int = 0) -> Float[Tensor, "N 3"]
     Raises:
         ShapeError: less than about one box point in 10,000 is inside, so there is no inside to speak of.
     """
-    from sdf_tools.distance import SignedDistance
+    from sdf_tools.distance.signed_distance import SignedDistance
 
     distance = SignedDistance(mesh)
     rng = np.random.default_rng(seed)

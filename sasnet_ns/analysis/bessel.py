@@ -18,8 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sasnet_ns.networks.base import Network
+from sasnet_ns.networks.baselines.finer import Finer
+from sasnet_ns.networks.baselines.siren import Siren
+from sasnet_ns.networks.layers import linears
 from sasnet_ns.networks.sasnet import SASNet
-from sasnet_ns.networks.sine import Finer, Siren, linears
 
 
 @dataclass(frozen=True)

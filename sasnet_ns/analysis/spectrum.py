@@ -9,11 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sasnet_ns.networks.base import Network
-from sasnet_ns.networks.encodings import FFN, PEMLP
-from sasnet_ns.networks.local import Wire
-from sasnet_ns.networks.sape import SAPE
+from sasnet_ns.networks.baselines.ffn import FFN
+from sasnet_ns.networks.baselines.pemlp import PEMLP
+from sasnet_ns.networks.baselines.sape import SAPE
+from sasnet_ns.networks.baselines.siren import Siren
+from sasnet_ns.networks.baselines.wire import Wire
 from sasnet_ns.networks.sasnet import SASNet
-from sasnet_ns.networks.sine import Siren
 
 
 def input_frequencies(network: Network) -> Float[Tensor, "F d"]:

@@ -15,13 +15,13 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManager, DataManag
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from sasnet_ns.data.shapes import resolve_shape, shape_names
 from sasnet_ns.data.views import Axis, OrientedPoints, ShapeViews, orbit_cameras
+from sasnet_ns.shapes.named import resolve_shape, shape_names
 from sdf_tools.errors import ShapeError
-from sdf_tools.shapes import Mesh, NormalizedShape, PointCloud, positions
+from sdf_tools.geometry import Mesh, NormalizedShape, PointCloud, positions
 
 if TYPE_CHECKING:
-    from sdf_tools.distance import SignedDistance
+    from sdf_tools.distance.signed_distance import SignedDistance
     from sdf_tools.pools import SDFBatch
 
 TRAIN_VIEWS, EVAL_VIEWS, VIEW_SIZE = 12, 4, 192
@@ -121,7 +121,7 @@ class ShapeDataManager(DataManager):
     @cached_property
     def normalized(self) -> NormalizedShape:
         """The shape in box units; a point cloud without normals gets estimated ones."""
-        from sasnet_ns.fitting.shape import prepare_shape
+        from sasnet_ns.shapes.prepare import prepare_shape
 
         if self.config.data is None:
             raise ShapeError(f"No shape given; use --data with a file or one of: {', '.join(shape_names())}.")
@@ -167,7 +167,7 @@ class ShapeDataManager(DataManager):
 
     def setup_train(self) -> None:
         """Compute the pool of samples that batches are drawn from, and the points that progress is measured on."""
-        from sdf_tools.distance import SignedDistance
+        from sdf_tools.distance.signed_distance import SignedDistance
         from sdf_tools.pools import build_sdf_pool
 
         config, shape = self.config, self.normalized.shape

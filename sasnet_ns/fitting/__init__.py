@@ -1,9 +1,9 @@
 """Fitting without nerfstudio: ``fit_shape("armadillo").extract_mesh()``."""
 
-from sasnet_ns.fitting.muon import Muon
-from sasnet_ns.fitting.objective import SDFObjective, sdf_losses
-from sasnet_ns.fitting.recipe import Recipe, build_optimizers, learning_rate_factor
 from sasnet_ns.fitting.shape import FittedShape, ShapeFit, fit_shape
+from sasnet_ns.training.muon import Muon
+from sasnet_ns.training.objective import SDFObjective, sdf_losses
+from sasnet_ns.training.recipe import Recipe, build_optimizers, learning_rate_factor
 
 __all__ = [
     "FittedShape",

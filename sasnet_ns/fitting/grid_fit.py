@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sasnet_ns.fitting.grid_field import GridField, TargetRange
 from sasnet_ns.fitting.image_metrics import psnr
-from sasnet_ns.fitting.loop import History, Report, progress_bar, train
-from sasnet_ns.fitting.recipe import Recipe
 from sasnet_ns.fitting.signal import CoordinateGrid, Signal
 from sasnet_ns.networks import SASNet
 from sasnet_ns.networks.presets import PRESETS
+from sasnet_ns.training.loop import History, Report, progress_bar, train
+from sasnet_ns.training.recipe import Recipe
 
 
 def _recipe() -> Recipe:

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sasnet_ns.analysis.contribution import group_contributions, neuron_contributions
 from sasnet_ns.fitting import image_metrics, pictures
-from sasnet_ns.fitting.contribution import group_contributions, neuron_contributions
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.grid_fit import FittedGrid
 from sasnet_ns.fitting.image_metrics import EdgeRegion, gray
 from sasnet_ns.fitting.signal import Signal, axis_coordinates, encode_png, encode_tiff, grid_coordinates
 from sasnet_ns.networks import SASNet
-from sdf_tools.writing import write_atomically
+from sdf_tools.io.writing import write_atomically
 
 MAX_PICTURE = 512
 """Longest side of pictures of masks, gradients and contributions; larger images are sampled more coarsely."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sasnet_ns.fitting.loop import History
+from sasnet_ns.training.loop import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sasnet_ns.fitting.loop import History, Report, progress_bar, train
-from sasnet_ns.fitting.objective import SDFObjective, sdf_losses
-from sasnet_ns.fitting.recipe import Recipe
-from sasnet_ns.fitting.sphere_start import start_as_sphere
 from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.shapes.prepare import prepare_shape
+from sasnet_ns.training.loop import History, Report, progress_bar, train
+from sasnet_ns.training.objective import SDFObjective, sdf_losses
+from sasnet_ns.training.recipe import Recipe
+from sasnet_ns.training.sphere_start import start_as_sphere
 
 if TYPE_CHECKING:
+    from sdf_tools.geometry import Mesh, NormalizedShape, Shape
     from sdf_tools.pools import SDFPool
-    from sdf_tools.shapes import Mesh, NormalizedShape, Shape
 
 
 @dataclass
@@ -134,36 +134,6 @@ def fit_shape(
         except KeyboardInterrupt:
             fitted.interrupted = True
     return fitted
-
-
-def prepare_shape(shape: Shape | str, normals: bool = True) -> NormalizedShape:
-    """Read a shape if it is a name or a file, make a raw cloud ready, put it into box units.
-
-    A cloud without normals is taken as raw: points far from all others are left out, with a warning that says how many,
-    and normals are estimated and turned outward.
-
-    Args:
-        shape: a mesh or point cloud, a name, or a file.
-        normals: whether a cloud needs them.
-
-    Raises:
-        ShapeError: there is no such shape, or it cannot be fitted.
-    """
-    from sasnet_ns.data.shapes import resolve_shape
-    from sdf_tools.io import validate_for_fitting
-    from sdf_tools.shapes import Mesh, PointCloud, normalize
-
-    resolved = shape if isinstance(shape, Mesh | PointCloud) else resolve_shape(shape)
-    validate_for_fitting(resolved)
-    if isinstance(resolved, PointCloud) and resolved.normals is None:
-        from sdf_tools.normals import with_normals
-        from sdf_tools.outliers import drop_outliers
-
-        resolved, dropped = drop_outliers(resolved)
-        if dropped:
-            warnings.warn(f"'{resolved.name}': left out {dropped} points that lie far from all others.", stacklevel=2)
-        resolved = with_normals(resolved) if normals else resolved
-    return normalize(resolved)
 
 
 def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report) -> None:

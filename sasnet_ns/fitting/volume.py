@@ -22,7 +22,7 @@ from sasnet_ns.fitting.image_metrics import psnr, ssim
 from sasnet_ns.fitting.signal import Signal, encode_png, shrink, signal_from_array
 from sasnet_ns.networks import SASNet
 from sdf_tools.errors import MissingLibraryError
-from sdf_tools.writing import write_atomically
+from sdf_tools.io.writing import write_atomically
 
 VOLUME_SUFFIXES = (".npy", ".npz", ".nii", ".nii.gz", ".nrrd", ".tif", ".tiff", ".raw", ".bin")
 _KEYS = ("volume", "data", "arr_0", "density")

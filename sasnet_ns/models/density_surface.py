@@ -12,8 +12,8 @@ from nerfstudio.field_components.spatial_distortions import SceneContraction
 from torch import Tensor
 
 from sasnet_ns.fields.density_field import SASNetDensityField
-from sasnet_ns.models.loading import LoadedSurface, field_state, in_world_axes
 from sasnet_ns.models.nerfacto import SASNetNerfactoModelConfig, field_options
+from sasnet_ns.models.surface import LoadedSurface, field_state, in_world_axes
 
 SURFACE_DENSITY = 10.0
 """Density of the surface if nobody asks for another, per scene unit: a tenth of a unit of it hides what is behind."""

@@ -21,11 +21,11 @@ from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor
 
 from sasnet_ns.fields.density_field import ProposalField, SASNetDensityField
-from sasnet_ns.fitting.recipe import Recipe
 from sasnet_ns.models.lpips import OptionalLPIPS, without_missing
 from sasnet_ns.models.optimization import RecipeSchedulerConfig, RoleOptimizerConfig, optimizer_configs
 from sasnet_ns.models.surface_model import open_bands
 from sasnet_ns.networks import SASNet, SASNetConfig
+from sasnet_ns.training.recipe import Recipe
 from sdf_tools.losses import mask_sparsity_loss
 
 NetworkName = Literal["sasnet", "siren", "finer", "ngp"]

@@ -13,15 +13,15 @@ from nerfstudio.utils import writer
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from sasnet_ns.fitting.recipe import Recipe, build_optimizer, learning_rate_factor
 from sasnet_ns.networks.base import ParameterRole
+from sasnet_ns.training.recipe import Recipe, build_optimizer, learning_rate_factor
 
 ROLES: tuple[ParameterRole, ...] = ("backbone", "hidden", "masks")
 
 
 @dataclass
 class RoleOptimizerConfig(OptimizerConfig):
-    """The optimizer of one role of the network's parameters, see ``sasnet_ns.fitting.recipe``."""
+    """The optimizer of one role of the network's parameters, see ``sasnet_ns.training.recipe``."""
 
     _target: type = torch.optim.Adam
     """Not used: the role and ``optimizer`` decide."""
@@ -51,7 +51,7 @@ class RoleOptimizerConfig(OptimizerConfig):
 
 @dataclass
 class RecipeSchedulerConfig(SchedulerConfig):
-    """Warm-up and decay of the learning rate, see ``sasnet_ns.fitting.recipe``."""
+    """Warm-up and decay of the learning rate, see ``sasnet_ns.training.recipe``."""
 
     _target: type = field(default_factory=lambda: RecipeScheduler)
     """Class to build."""

@@ -15,8 +15,8 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
-from sasnet_ns.fitting.objective import SDFObjective, sdf_losses
 from sasnet_ns.networks import SASNet, SASNetConfig, SignedDistanceField
+from sasnet_ns.training.objective import SDFObjective, sdf_losses
 
 NetworkName = Literal["sasnet", "sasnet-paper", "siren", "finer", "ngp"]
 
@@ -189,7 +189,7 @@ class SASNetSDFModel(Model):
         Returns:
             Its vertices in box units and its faces.
         """
-        from sdf_tools.io import save_mesh
+        from sdf_tools.io.loading import save_mesh
 
         mesh = self.extract(level=self.viewer_panel.settings().level)
         world = mesh.vertices / self.field.scale.cpu() + self.field.center.cpu()

@@ -16,7 +16,7 @@ from sasnet_ns.models.sdf_model import SASNetSDFModel, SASNetSDFModelConfig
 from sasnet_ns.networks import SignedDistanceField
 from sdf_tools.chunks import in_chunks
 from sdf_tools.errors import MissingLibraryError, ShapeError
-from sdf_tools.shapes import Mesh
+from sdf_tools.geometry import Mesh
 
 
 @dataclass
@@ -167,7 +167,7 @@ def cloud_metrics(mesh: Mesh, points: torch.Tensor, count: int = 300_000) -> dic
     """
     from scipy.spatial import cKDTree
 
-    from sdf_tools.distance import SignedDistance
+    from sdf_tools.distance.signed_distance import SignedDistance
     from sdf_tools.sampling import sample_surface
 
     generator = torch.Generator().manual_seed(0)

@@ -8,9 +8,9 @@ from pathlib import Path
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from sasnet_ns.data.shapes import canonical_name
 from sasnet_ns.models.sdf_pipeline import SASNetSDFPipeline, SASNetSDFPipelineConfig, quick_metrics
 from sasnet_ns.models.trainer import ResumableTrainer
+from sasnet_ns.shapes.named import canonical_name
 
 
 @dataclass

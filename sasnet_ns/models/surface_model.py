@@ -14,7 +14,6 @@ from nerfstudio.models.base_surface_model import SurfaceModel, SurfaceModelConfi
 from torch import Tensor, nn
 
 from sasnet_ns.fields.sdf_field import SASNetSDFField, SASNetSDFFieldConfig
-from sasnet_ns.fitting.recipe import Recipe
 from sasnet_ns.models.lpips import lpips_without_download, without_missing
 from sasnet_ns.models.optimization import RecipeSchedulerConfig, RoleOptimizerConfig, optimizer_configs
 from sasnet_ns.models.surface_losses import (
@@ -24,6 +23,7 @@ from sasnet_ns.models.surface_losses import (
     scale_shift_depth_loss,
 )
 from sasnet_ns.networks import SASNet, SASNetConfig, SignedDistanceField
+from sasnet_ns.training.recipe import Recipe
 from sdf_tools.losses import mask_sparsity_loss, numerical_laplacian
 
 

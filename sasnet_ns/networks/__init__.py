@@ -1,19 +1,23 @@
 """SASNet, its parts, and the networks it is compared with."""
 
 from sasnet_ns.networks.base import Network
-from sasnet_ns.networks.conditioned import Incode, ModulatedSiren
-from sasnet_ns.networks.encodings import FFN, PEMLP
+from sasnet_ns.networks.baselines.ffn import FFN
+from sasnet_ns.networks.baselines.finer import Finer
+from sasnet_ns.networks.baselines.gauss import Gauss
+from sasnet_ns.networks.baselines.gaussian_image import GaussianImage
+from sasnet_ns.networks.baselines.incode import Incode
+from sasnet_ns.networks.baselines.modulated_siren import ModulatedSiren
+from sasnet_ns.networks.baselines.neurbf import NeuRBF
+from sasnet_ns.networks.baselines.ngp import HashGridMLP
+from sasnet_ns.networks.baselines.pemlp import PEMLP
+from sasnet_ns.networks.baselines.sape import SAPE
+from sasnet_ns.networks.baselines.siren import Siren
+from sasnet_ns.networks.baselines.wire import Wire
 from sasnet_ns.networks.frequencies import FrequencyBands, sample_frequencies
-from sasnet_ns.networks.gaussian_image import GaussianImage
-from sasnet_ns.networks.local import Gauss, Wire
-from sasnet_ns.networks.masks import MaskGenerator
-from sasnet_ns.networks.neurbf import NeuRBF
-from sasnet_ns.networks.ngp import HashGridMLP
+from sasnet_ns.networks.mask_generator import MaskGenerator
 from sasnet_ns.networks.registry import build_network, network_names
-from sasnet_ns.networks.sape import SAPE
 from sasnet_ns.networks.sasnet import SASNet, SASNetConfig
 from sasnet_ns.networks.sdf import SignedDistanceField
-from sasnet_ns.networks.sine import Finer, Siren
 from sasnet_ns.networks.sizes import parameter_count, parameter_counts, sized_options
 
 __all__ = [

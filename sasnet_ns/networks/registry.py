@@ -6,16 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 from sasnet_ns.networks.base import Network
-from sasnet_ns.networks.conditioned import Incode, ModulatedSiren
-from sasnet_ns.networks.encodings import FFN, PEMLP
-from sasnet_ns.networks.gaussian_image import GaussianImage
-from sasnet_ns.networks.local import Gauss, Wire
-from sasnet_ns.networks.neurbf import NeuRBF
-from sasnet_ns.networks.ngp import HashGridMLP
+from sasnet_ns.networks.baselines.ffn import FFN
+from sasnet_ns.networks.baselines.finer import Finer
+from sasnet_ns.networks.baselines.gauss import Gauss
+from sasnet_ns.networks.baselines.gaussian_image import GaussianImage
+from sasnet_ns.networks.baselines.incode import Incode
+from sasnet_ns.networks.baselines.modulated_siren import ModulatedSiren
+from sasnet_ns.networks.baselines.neurbf import NeuRBF
+from sasnet_ns.networks.baselines.ngp import HashGridMLP
+from sasnet_ns.networks.baselines.pemlp import PEMLP
+from sasnet_ns.networks.baselines.sape import SAPE
+from sasnet_ns.networks.baselines.siren import Siren
+from sasnet_ns.networks.baselines.wire import Wire
 from sasnet_ns.networks.presets import SASNET_PRESETS, preset_options
-from sasnet_ns.networks.sape import SAPE
 from sasnet_ns.networks.sasnet import SASNetConfig
-from sasnet_ns.networks.sine import Finer, Siren
 
 
 def _sasnet(in_dim: int, out_dim: int, preset: str = "sdf", **config: Any) -> Network:

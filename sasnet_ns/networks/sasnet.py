@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from sasnet_ns.kernels import HashGridLayout, Implementation, masked_sine, masked_sine_embedding
 from sasnet_ns.networks.base import Network, ParameterRole
 from sasnet_ns.networks.frequencies import sample_frequencies
-from sasnet_ns.networks.masks import MaskGenerator
-from sasnet_ns.networks.sine import linears, sine_uniform_
+from sasnet_ns.networks.layers import linears, sine_uniform_
+from sasnet_ns.networks.mask_generator import MaskGenerator
 
 
 @dataclass

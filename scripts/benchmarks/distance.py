@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from benchmarks.shapes import SHARED
 
-from sdf_tools.clean import first_occurrences, is_watertight
-from sdf_tools.distance import SignedDistance
-from sdf_tools.io import load
+from sdf_tools.distance.signed_distance import SignedDistance
+from sdf_tools.geometry import Mesh, normalize
+from sdf_tools.io.loading import load
 from sdf_tools.pools import build_sdf_pool
 from sdf_tools.sampling import near_surface, sample_surface
-from sdf_tools.shapes import Mesh, normalize
+from sdf_tools.topology import first_occurrences, is_watertight
 
 MESHES = (
     "armadillo.obj",

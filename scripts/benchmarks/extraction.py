@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdf_tools.clean import face_components, is_watertight
-from sdf_tools.distance import SignedDistance
+from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.extraction import SampledField, extract_mesh
-from sdf_tools.shapes import Mesh
+from sdf_tools.geometry import Mesh
+from sdf_tools.topology import face_components, is_watertight
 
 DENSE = ("scikit-image", "PyMCubes", "Open3D")
 

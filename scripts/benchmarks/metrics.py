@@ -13,10 +13,10 @@ import torch
 from benchmarks.shapes import SHARED
 
 from sdf_tools import metrics
-from sdf_tools.distance import SignedDistance
-from sdf_tools.io import load
+from sdf_tools.distance.signed_distance import SignedDistance
+from sdf_tools.geometry import Mesh, normalize
+from sdf_tools.io.loading import load
 from sdf_tools.sampling import sample_surface
-from sdf_tools.shapes import Mesh, normalize
 
 
 @dataclass

@@ -85,9 +85,9 @@ def run(json_path: Path | None, quick: bool, pictures: Path | None = None) -> No
 
 def render_armadillo(folder: Path) -> Path:
     """Forty small pictures of the Armadillo with their truth, see scripts/render_scene.py."""
-    from sasnet_ns.data.shapes import resolve_shape
-    from sdf_tools.scene_files import SceneSettings, write_scene
-    from sdf_tools.shapes import Mesh
+    from sasnet_ns.shapes.named import resolve_shape
+    from sdf_tools.geometry import Mesh
+    from sdf_tools.pictures.scene_files import SceneSettings, write_scene
 
     mesh = resolve_shape("armadillo")
     assert isinstance(mesh, Mesh)
@@ -216,9 +216,9 @@ def measure(scene: str, data: Path, method: str, seconds: float, pictures: Path 
 def surface_error(model: Any, data: Path) -> dict[str, Any]:
     """Mean distances to and from the truth, and the number of pieces; empty where the model has no surface yet."""
     from sdf_tools.extraction import extract_mesh
-    from sdf_tools.io import load
+    from sdf_tools.geometry import Mesh
+    from sdf_tools.io.loading import load
     from sdf_tools.metrics import evaluate
-    from sdf_tools.shapes import Mesh
 
     model.eval()
     truth = load(data / "mesh.ply")

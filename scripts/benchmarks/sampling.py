@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from benchmarks.shapes import SHARED
 
-from sdf_tools.distance import SignedDistance
-from sdf_tools.io import load
-from sdf_tools.normals import estimate_normals, orient_normals
+from sdf_tools.cloud.normals import estimate_normals, orient_normals
+from sdf_tools.distance.signed_distance import SignedDistance
+from sdf_tools.geometry import Mesh, normalize
+from sdf_tools.io.loading import load
 from sdf_tools.sampling import sample_poisson_disk, sample_surface
-from sdf_tools.shapes import Mesh, normalize
 
 Sampler = Callable[[int], np.ndarray]
 

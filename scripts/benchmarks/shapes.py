@@ -107,8 +107,8 @@ def measure(shape: str, data: str, network: str, steps: int | None, folder: Path
     ]
     peak = peak_memory([*extraction, "--output-path", str(mesh_path)])
     extract_s = time.perf_counter() - started
-    from sasnet_ns.data.shapes import resolve_shape
-    from sdf_tools.io import load
+    from sasnet_ns.shapes.named import resolve_shape
+    from sdf_tools.io.loading import load
     from sdf_tools.metrics import evaluate
 
     metrics = evaluate(load(mesh_path), resolve_shape(data)).to_dict()

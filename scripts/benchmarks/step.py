@@ -25,9 +25,9 @@ from rich.table import Table
 from torch import Tensor
 
 from sasnet_ns.fitting import Recipe, SDFObjective
-from sasnet_ns.fitting.objective import sdf_losses
-from sasnet_ns.fitting.recipe import build_optimizers
 from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.training.objective import sdf_losses
+from sasnet_ns.training.recipe import build_optimizers
 from sdf_tools.pools import SDFBatch
 
 PASSES = ("forward", "step", "step, Eikonal")

@@ -6,12 +6,12 @@ import torch
 
 from reproduction.context import Context
 from reproduction.tables import Metric, TableRow, write_table
+from sasnet_ns.analysis.step_cost import measure_step_cost
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.grid_fit import GridFit, GridLoss
-from sasnet_ns.fitting.recipe import build_optimizers
-from sasnet_ns.fitting.step_cost import measure_step_cost
 from sasnet_ns.fitting.toy_image import toy_image
-from sdf_tools.writing import write_atomically
+from sasnet_ns.training.recipe import build_optimizers
+from sdf_tools.io.writing import write_atomically
 
 PAPER_COUNTS = {"image": 128_865, "volume": 138_181, "sdf": 130_917}
 PAPER_COSTS = {

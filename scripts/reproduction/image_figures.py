@@ -18,7 +18,7 @@ from sasnet_ns.fitting import pictures
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.image import contribution_pictures
 from sasnet_ns.fitting.image_metrics import gray
-from sasnet_ns.fitting.loop import History
+from sasnet_ns.training.loop import History
 
 
 def masks(context: Context) -> None:

@@ -17,7 +17,7 @@ from sasnet_ns.fitting import pictures
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.image import analytic_gradient, mask_pictures
 from sasnet_ns.fitting.image_metrics import gray
-from sdf_tools.writing import write_atomically
+from sdf_tools.io.writing import write_atomically
 
 ROWS = ("siren", "ffn", "sape", "wire", "finer", "gaussian_image", "neurbf", "sasnet")
 SINES = ("siren", "finer", "sasnet")

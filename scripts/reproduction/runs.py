@@ -177,11 +177,11 @@ def load_signal(job: Job) -> Any:
 
 
 def _fit_grid(job: Job, folder: Path, device: str | None, show: bool) -> None:
-    from sasnet_ns.fitting.config import config_from
     from sasnet_ns.fitting.grid_fit import GridFit, fit_grid
     from sasnet_ns.fitting.image import write_image_results
     from sasnet_ns.fitting.image_metrics import EdgeRegion
     from sasnet_ns.fitting.volume import write_volume_results
+    from sasnet_ns.training.config import config_from
 
     signal = load_signal(job)
     config = config_from(GridFit, sized(job.fit, len(signal.grid), signal.channels), job.label)
@@ -197,12 +197,12 @@ def _fit_grid(job: Job, folder: Path, device: str | None, show: bool) -> None:
 
 
 def _fit_shape(job: Job, folder: Path, device: str | None, show: bool) -> None:
-    from sasnet_ns.data.shapes import resolve_shape
     from sasnet_ns.fitting import ShapeFit, fit_shape
-    from sasnet_ns.fitting.config import config_from
+    from sasnet_ns.shapes.named import resolve_shape
+    from sasnet_ns.training.config import config_from
     from sdf_tools.errors import ShapeError
+    from sdf_tools.io.writing import save_mesh
     from sdf_tools.metrics import evaluate
-    from sdf_tools.writing import save_mesh
 
     config = config_from(ShapeFit, sized(job.fit, 3, 1), job.label)
     fitted = fit_shape(job.data, config, device=device, progress=show)

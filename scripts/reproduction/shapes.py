@@ -15,7 +15,7 @@ from reproduction.rows import Row, load_row, merge
 from reproduction.runs import Job
 from reproduction.tables import SHAPE_METRICS, write_table
 from sasnet_ns.fitting import pictures
-from sdf_tools.writing import write_atomically
+from sdf_tools.io.writing import write_atomically
 
 ROWS = ("pemlp", "gauss", "siren", "wire", "finer", "sasnet")
 SHAPES = ("armadillo", "dragon", "lucy", "thai_statue")
@@ -106,7 +106,7 @@ def losses(context: Context) -> None:
 def mask_slices(context: Context) -> None:
     """Figure 10 and Supp. Fig. 5: the highest band's mask of SASNet in slices, with the surface's outline."""
     from sasnet_ns.networks import SASNet, SignedDistanceField
-    from sdf_tools.plots import sample_slice
+    from sdf_tools.pictures.plots import sample_slice
 
     shape = "armadillo" if context.quick else "dragon"
     context.rows = ("sasnet",)
@@ -145,11 +145,11 @@ def mask_slices(context: Context) -> None:
 
 def _meshes(context: Context, rows: list[Row], results: Results, shapes: tuple[str, ...]) -> None:
     """Figure 9: the meshes, coloured by their distance from the shape (as Supp. Fig. 4)."""
-    from sasnet_ns.data.shapes import resolve_shape
-    from sdf_tools.distance import SignedDistance
-    from sdf_tools.io import load
-    from sdf_tools.render import Camera, error_colors, render_mesh
-    from sdf_tools.shapes import Mesh, normalize
+    from sasnet_ns.shapes.named import resolve_shape
+    from sdf_tools.distance.signed_distance import SignedDistance
+    from sdf_tools.geometry import Mesh, normalize
+    from sdf_tools.io.loading import load
+    from sdf_tools.pictures.render import Camera, error_colors, render_mesh
 
     shape = "dragon" if "dragon" in shapes else shapes[0]
     index = shapes.index(shape)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from reproduction.context import Context
 from sasnet_ns.fitting.pictures import figure_png, new_figure
-from sdf_tools.writing import write_atomically
+from sdf_tools.io.writing import write_atomically
 
 
 @dataclass(frozen=True)

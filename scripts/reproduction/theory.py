@@ -12,7 +12,7 @@ from sasnet_ns.analysis import expand_network
 from sasnet_ns.analysis.bessel import merge_frequencies
 from sasnet_ns.fitting import pictures
 from sasnet_ns.networks import build_network
-from sdf_tools.writing import write_atomically
+from sdf_tools.io.writing import write_atomically
 
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 _FROZEN = {

@@ -15,7 +15,7 @@ from reproduction.tables import VOLUME_METRICS, write_table
 from sasnet_ns.fitting import pictures
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.volume import VOLUME_SUFFIXES, render_volume
-from sdf_tools.writing import write_atomically
+from sdf_tools.io.writing import write_atomically
 
 ROWS = ("pemlp", "gauss", "siren", "finer", "wire", "sasnet")
 

@@ -24,7 +24,7 @@ from sdf_tools.extraction._search import (
     refine,
     sample_coarse,
 )
-from sdf_tools.shapes import Mesh
+from sdf_tools.geometry import Mesh
 
 if TYPE_CHECKING:
     from sdf_tools.extraction._sparse import CrossingEdges, SparseLattice

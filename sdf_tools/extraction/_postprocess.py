@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from sdf_tools.clean import drop_unreferenced, face_components
 from sdf_tools.errors import MissingLibraryError
-from sdf_tools.shapes import Mesh
+from sdf_tools.geometry import Mesh
+from sdf_tools.topology import drop_unreferenced, face_components
 
 
 def _keep_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
@@ -39,7 +39,7 @@ def fill_holes(mesh: Mesh, max_edges: int | None = None) -> Mesh:
 
     For holes in the surface itself. Where the surface only leaves the box, ``extract_mesh(cap=True)`` closes it flat.
     """
-    from sdf_tools.repair import fill_boundary_loops
+    from sdf_tools.mesh.repair import fill_boundary_loops
 
     return fill_boundary_loops(mesh, max_edges)[0]
 

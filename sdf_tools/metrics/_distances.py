@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdf_tools.cloud_distance import nearest_neighbours
-from sdf_tools.distance import SignedDistance
+from sdf_tools.distance.signed_distance import SignedDistance
+from sdf_tools.geometry import Mesh
 from sdf_tools.sampling import sample_surface
-from sdf_tools.shapes import Mesh
-from sdf_tools.triangles import unit_face_normals
+from sdf_tools.spatial.neighbours import nearest_neighbours
+from sdf_tools.topology import unit_face_normals
 
 Convention = Literal["bacon", "occnet_l1", "occnet_l2", "deepsdf", "point_to_mesh"]
 

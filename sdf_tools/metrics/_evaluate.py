@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdf_tools.clean import drop_unreferenced, edge_table, face_components, is_watertight, merge_vertices
-from sdf_tools.distance import SignedDistance
+from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.errors import ShapeError
+from sdf_tools.geometry import Mesh, NormalizedShape, normalize
 from sdf_tools.metrics._distances import chamfer, chamfer_floor, f_score, surface_error
 from sdf_tools.metrics._overlap import Inside, iou, iou_near_surface, iou_paper
-from sdf_tools.shapes import Mesh, NormalizedShape, normalize
+from sdf_tools.topology import drop_unreferenced, edge_table, face_components, is_watertight, merge_vertices
 
 THRESHOLDS = (0.0005, 0.001, 0.002, 0.005, 0.01)
 _BAND = 0.01

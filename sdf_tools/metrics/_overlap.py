@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdf_tools.distance import SignedDistance
-from sdf_tools.inside_cells import InsideCells
+from sdf_tools.distance.signed_distance import SignedDistance
+from sdf_tools.geometry import Mesh, normalize
+from sdf_tools.metrics._inside_cells import InsideCells
 from sdf_tools.sampling import sample_surface
-from sdf_tools.shapes import Mesh, normalize
 
 
 @dataclass(frozen=True)

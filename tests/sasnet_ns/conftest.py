@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdf_tools.shapes import Mesh
+from sdf_tools.geometry import Mesh
 
 TrainerFactory = Callable[..., Any]
 
@@ -44,7 +44,7 @@ def octahedron_sphere(subdivisions: int = 3, radius: float = 2.0) -> Mesh:
 @pytest.fixture(scope="session")
 def sphere_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sphere of radius 2 around (10, 0, 0) as a .ply file."""
-    from sdf_tools.io import save_mesh
+    from sdf_tools.io.loading import save_mesh
 
     path = tmp_path_factory.mktemp("shapes") / "sphere.ply"
     save_mesh(octahedron_sphere(), path)

@@ -46,7 +46,7 @@ def test_rows_of_a_scene_differ_in_their_field_only(benchmark: Any, tmp_path: Pa
 def test_the_surface_is_measured_against_the_truth(benchmark: Any, tmp_path: Path, kind: str) -> None:
     """A ball of radius 0.42 against one of 0.4: a fortieth of the truth's longest side, everywhere."""
     from sdf_tools.extraction import extract_mesh
-    from sdf_tools.io import save_mesh
+    from sdf_tools.io.loading import save_mesh
 
     truth = extract_mesh(lambda p: p.norm(dim=1) - 0.4, 64, bounds=[[-1.0] * 3, [1.0] * 3])
     save_mesh(truth, tmp_path / "mesh.ply")

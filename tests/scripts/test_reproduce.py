@@ -41,8 +41,8 @@ def test_rows_of_a_table_have_the_same_number_of_parameters(group, names, dims, 
 
 def test_every_row_is_a_configuration():
     from sasnet_ns.fitting import ShapeFit
-    from sasnet_ns.fitting.config import config_from
     from sasnet_ns.fitting.grid_fit import GridFit
+    from sasnet_ns.training.config import config_from
 
     for path in sorted((ROOT / "configs").glob("*/*.yaml")):
         row = load_row(path.parent.name, path.stem)

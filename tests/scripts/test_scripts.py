@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdf_tools.io import load
-from sdf_tools.shapes import Mesh
-from sdf_tools.writing import save_mesh
+from sdf_tools.geometry import Mesh
+from sdf_tools.io.loading import load
+from sdf_tools.io.writing import save_mesh
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,7 +116,7 @@ def test_sdf_tools_commands(fitted):
 def test_render_shows_the_mesh_in_the_middle():
     import trimesh
 
-    from sdf_tools.render import Camera, error_colors, render_mesh
+    from sdf_tools.pictures.render import Camera, error_colors, render_mesh
 
     sphere = trimesh.creation.icosphere(subdivisions=2)
     mesh = Mesh(torch.from_numpy(sphere.vertices.copy()), torch.from_numpy(sphere.faces.copy()))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from sdf_tools.shapes import Mesh, PointCloud
+from sdf_tools.geometry import Mesh, PointCloud
 
 
 def sphere(radius: float = 1.0, center: tuple[float, float, float] = (0, 0, 0), subdivisions: int = 2) -> Mesh:

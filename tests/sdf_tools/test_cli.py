@@ -12,9 +12,9 @@ from primitives import box
 
 from sdf_tools import cli
 from sdf_tools.extraction import extract_mesh
-from sdf_tools.io import load
-from sdf_tools.shapes import Mesh, PointCloud
-from sdf_tools.writing import save_mesh, save_points
+from sdf_tools.geometry import Mesh, PointCloud
+from sdf_tools.io.loading import load
+from sdf_tools.io.writing import save_mesh, save_points
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 import torch
 from primitives import box, box_distance, cloud, sphere
 
+from sdf_tools.geometry import PointCloud, normalize
 from sdf_tools.pools import COARSE, FINE, UNIFORM, build_sdf_pool
-from sdf_tools.shapes import PointCloud, normalize
 
 
 def small_box():  # type: ignore[no-untyped-def]

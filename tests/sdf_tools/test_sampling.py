@@ -8,6 +8,7 @@ import torch
 from primitives import box, box_distance, sphere
 
 from sdf_tools.errors import ShapeError
+from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.sampling import (
     curvature_weights,
     sample_curvature,
@@ -18,7 +19,6 @@ from sdf_tools.sampling import (
     sample_volume,
     stream_surface,
 )
-from sdf_tools.shapes import Mesh, PointCloud
 
 # Two triangles, one of three times the other's area.
 UNEVEN = Mesh(
@@ -68,7 +68,7 @@ def test_poisson_disk_keeps_its_distance() -> None:
 
 @pytest.mark.parametrize("reach", [0.2, 1e-9])
 def test_crowding_is_the_sum_over_all_pairs(reach: float) -> None:
-    from sdf_tools.elimination_kernels import crowd, sort_into_cells
+    from sdf_tools._elimination_kernels import crowd, sort_into_cells
 
     points = np.random.default_rng(0).random((500, 3))
     points[250:] = points[:250] + 0.3 * reach  # pairs also where cells cannot be as small as the reach

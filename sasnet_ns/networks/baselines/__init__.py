@@ -1,0 +1,1 @@
+"""The networks that SASNet is compared with, one file a method."""

@@ -1,0 +1,112 @@
+"""The training loop of images, volumes and shapes: learning rates, and what was seen on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sasnet_ns.networks.base import Network
+from sasnet_ns.training.recipe import Recipe, build_optimizers, learning_rate_factor
+
+
+@dataclass
+class History:
+    """What training went through; all lists have one entry per report.
+
+    Attributes:
+        step: steps done.
+        seconds: since training began, evaluations left out.
+        loss: at that step.
+        psnr: over the signal where it was evaluated, dB; NaN elsewhere.
+    """
+
+    step: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    psnr: list[float] = field(default_factory=list)
+
+
+Report = Callable[[int, float], None]
+
+
+def train(
+    network: Network,
+    recipe: Recipe,
+    loss_at: Callable[[int], Tensor],
+    *,
+    after_step: Callable[[int], None] | None = None,
+    report: Report | None = None,
+    report_every: int = 10,
+    evaluate: Callable[[], float] | None = None,
+    evaluate_every: int = 0,
+    history: History | None = None,
+) -> History:
+    """Optimise a network in place.
+
+    Args:
+        network: its parameters' roles choose optimisers and learning rates.
+        recipe: optimiser, rates, schedule and number of steps.
+        loss_at: step (from 0) to the loss, a scalar.
+        after_step: called with the steps done after each update.
+        report: called with the steps done and the loss every ``report_every`` steps and at the end.
+        report_every: steps between reports; reading a loss waits for the device.
+        evaluate: PSNR over the signal, dB.
+        evaluate_every: steps between evaluations, a multiple of ``report_every``; 0 for none.
+        history: filled as training goes, so that an interruption (KeyboardInterrupt passes through) keeps it.
+
+    Returns:
+        The history.
+
+    Raises:
+        ValueError: the loss is no longer a finite number.
+    """
+    history = History() if history is None else history
+    optimizers = build_optimizers(network, recipe)
+    peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in optimizers.items()}
+    parameters = [parameter for role in network.parameter_roles().values() for parameter in role]
+    started, paused = time.perf_counter(), 0.0
+    for step in range(recipe.steps):
+        factor = learning_rate_factor(step, recipe)
+        for role, optimizer in optimizers.items():
+            optimizer.param_groups[0]["lr"] = peaks[role] * factor
+        for parameter in parameters:
+            parameter.grad = None
+        loss = loss_at(step)
+        loss.backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+        done = step + 1
+        if after_step is not None:
+            after_step(done)
+        if done % report_every and done != recipe.steps:
+            continue
+        value = float(loss.detach())
+        if not torch.isfinite(loss):
+            raise ValueError(f"the loss is {value} at step {done}; lower the learning rate (recipe.learning_rate).")
+        history.step.append(done)
+        history.seconds.append(time.perf_counter() - started - paused)
+        history.loss.append(value)
+        history.psnr.append(float("nan"))
+        if evaluate is not None and evaluate_every and (done % evaluate_every == 0 or done == recipe.steps):
+            before = time.perf_counter()
+            history.psnr[-1] = evaluate()
+            paused += time.perf_counter() - before
+        if report is not None:
+            report(done, value)
+    return history
+
+
+@contextlib.contextmanager
+def progress_bar(show: bool, steps: int, title: str) -> Iterator[Report]:
+    """A progress bar on the terminal, or silence: yields ``report(step, loss)``."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not show) as bar:
+        task = bar.add_task(title, total=steps)
+        yield lambda step, loss: bar.update(task, completed=step, description=f"{title}, loss {loss:.1e}")

@@ -1,0 +1,103 @@
+from . import (
+    cloud,
+    distance,
+    errors,
+    extraction,
+    geometry,
+    io,
+    losses,
+    mesh,
+    metrics,
+    pictures,
+    pools,
+    sampling,
+    schedules,
+    spatial,
+    topology,
+)
+from .cloud import drop_outliers, estimate_normals, orient_normals, with_normals
+from .distance import ClosestPoints, SignedDistance
+from .errors import MissingLibraryError, ShapeError
+from .extraction import (
+    drop_small_components,
+    extract_mesh,
+    extract_meshes,
+    fill_holes,
+    largest_component,
+    simplify,
+)
+from .extraction.field_files import load_field
+from .geometry import Mesh, NormalizedShape, PointCloud, Shape, normalize
+from .io import load, save_mesh, save_points, validate_for_fitting
+from .mesh import Summary, clean, repair, summarize
+from .metrics import Evaluation, chamfer, evaluate, iou, vertex_error
+from .pictures.plots import add_color_bar, slice_plot
+from .pictures.render import Camera, error_colors, error_range, render_mesh, save_picture, turntable
+from .pools import SDFBatch, SDFPool, build_sdf_pool
+from .sampling import sample_near_surface, sample_poisson_disk, sample_surface, sample_volume
+
+__all__ = [
+    "Camera",
+    "ClosestPoints",
+    "Evaluation",
+    "Mesh",
+    "MissingLibraryError",
+    "NormalizedShape",
+    "PointCloud",
+    "SDFBatch",
+    "SDFPool",
+    "Shape",
+    "ShapeError",
+    "SignedDistance",
+    "Summary",
+    "add_color_bar",
+    "build_sdf_pool",
+    "chamfer",
+    "clean",
+    "cloud",
+    "distance",
+    "drop_outliers",
+    "drop_small_components",
+    "error_colors",
+    "error_range",
+    "errors",
+    "estimate_normals",
+    "evaluate",
+    "extract_mesh",
+    "extract_meshes",
+    "extraction",
+    "fill_holes",
+    "geometry",
+    "io",
+    "iou",
+    "largest_component",
+    "load",
+    "load_field",
+    "losses",
+    "mesh",
+    "metrics",
+    "normalize",
+    "orient_normals",
+    "pictures",
+    "pools",
+    "render_mesh",
+    "repair",
+    "sample_near_surface",
+    "sample_poisson_disk",
+    "sample_surface",
+    "sample_volume",
+    "sampling",
+    "save_mesh",
+    "save_picture",
+    "save_points",
+    "schedules",
+    "simplify",
+    "slice_plot",
+    "spatial",
+    "summarize",
+    "topology",
+    "turntable",
+    "validate_for_fitting",
+    "vertex_error",
+    "with_normals",
+]

@@ -1,0 +1,99 @@
+"""Exact signed distance to triangle meshes, in box units."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sdf_tools.errors import ShapeError
+from sdf_tools.geometry import Mesh
+from sdf_tools.spatial._libraries import import_igl
+from sdf_tools.spatial.closest_triangles import Found, TriangleTree
+from sdf_tools.spatial.neighbours import morton_order
+from sdf_tools.spatial.ray_winding import Columns
+from sdf_tools.topology import degenerate_faces, edge_table, first_occurrences, pseudo_normals, signed_volume
+
+
+class MeshDistance:
+    """Exact signed distance to a mesh given in box units. Users want :class:`SignedDistance`.
+
+    Attributes:
+        sealed: every edge is run along equally often in both directions, so that winding numbers are whole.
+        sign: ``rays``, ``winding``, ``pseudonormal`` or ``unsigned``.
+    """
+
+    def __init__(self, mesh: Mesh, sign: str) -> None:
+        vertices = np.ascontiguousarray(mesh.vertices.numpy())
+        faces = mesh.faces.numpy()
+        self._original = np.flatnonzero(~degenerate_faces(vertices, faces))
+        if len(self._original) == 0:
+            raise ShapeError(f"'{mesh.name}' has no triangle with an area; there is no surface to measure from.")
+        self.vertices, self.faces, self.sign = vertices, faces[self._original], sign
+        self.sealed = False
+        self._flip = 1.0
+        if sign != "unsigned":
+            # Joined by position, so that seams do not count as holes.
+            keep, index = first_occurrences(vertices + 0.0)
+            self.vertices, self.faces = np.ascontiguousarray(vertices[keep]), index[self.faces]
+            self.sealed = bool((edge_table(self.faces).balance == 0).all())
+            self._flip = -1.0 if signed_volume(self.vertices, self.faces) < 0 else 1.0
+        if sign == "rays" and not self.sealed:
+            raise ShapeError(f"'{mesh.name}' has holes, so rays cannot tell its inside; use sign='winding'.")
+        if sign in ("auto", "winding"):
+            self.sign = "rays" if self.sealed else "winding"
+
+    @cached_property
+    def _triangles(self) -> TriangleTree:
+        return TriangleTree(self.vertices, self.faces)
+
+    @cached_property
+    def _normals(self) -> np.ndarray:
+        return pseudo_normals(self.vertices, self.faces) * self._flip
+
+    @cached_property
+    def _columns(self) -> Columns:
+        return Columns(self.vertices, self.faces)
+
+    @cached_property
+    def _winding_tree(self) -> Any:
+        tree = import_igl().FastWindingNumberBVH()
+        tree.init(self.vertices, self.faces, 2)
+        return tree
+
+    def signed_distance(self, points: np.ndarray) -> np.ndarray:
+        """(N,) signed distances of (N, 3) points."""
+        return self._closest(points)[2]
+
+    def query(self, points: np.ndarray) -> Found:
+        """Closest points to (N, 3) points."""
+        ids, closest, distance, region = self._closest(points)
+        return Found(closest, self._normals[ids, region], distance, self._original[ids])
+
+    def _closest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        ids, closest, region = self._triangles.closest(points)
+        offset = points - closest
+        distance = np.sqrt(np.einsum("ij,ij->i", offset, offset))
+        if self.sign == "pseudonormal":
+            inside = np.einsum("ij,ij->i", offset, self._normals[ids, region]) < 0
+        else:
+            inside = self.inside(points)
+        np.negative(distance, out=distance, where=inside)
+        return ids, closest, distance, region
+
+    def inside(self, points: np.ndarray) -> np.ndarray:
+        """Which of (N, 3) points are inside."""
+        if self.sign == "unsigned" or len(points) == 0:
+            return np.zeros(len(points), bool)
+        if self.sign == "pseudonormal":
+            return self._closest(points)[2] < 0
+        # In a sealed mesh a body that is inside out still encloses its inside; in an open one the sides matter.
+        return self._columns.winding(points) != 0 if self.sealed else self.winding(points) > 0.5
+
+    def winding(self, points: np.ndarray) -> np.ndarray:
+        """Generalised winding number of (N, 3) points, about 1 inside and 0 outside."""
+        order = morton_order(points)  # neighbours in sequence share the tree's caches
+        winding = np.empty(len(points))
+        winding[order] = self._winding_tree.winding_number(points[order], 2.0) * self._flip
+        return winding

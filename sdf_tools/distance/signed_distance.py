@@ -1,0 +1,130 @@
+"""Signed distance to meshes (exact) and to oriented point clouds (estimated): negative inside, positive outside.
+
+The magnitude is always the exact distance to the closest triangle. libigl's and point-cloud-utils' own fast-winding
+signed distance multiplies the distance by an approximate winding number and is off by up to 1e-3 of the box; here the
+winding number only ever chooses the sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sdf_tools.distance.cloud_distance import CloudDistance
+from sdf_tools.distance.mesh_distance import MeshDistance
+from sdf_tools.geometry import Mesh, Shape, normalize
+
+SIGNS = ("auto", "pseudonormal", "winding", "rays", "unsigned")
+
+
+CHUNK = 1 << 20  # points at once: about 200 bytes each
+
+
+Finder = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class ClosestPoints:
+    """Closest points on a surface, in the units of the shape.
+
+    Attributes:
+        points: (N, 3) closest points.
+        normals: (N, 3) outward unit normals there; at edges and corners of a mesh the angle-weighted mean.
+        distance: (N,) signed distance.
+        faces: (N,) the triangle (or the nearest point of a cloud) that holds the closest point.
+    """
+
+    points: Float[Tensor, "N 3"]
+    normals: Float[Tensor, "N 3"]
+    distance: Float[Tensor, " N"]
+    faces: Int[Tensor, " N"]
+
+
+class SignedDistance:
+    """Signed distance to a shape: ``SignedDistance(shape)(points)``.
+
+    Args:
+        shape: a mesh, or a point cloud with normals (``sign="unsigned"``: with or without).
+        sign: how the side is decided for meshes.
+            ``rays``: exact winding number by the signed crossings of a ray, for sealed meshes (every edge is run
+            along equally often in both directions), whether they cross themselves or not. ``pseudonormal``: from the
+            normal of the closest face, edge or corner; for closed meshes that do not cross themselves.
+            ``winding``: generalised winding number beyond one half (Barill et al., SIGGRAPH 2018), for open or
+            broken meshes; of a sealed mesh it is the same as ``rays``, and found that way.
+            ``unsigned``: no sign (for clouds as well). ``auto``: rays if the mesh is sealed, otherwise winding.
+        method: for point clouds, see :class:`sdf_tools.distance.cloud_distance.CloudDistance`.
+
+    The closest triangle is found in float64. A closed mesh that is inside out (negative volume) is read as if it were
+    turned around. Coordinates go through box units internally: a shape far from the origin, or very small or large,
+    loses nothing.
+
+    Memory beyond the mesh: about 350 bytes a face for distances and as much for inside tests of a sealed mesh, each
+    built at first use, and 200 bytes a point for at most a million points at a time.
+
+    Raises:
+        ShapeError: the shape is empty, has no extent, is not sealed as ``rays`` needs it, or is a point cloud without
+            normals that should have a sign.
+    """
+
+    def __init__(self, shape: Shape, sign: str = "auto", method: str = "imls") -> None:
+        if sign not in SIGNS:
+            raise ValueError(f"sign must be one of {', '.join(SIGNS)}, not '{sign}'.")
+        self.shape = shape
+        self._frame = normalize(shape)
+        inner = self._frame.shape
+        self._solver: MeshDistance | CloudDistance
+        if isinstance(inner, Mesh):
+            self._solver = MeshDistance(inner, sign)
+        else:
+            self._solver = CloudDistance(inner, method, unsigned=sign == "unsigned")
+
+    @property
+    def sign(self) -> str:
+        """How the side is decided, after ``auto`` has chosen."""
+        return self._solver.sign
+
+    def __call__(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        """Signed distance at ``points``, in the units of the shape, in the dtype and on the device of ``points``."""
+        result = _in_chunks(self._solver.signed_distance, self._inward(points))
+        return torch.from_numpy(result / self._frame.scale).reshape(points.shape[:-1]).to(points)
+
+    def closest(self, points: Float[Tensor, "N 3"]) -> ClosestPoints:
+        """Closest points, their normals, signed distances and faces, in the dtype and on the device of ``points``."""
+        flat = self._inward(points)
+        rows = [self._solver.query(flat[at]) for at in _chunks(len(flat))]
+        found = {
+            key: torch.from_numpy(np.concatenate([getattr(row, key) for row in rows]))
+            for key in ("points", "normals", "distance", "faces")
+        }
+        return ClosestPoints(
+            self._frame.to_world(found["points"]).to(points),
+            found["normals"].to(points),
+            (found["distance"] / self._frame.scale).to(points),
+            found["faces"].to(points.device),
+        )
+
+    def contains(self, points: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
+        """Which points are inside; for closed meshes several times cheaper than a distance."""
+        result = _in_chunks(self._solver.inside, self._inward(points))
+        return torch.from_numpy(result).reshape(points.shape[:-1]).to(points.device)
+
+    def _inward(self, points: Tensor) -> np.ndarray:
+        if points.shape[-1] != 3:
+            raise ValueError(f"points must have 3 coordinates in their last dimension, not {points.shape[-1]}.")
+        flat = self._frame.to_box(points.detach().cpu().double().reshape(-1, 3)).numpy()
+        if not np.isfinite(flat).all():
+            raise ValueError("points has coordinates that are NaN or infinite.")
+        return flat
+
+
+def _in_chunks(function: Finder, flat: np.ndarray) -> np.ndarray:
+    return np.concatenate([function(flat[at]) for at in _chunks(len(flat))])
+
+
+def _chunks(count: int) -> list[slice]:
+    return [slice(start, start + CHUNK) for start in range(0, max(1, count), CHUNK)]

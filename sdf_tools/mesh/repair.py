@@ -1,0 +1,214 @@
+"""Repair on request: every change is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.geometry import Mesh, normalize, positions
+from sdf_tools.mesh.clean import clean
+from sdf_tools.mesh.summary import summarize
+from sdf_tools.spatial._libraries import import_igl
+from sdf_tools.topology import edge_table, face_components, is_watertight, signed_volume
+
+
+def repair(
+    mesh: Mesh, *, fill_holes: bool = True, orient: bool = True, remesh: bool | None = None, resolution: int = 192
+) -> tuple[Mesh, list[str]]:
+    """Make a mesh closed and outward.
+
+    In turn: merge duplicate vertices; drop degenerate and duplicate triangles and unreferenced vertices; turn
+    neighbouring triangles the same way round and each body outward; fill holes; and, if the mesh is still not closed
+    (or ``remesh`` is True), replace it by the level set one half of its generalised winding number on a grid, which
+    is always closed but rounds details below the grid's cell.
+
+    Args:
+        mesh: any triangle mesh.
+        fill_holes: close boundary loops with a fan around their centre.
+        orient: make the orientation consistent, and outward.
+        remesh: True always, False never, None only if the mesh is not closed by the other means.
+        resolution: grid cells along the longest side for the remesh.
+
+    Returns:
+        The mesh and one sentence per change; an empty list if nothing had to change.
+
+    Raises:
+        ShapeError: nothing is left, or the remesh finds no inside.
+    """
+    changes: list[str] = []
+    before = summarize(mesh)
+    mesh = clean(mesh)
+    for number, what in (
+        (before.duplicate_vertices, "merged {} vertices at the position of another"),
+        (before.degenerate_faces, "dropped {} triangles without area"),
+        (before.duplicate_faces, "dropped {} triangles that were there twice"),
+        (before.unreferenced_vertices, "dropped {} vertices in no triangle"),
+    ):
+        if number:
+            changes.append(what.format(number))
+    if mesh.faces.shape[0] == 0:
+        raise ShapeError(f"'{mesh.name}' has no triangle with an area; there is nothing to repair.")
+    if orient:
+        mesh = _orient(mesh, changes)
+    if fill_holes:
+        mesh, filled = fill_boundary_loops(mesh)
+        if filled:
+            changes.append(f"filled {filled} holes")
+            if orient:
+                mesh = _orient(mesh, changes)
+    if remesh or (remesh is None and not is_watertight(mesh.faces.numpy())):
+        mesh = watertight_remesh(mesh, resolution)
+        changes.append(f"remeshed from the winding number on a grid of {resolution} cells along the longest side")
+    return mesh, changes
+
+
+def _orient(mesh: Mesh, changes: list[str]) -> Mesh:
+    """Turn triangles like their neighbours, then each body outward."""
+    vertices, faces = mesh.vertices.numpy(), mesh.faces.numpy()
+    turned, patch = (np.asarray(x) for x in import_igl().bfs_orient(np.ascontiguousarray(faces, np.int64)))
+    turned = turned.astype(np.int64)
+    patch = patch.reshape(-1)
+    for p in range(int(patch.max()) + 1):
+        body = patch == p
+        # Keep what most of the body says, and turn round the bodies that enclose negative volume.
+        if _same_way(turned[body], faces[body]) < 0.5:
+            turned[body] = turned[body][:, ::-1]
+    inside_out = _bodies_to_turn(vertices, turned)
+    turned[inside_out] = turned[inside_out][:, ::-1]
+    changed = round(len(faces) * (1 - _same_way(turned, faces)))
+    if changed:
+        changes.append(f"turned {changed} triangles so that the orientation is consistent and outward")
+        mesh = replace(mesh, faces=torch.from_numpy(np.ascontiguousarray(turned)), vertex_normals=None)
+    return mesh
+
+
+def _same_way(a: np.ndarray, b: np.ndarray) -> float:
+    """The share of rows of (F, 3) faces that run the same way round."""
+    same = np.zeros(len(a), bool)
+    for shift in range(3):
+        same |= (np.roll(a, shift, axis=1) == b).all(1)
+    return float(same.mean()) if len(a) else 1.0
+
+
+def _bodies_to_turn(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F,) faces of bodies with negative volume, except closed ones within another: those are cavities."""
+    count, body = face_components(faces)
+    turn = np.zeros(len(faces), bool)
+    for b in range(count):
+        mine = faces[body == b]
+        if signed_volume(vertices[np.unique(mine)], np.unique(mine, return_inverse=True)[1].reshape(-1, 3)) >= 0:
+            continue
+        if count > 1 and count <= 1000 and is_watertight(mine):
+            rest = np.ascontiguousarray(faces[body != b])
+            around = import_igl().fast_winding_number(vertices, rest, vertices[mine[:1, 0]])
+            if abs(float(np.asarray(around).reshape(-1)[0])) > 0.5:
+                continue
+        turn |= body == b
+    return turn
+
+
+def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh, int]:
+    """Close every simple loop of boundary edges: with a triangle or two, or a fan around a new vertex at its centre.
+
+    Loops of more than ``max_edges`` edges stay open. Returns the mesh and how many were closed.
+    """
+    faces = mesh.faces.numpy()
+    table = edge_table(faces)
+    open_edge = (table.count == 1)[table.of_face]
+    start, end = faces[open_edge], np.roll(faces, -1, axis=1)[open_edge]
+    follow = dict(zip(end.tolist(), start.tolist(), strict=True))  # backwards, so that the fan faces the same side
+    if len(follow) < len(start):  # two loops touch at a vertex: leave those to the remesh
+        names, seen = np.unique(end, return_counts=True)
+        for name in names[seen > 1].tolist():
+            follow.pop(name)
+    added_faces: list[list[int]] = []
+    added_vertices: list[np.ndarray] = []
+    total, filled = mesh.vertices.shape[0], 0
+    vertices = mesh.vertices.numpy()
+    while follow:
+        first = next(iter(follow))
+        loop, at = [], first
+        while at in follow:
+            loop.append(at)
+            at = follow.pop(at)
+        if at != first or len(loop) < 3 or len(loop) > (max_edges or len(loop)):
+            continue
+        filled += 1
+        if len(loop) <= 4:
+            added_faces += [[loop[0], loop[i], loop[i + 1]] for i in range(1, len(loop) - 1)]
+            continue
+        center = total + len(added_vertices)
+        added_vertices.append(vertices[loop].mean(0))
+        added_faces += [[loop[i - 1], loop[i], center] for i in range(len(loop))]
+    if not filled:
+        return mesh, 0
+    grown = np.concatenate([vertices, *(v[None] for v in added_vertices)]) if added_vertices else vertices
+    closed = np.concatenate([faces, np.array(added_faces, np.int64)])
+    return Mesh(torch.from_numpy(grown), torch.from_numpy(closed), name=mesh.name), filled
+
+
+def watertight_remesh(mesh: Mesh, resolution: int = 192) -> Mesh:
+    """The boundary of what the mesh winds around, by marching cubes on a signed distance with winding-number sign.
+
+    Raises:
+        ShapeError: no grid point is inside.
+    """
+    try:
+        from skimage.measure import marching_cubes
+    except ImportError:
+        raise MissingLibraryError(
+            "The watertight remesh needs scikit-image, which is not installed: pip install scikit-image"
+        ) from None
+
+    from sdf_tools.distance.signed_distance import SignedDistance
+
+    frame = normalize(mesh)
+    distance = SignedDistance(frame.shape, sign="winding")
+    cell = 0.9 / resolution
+    inner = positions(frame.shape).numpy()
+    size = [int(np.ceil(side / cell)) + 6 for side in np.ptp(inner, axis=0)]
+    low = -np.array(size) * cell / 2
+    axes = [torch.from_numpy(low[i] + cell * np.arange(size[i] + 1)) for i in range(3)]
+    grid = torch.cartesian_prod(*axes)
+    # The distance matters only beside the surface; elsewhere the side is enough.
+    near = _cells_near(inner[mesh.faces.numpy()], low, cell, size)
+    value = torch.where(distance.contains(grid), -3 * cell, 3 * cell).double()
+    chosen = torch.from_numpy(np.flatnonzero(near.reshape(-1)))
+    value[chosen] = distance(grid[chosen]).clamp(-3 * cell, 3 * cell)
+    volume = value.reshape([s + 1 for s in size]).numpy()
+    if not (volume < 0).any():
+        raise ShapeError(f"'{mesh.name}' encloses nothing at this resolution, so it cannot be closed by a remesh.")
+    vertices, faces, _, _ = marching_cubes(volume, 0.0, spacing=(cell,) * 3, allow_degenerate=False)
+    world = frame.to_world(torch.from_numpy(vertices + low))
+    result = clean(Mesh(world, torch.from_numpy(faces.astype(np.int64)), name=mesh.name))
+    points, triangles = result.vertices.numpy(), result.faces.numpy()
+    if signed_volume(points, triangles) < 0:
+        result = replace(result, faces=result.faces.flip(1))
+    return result
+
+
+def _cells_near(corners: np.ndarray, low: np.ndarray, cell: float, size: list[int]) -> np.ndarray:
+    """Grid points within two cells of a triangle, from samples denser than the cells."""
+    from scipy.ndimage import binary_dilation
+
+    near = np.zeros([s + 1 for s in size], bool)
+    longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max(1)
+    steps = np.ceil(longest / cell).astype(int) + 1
+    for step in np.unique(steps):
+        some = corners[steps == step]
+        i, j = np.meshgrid(np.arange(step + 1), np.arange(step + 1), indexing="ij")
+        keep = i + j <= step
+        u, v = (i[keep] / step)[None, :, None], (j[keep] / step)[None, :, None]
+        for part in np.array_split(some, max(1, len(some) * u.size // 2_000_000)):
+            a, along, across = (
+                part[:, None, 0],
+                part[:, None, 1] - part[:, None, 0],
+                part[:, None, 2] - part[:, None, 0],
+            )
+            points = a + u * along + v * across
+            at = np.rint((points.reshape(-1, 3) - low) / cell).astype(int)
+            near[tuple(at.T)] = True
+    return binary_dilation(near, iterations=2)

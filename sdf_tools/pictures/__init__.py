@@ -1,0 +1,1 @@
+"""Pictures of shapes and fields: ray casting, rendering, scenes, textures, plots."""

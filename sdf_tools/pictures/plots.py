@@ -1,0 +1,168 @@
+"""Plots of fields, without a display."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.extraction import Field, SampledField
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+def sample_slice(
+    field: Field, axis: Literal["x", "y", "z"] = "z", offset: float = 0.0, resolution: int = 400,
+    bounds: Bounds = ((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5)),
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:  # fmt: skip
+    """Values of a field on a plane across an axis.
+
+    Args:
+        field: callable (N, 3) -> (N,), torch or numpy.
+        axis: the axis that the plane is perpendicular to.
+        offset: coordinate of the plane on it.
+        resolution: samples along the longer side.
+        bounds: the box that the plane is cut to.
+
+    Returns:
+        (H, W) values, rows along the later of the other two axes, and their extent (left, right, bottom, top).
+    """
+    if axis not in ("x", "y", "z"):
+        raise ValueError(f"axis must be x, y or z, not '{axis}'.")
+    low, high = np.asarray(bounds, dtype=np.float64)
+    across, along = (a for a in range(3) if a != "xyz".index(axis))
+    sides = high - low
+    step = max(sides[across], sides[along]) / resolution
+    counts = [max(2, round(sides[a] / step)) for a in (across, along)]
+    u, v = (low[a] + (np.arange(n) + 0.5) * sides[a] / n for a, n in zip((across, along), counts, strict=True))
+    points = np.full((len(v), len(u), 3), float(offset))
+    points[..., across], points[..., along] = u[None, :], v[:, None]
+    values = SampledField(field)(points.reshape(-1, 3)).reshape(len(v), len(u))
+    return values, (low[across], high[across], low[along], high[along])
+
+
+def slice_plot(
+    field: Field,
+    path: str | Path | None = None,
+    *,
+    axis: Literal["x", "y", "z"] = "z",
+    offset: float = 0.0,
+    resolution: int = 400,
+    bounds: Bounds = ((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5)),
+    spacing: float = 0.05,
+    title: str | None = None,
+) -> Figure:
+    """A slice through a signed distance field: colours by sign and size, lines at equal distances, the surface bold.
+
+    Even spacing of the lines shows where the field is a distance; where they bunch or spread, it is not.
+
+    Args:
+        field: callable (N, 3) -> (N,), torch or numpy, negative inside.
+        path: picture to write (.png .pdf .svg), or None.
+        axis: the axis that the slice is perpendicular to.
+        offset: where on it.
+        resolution: samples along the longer side.
+        bounds: the box.
+        spacing: between level lines, in the field's units.
+        title: above the plot; None says where the slice lies.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ShapeError: the field is NaN somewhere.
+        ValueError: a spacing that is not positive.
+    """
+    if spacing <= 0:
+        raise ValueError(f"The spacing of level lines must be positive; got {spacing}.")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingLibraryError("Plots need matplotlib; install it with 'pip install matplotlib'.") from error
+    values, extent = sample_slice(field, axis, offset, resolution, bounds)
+    reach = float(np.abs(values).max())
+    if reach == 0:
+        raise ShapeError("The field is zero all over the slice; there is nothing to draw.")
+    figure = Figure(figsize=(7, 6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(values, origin="lower", extent=extent, cmap="RdBu", vmin=-reach, vmax=reach, alpha=0.85)
+    # More than 60 lines would be a grey area.
+    step = spacing * max(1, np.ceil(2 * reach / spacing / 60))
+    count = int(reach / step)
+    levels = [i * step for i in range(-count, count + 1) if i]
+    height, width = values.shape
+    u = extent[0] + (np.arange(width) + 0.5) * (extent[1] - extent[0]) / width
+    v = extent[2] + (np.arange(height) + 0.5) * (extent[3] - extent[2]) / height
+    if levels:
+        axes.contour(u, v, values, levels=levels, colors="black", linewidths=0.4, linestyles="solid", alpha=0.6)
+    if values.min() < 0 < values.max():
+        axes.contour(u, v, values, levels=[0.0], colors="black", linewidths=2.0)
+    names = [name for name in "xyz" if name != axis]
+    axes.set(xlabel=names[0], ylabel=names[1], aspect="equal", title=title or f"{axis} = {offset:g}")
+    figure.colorbar(image, ax=axes, label=f"signed distance (lines every {step:g})", shrink=0.9)
+    if path is not None:
+        _save(figure, Path(path))
+    return figure
+
+
+def add_color_bar(
+    picture: Float[Tensor, "H W 3"], low: float, high: float, colormap: str = "viridis", label: str = ""
+) -> Float[Tensor, "H W2 3"]:
+    """A rendered picture with a colour bar on its right.
+
+    Args:
+        picture: (H, W, 3) in [0, 1].
+        low: value of the first colour.
+        high: value of the last colour.
+        colormap: name of a matplotlib colour map.
+        label: along the bar: what the values are, with units.
+
+    Returns:
+        (H, W2, 3) float32, wider by the bar.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingLibraryError("Colour bars need matplotlib; install it with 'pip install matplotlib'.") from error
+    height = picture.shape[0]
+    dpi = max(30.0, height / 6)
+    background = tuple(picture[0, 0].double().tolist())
+    figure = Figure(figsize=(1.15, height / dpi), dpi=dpi, facecolor=background)
+    canvas = FigureCanvasAgg(figure)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(low, high), colormap), cax=figure.add_axes((0.08, 0.06, 0.2, 0.86)), label=label
+    )
+    bar.ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    canvas.draw()
+    drawn = torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].astype(np.float32) / 255)
+    strip = torch.full((height, drawn.shape[1], 3), 1.0)
+    strip[:] = torch.tensor(background)
+    rows = min(height, drawn.shape[0])
+    strip[:rows] = drawn[:rows]
+    return torch.cat([picture.float(), strip], dim=1)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    import io
+
+    from sdf_tools.io.writing import write_atomically
+
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in ("png", "pdf", "svg"):
+        raise ValueError(f"A plot must end in .png, .pdf or .svg, not '{path.name}'.")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind)
+    write_atomically(path, buffer.getvalue())

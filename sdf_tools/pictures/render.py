@@ -1,0 +1,184 @@
+"""Pictures of meshes without a display or OpenGL: rays through Embree, three lights, ambient occlusion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdf_tools.errors import ShapeError
+from sdf_tools.geometry import Mesh
+from sdf_tools.io.writing import write_atomically
+from sdf_tools.pictures.raycast import Hits, MeshRays
+
+_LIGHTS = np.array([[0.45, 0.75, 0.55], [-0.8, 0.25, 0.35], [0.1, 0.3, -0.9]])  # key, fill, rim: right, up, to camera
+_STRENGTHS = np.array([0.95, 0.36, 0.35])
+_AMBIENT = 0.34
+_SHOULDER = 0.65
+_BACKGROUND = np.array([0.965, 0.968, 0.975])
+_CLAY = (0.72, 0.74, 0.78)
+
+
+@dataclass
+class Camera:
+    """A camera on a sphere around the mesh's bounding box.
+
+    Attributes:
+        azimuth: degrees around the up axis; 0 looks along the negative z axis (y up) or along y (z up).
+        elevation: degrees above the horizon.
+        field_of_view: vertical, degrees.
+        zoom: 1 just fits the bounding sphere.
+        up: the axis that points up in the picture.
+    """
+
+    azimuth: float = 20.0
+    elevation: float = 12.0
+    field_of_view: float = 30.0
+    zoom: float = 1.0
+    up: str = "y"
+
+
+def render_mesh(
+    mesh: Mesh,
+    camera: Camera | None = None,
+    size: tuple[int, int] = (800, 800),
+    *,
+    color: tuple[float, float, float] = _CLAY,
+    supersampling: int = 2,
+    occlusion_rays: int = 12,
+    seed: int = 0,
+) -> Float[Tensor, "H W 3"]:
+    """A shaded picture of a mesh.
+
+    Args:
+        mesh: what to show; vertex normals are interpolated and vertex colours used where it has them.
+        camera: where from.
+        size: height and width in pixels.
+        color: of a mesh without vertex colours, RGB in [0, 1].
+        supersampling: rays per pixel and axis.
+        occlusion_rays: rays per visible point that darken crevices; 0 for none.
+        seed: of those rays.
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
+
+    Raises:
+        ShapeError: the mesh has no faces.
+        MissingLibraryError: embreex is not installed.
+    """
+    if mesh.faces.shape[0] == 0:
+        raise ShapeError(f"'{mesh.name}' has no faces to show.")
+    camera = camera or Camera()
+    height, width = size[0] * supersampling, size[1] * supersampling
+    vertices = mesh.vertices.double().numpy()
+    center = (vertices.min(0) + vertices.max(0)) / 2
+    radius = float(np.linalg.norm(vertices - center, axis=1).max()) or 1.0
+    vertices = (vertices - center) / radius
+    right, up, back = _axes(camera)
+    slope = np.tan(np.radians(camera.field_of_view) / 2)
+    distance = 1.0 / np.sin(np.radians(camera.field_of_view) / 2) / camera.zoom
+    y, x = np.meshgrid(
+        1 - (np.arange(height) + 0.5) / height * 2, (np.arange(width) + 0.5) / width * 2 - 1, indexing="ij"
+    )
+    rays = slope * (x[..., None] * right * (width / height) + y[..., None] * up) - back
+    rays = (rays / np.linalg.norm(rays, axis=-1, keepdims=True)).reshape(-1, 3)
+    origin = back * distance
+    scene = MeshRays(replace(mesh, vertices=torch.from_numpy(vertices)))
+    picture = np.tile(_BACKGROUND, (len(rays), 1))
+    hits = scene.first(origin, rays)
+    if len(hits.ray):
+        axes = (right, up, back)
+        picture[hits.ray] = _shade(mesh, scene, hits, rays[hits.ray], axes, color, occlusion_rays, seed)
+    picture = picture.reshape(size[0], supersampling, size[1], supersampling, 3).mean((1, 3))
+    return torch.from_numpy(np.clip(picture, 0, 1).astype(np.float32))
+
+
+def error_range(errors: Float[Tensor, " V"], largest: float | None = None) -> tuple[float, float]:
+    """The values of the first and last colour of :func:`error_colors`."""
+    top = float(np.percentile(errors.double().abs().numpy(), 99)) if largest is None else largest
+    return (-top if bool((errors < 0).any()) else 0.0), top
+
+
+def error_colors(
+    errors: Float[Tensor, " V"], largest: float | None = None, colormap: str = "viridis"
+) -> Float[Tensor, "V 3"]:
+    """(V, 3) RGB for values per vertex, for ``Mesh.vertex_colors``.
+
+    Args:
+        errors: (V,) values; signed values want a diverging colour map and are centred on zero.
+        largest: the value of the last colour; default the 99th percentile of the absolute values.
+        colormap: name of a matplotlib colour map.
+    """
+    import matplotlib
+
+    values = errors.double()
+    low, top = error_range(errors, largest)
+    share = ((values - low) / max(top - low, 1e-300)).clamp(0, 1).numpy()
+    return torch.from_numpy(matplotlib.colormaps[colormap](share)[:, :3].astype(np.float32))
+
+
+def turntable(
+    mesh: Mesh, frames: int = 36, camera: Camera | None = None, **options: object
+) -> list[Float[Tensor, "H W 3"]]:
+    """Pictures all the way round; options as for :func:`render_mesh`."""
+    start = camera or Camera()
+    angles = [start.azimuth + 360 * index / frames for index in range(frames)]
+    views = [Camera(a, start.elevation, start.field_of_view, start.zoom, start.up) for a in angles]
+    return [render_mesh(mesh, view, **options) for view in views]  # type: ignore[arg-type]
+
+
+def save_picture(picture: Float[Tensor, "H W 3"] | list[Float[Tensor, "H W 3"]], path: Path | str) -> None:
+    """Write a picture (.png .jpg), or several as an animation (.gif); the file appears whole or not at all."""
+    import io
+
+    from PIL import Image
+
+    pictures = picture if isinstance(picture, list) else [picture]
+    images = [Image.fromarray((p.clamp(0, 1) * 255).round().to(torch.uint8).numpy()) for p in pictures]
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".png", ".jpg", ".jpeg", ".gif"):
+        raise ValueError(f"a picture must end in .png, .jpg or .gif, not '{path}'.")
+    if len(images) > 1 and suffix != ".gif":
+        raise ValueError(f"several pictures need a .gif, not '{path}'.")
+    buffer = io.BytesIO()
+    more = {"save_all": True, "append_images": images[1:], "duration": 80, "loop": 0} if suffix == ".gif" else {}
+    images[0].save(buffer, format={".jpg": "JPEG", ".jpeg": "JPEG"}.get(suffix, suffix[1:].upper()), **more)
+    write_atomically(path, buffer.getvalue())
+
+
+def _axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Right, up and backward unit vectors of the camera in world axes."""
+    if camera.up not in ("x", "y", "z"):
+        raise ValueError(f"up must be x, y or z, not '{camera.up}'.")
+    world_up = np.eye(3)["xyz".index(camera.up)]
+    ahead = np.eye(3)[{"x": 1, "y": 2, "z": 1}[camera.up]] * (-1 if camera.up == "z" else 1)
+    side = np.cross(world_up, ahead)
+    azimuth, elevation = np.radians(camera.azimuth), np.radians(camera.elevation)
+    back = np.cos(elevation) * (np.cos(azimuth) * ahead + np.sin(azimuth) * side) + np.sin(elevation) * world_up
+    right = np.cross(world_up, back)
+    right /= np.linalg.norm(right)
+    return right, np.cross(back, right), back
+
+
+def _shade(  # type: ignore[no-untyped-def]
+    mesh: Mesh, scene: MeshRays, hits: Hits, rays: np.ndarray, axes, color, occlusion_rays: int, seed: int
+) -> np.ndarray:
+    """(N, 3) colours of the hit points; ``rays`` are the directions that hit."""
+    base = np.broadcast_to(np.asarray(color), hits.point.shape)
+    if mesh.vertex_colors is not None:
+        base = scene.interpolate(hits, mesh.vertex_colors.double().numpy())
+    lights = _LIGHTS / np.linalg.norm(_LIGHTS, axis=1, keepdims=True) @ np.stack(axes)
+    diffuse = (np.maximum(hits.smooth @ lights.T, 0) * _STRENGTHS).sum(1)
+    open_share = scene.openness(hits.point, hits.normal, occlusion_rays, seed, offset=2e-3)
+    half = lights[0] - rays
+    half /= np.linalg.norm(half, axis=1, keepdims=True)
+    shine = 0.12 * np.maximum((hits.smooth * half).sum(1), 0) ** 24
+    light = _AMBIENT * open_share + diffuse * (0.35 + 0.65 * open_share)
+    # A shoulder instead of clipping: bright sides keep their colour.
+    over = np.maximum(light - _SHOULDER, 0) / (1 - _SHOULDER)
+    light = np.minimum(light, _SHOULDER) + (1 - _SHOULDER) * np.tanh(over)
+    return base * light[:, None] + (shine * open_share)[:, None]

@@ -1,0 +1,138 @@
+"""Colours of a surface baked into a picture that is wrapped around its mesh."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdf_tools.errors import MissingLibraryError
+from sdf_tools.geometry import Mesh
+from sdf_tools.io.writing import write_atomically
+from sdf_tools.pictures.raycast import MeshRays
+
+SUFFIXES = (".obj", ".glb")
+"""Formats that hold a texture."""
+
+
+@dataclass(frozen=True)
+class TexturedMesh:
+    """A mesh with a picture wrapped around it.
+
+    Attributes:
+        mesh: vertices on a seam occur once for each side of it, so it is not watertight by its indices.
+        uv: (V, 2) places of the vertices in the picture, from (0, 0) at its lower left to (1, 1).
+        picture: (S, S, 3) colours in [0, 1], first row on top.
+    """
+
+    mesh: Mesh
+    uv: Float[Tensor, "V 2"]
+    picture: Float[Tensor, "S S 3"]
+
+
+def bake_texture(mesh: Mesh, color: Callable[[Tensor], Tensor], size: int) -> TexturedMesh:
+    """Unwrap a mesh (xatlas) and colour every texel by the surface point that it covers.
+
+    Texels that no triangle covers repeat the nearest that is covered, so that filtering meets no other colour at seams.
+
+    Args:
+        mesh: (V, 3) vertices in any units; 50,000 faces take xatlas some ten seconds.
+        color: (N, 3) points in the mesh's units to (N, 3) colours in [0, 1].
+        size: S, pixels along each side of the picture.
+
+    Raises:
+        ValueError: the mesh is empty or the picture is smaller than 16 pixels.
+        MissingLibraryError: xatlas (which comes with nerfstudio), scipy or embreex is not installed.
+    """
+    if not len(mesh.faces):
+        raise ValueError("there is no surface to wrap a texture around.")
+    if size < 16:
+        raise ValueError(f"a texture of {size} x {size} pixels is too small; give at least 16.")
+    from scipy.ndimage import distance_transform_edt
+
+    source, faces, uv = _unwrap(mesh, size)
+    vertices = mesh.vertices[torch.from_numpy(source)]
+    # Seen from above, the flat mesh says for each texel which triangle covers it, and where.
+    flat = np.concatenate([uv, np.zeros_like(uv[:, :1])], axis=1)
+    rays = MeshRays(Mesh(torch.from_numpy(flat), torch.from_numpy(faces)))
+    middles = (np.arange(size) + 0.5) / size
+    v, u = np.meshgrid(middles[::-1], middles, indexing="ij")
+    origins = np.stack([u.ravel(), v.ravel(), np.ones(size * size)], axis=1)
+    hits = rays.first(origins, np.broadcast_to([0.0, 0.0, -1.0], origins.shape))
+    if not len(hits.ray):
+        raise ValueError(f"no texel of {size} x {size} lies in a triangle; give a larger picture or simplify the mesh.")
+    points = torch.from_numpy(rays.interpolate(hits, vertices.numpy()))
+    with torch.no_grad():
+        colors = torch.cat([color(part).float().cpu() for part in points.split(1 << 15)])
+    picture = torch.zeros(size * size, 3)
+    picture[torch.from_numpy(hits.ray)] = colors.clamp(0, 1)
+    empty = np.ones(size * size, dtype=bool)
+    empty[hits.ray] = False
+    rows, columns = distance_transform_edt(empty.reshape(size, size), return_distances=False, return_indices=True)
+    picture = picture.reshape(size, size, 3)[torch.from_numpy(rows).long(), torch.from_numpy(columns).long()]
+    return TexturedMesh(Mesh(vertices, torch.from_numpy(faces), name=mesh.name), torch.from_numpy(uv), picture)
+
+
+def _unwrap(mesh: Mesh, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Source vertex of each new vertex, (F, 3) faces of new vertices, and (V, 2) float64 places in the picture."""
+    try:
+        import xatlas
+    except ImportError as error:
+        raise MissingLibraryError("A texture needs xatlas; install it with 'pip install xatlas'.") from error
+    vertices = mesh.vertices.numpy()
+    center, extent = vertices.mean(axis=0), float(np.ptp(vertices, axis=0).max()) or 1.0
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(((vertices - center) / extent).astype(np.float32), mesh.faces.numpy().astype(np.uint32))
+    options = xatlas.PackOptions()
+    options.resolution, options.padding = size, 2
+    atlas.generate(xatlas.ChartOptions(), options)
+    source, faces, uv = atlas[0]
+    return source.astype(np.int64), faces.astype(np.int64), np.clip(uv.astype(np.float64), 0, 1)
+
+
+def save_textured(textured: TexturedMesh, path: Path) -> None:
+    """Write ``.glb`` (picture inside) or ``.obj`` with ``.mtl`` and ``.png`` beside it; each file whole or not at all.
+
+    Raises:
+        ValueError: the format holds no texture.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"'{path}' cannot hold a texture; use {' or '.join(SUFFIXES)}.")
+    from PIL import Image
+
+    picture = Image.fromarray((textured.picture * 255).round().byte().numpy())
+    if path.suffix.lower() == ".glb":
+        write_atomically(path, _glb(textured, picture))
+        return
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_atomically(path.with_suffix(".png"), buffer.getvalue())
+    material = f"newmtl surface\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nmap_Kd {path.stem}.png\n"
+    write_atomically(path.with_suffix(".mtl"), material.encode())
+    lines = [f"mtllib {path.stem}.mtl", "usemtl surface"]
+    lines += [f"v {x:.17g} {y:.17g} {z:.17g}" for x, y, z in textured.mesh.vertices.tolist()]
+    lines += [f"vt {u:.9g} {v:.9g}" for u, v in textured.uv.tolist()]
+    lines += [f"f {a}/{a} {b}/{b} {c}/{c}" for a, b, c in (textured.mesh.faces + 1).tolist()]
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def _glb(textured: TexturedMesh, picture: object) -> bytes:
+    import trimesh
+
+    # A GLB holds float32: far from the origin, the way there belongs into its transform.
+    vertices = textured.mesh.vertices.double().numpy()
+    center = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
+    visual = trimesh.visual.TextureVisuals(uv=textured.uv.numpy(), material=material)
+    part = trimesh.Trimesh(vertices - center, textured.mesh.faces.numpy(), visual=visual, process=False)
+    move = np.eye(4)
+    move[:3, 3] = center
+    scene = trimesh.Scene()
+    scene.add_geometry(part, transform=move)
+    return bytes(scene.export(file_type="glb"))

@@ -1,0 +1,1 @@
+"""Search structures over triangles and points: closest triangle, neighbours, winding numbers; compiled loops inside."""

@@ -1,0 +1,210 @@
+"""Vertices, edges and faces of triangle meshes: merging, edge tables, components, areas, normals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from sdf_tools.geometry import Mesh
+
+
+def first_occurrences(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For rows (N, k): the indices of the distinct rows in order of appearance, and the row -> distinct-row map."""
+    if len(rows) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    order = np.lexsort(rows.T[::-1])
+    ordered = rows[order]
+    new = np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(1)])
+    group = np.empty(len(rows), np.int64)
+    group[order] = np.cumsum(new) - 1
+    first = order[new]  # lexsort is stable: the first of each group is the one that appears first
+    rank = np.empty(len(first), np.int64)
+    appearance = np.argsort(first, kind="stable")
+    rank[appearance] = np.arange(len(first))
+    return first[appearance], rank[group]
+
+
+def merge_vertices(mesh: Mesh) -> Mesh:
+    """Join vertices at exactly the same position. Normals of joined vertices are averaged, colours are the first's."""
+    keep, index = first_occurrences(mesh.vertices.numpy() + 0.0)
+    if len(keep) == mesh.vertices.shape[0]:
+        return mesh
+    normals = None
+    if mesh.vertex_normals is not None:
+        summed = torch.zeros(len(keep), 3, dtype=mesh.vertex_normals.dtype)
+        summed.index_add_(0, torch.from_numpy(index), mesh.vertex_normals)
+        normals = torch.nn.functional.normalize(summed, dim=1)
+    kept = torch.from_numpy(keep)
+    return replace(
+        mesh,
+        vertices=mesh.vertices[kept],
+        faces=torch.from_numpy(index)[mesh.faces],
+        vertex_normals=normals,
+        vertex_colors=None if mesh.vertex_colors is None else mesh.vertex_colors[kept],
+    )
+
+
+def drop_unreferenced(mesh: Mesh) -> Mesh:
+    """Remove the vertices that no triangle uses."""
+    used = np.zeros(mesh.vertices.shape[0], bool)
+    used[mesh.faces.numpy().reshape(-1)] = True
+    if used.all():
+        return mesh
+    index = torch.from_numpy(np.cumsum(used) - 1)
+    keep = torch.from_numpy(used)
+    return replace(
+        mesh,
+        vertices=mesh.vertices[keep],
+        faces=index[mesh.faces],
+        vertex_normals=None if mesh.vertex_normals is None else mesh.vertex_normals[keep],
+        vertex_colors=None if mesh.vertex_colors is None else mesh.vertex_colors[keep],
+    )
+
+
+def face_cross(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F, 3) cross products of two edges: the face normals times twice the areas."""
+    a = vertices[faces[:, 0]]
+    return np.cross(vertices[faces[:, 1]] - a, vertices[faces[:, 2]] - a)
+
+
+def degenerate_faces(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F,) which triangles have no area: twice a vertex, or a height below 1e-12 of their longest side."""
+    longest = np.zeros(len(faces))
+    for i in range(3):
+        edge = vertices[faces[:, i]] - vertices[faces[:, i - 1]]
+        longest = np.maximum(longest, np.einsum("ij,ij->i", edge, edge))
+    return np.linalg.norm(face_cross(vertices, faces), axis=1) <= 1e-12 * longest
+
+
+def duplicate_faces(faces: np.ndarray) -> np.ndarray:
+    """(F,) which triangles have the same three vertices, in any order, as an earlier one."""
+    first, _ = first_occurrences(np.sort(faces, axis=1))
+    extra = np.ones(len(faces), bool)
+    extra[first] = False
+    return extra
+
+
+@dataclass(frozen=True)
+class EdgeTable:
+    """The undirected edges of a mesh.
+
+    Attributes:
+        edges: (E, 2) vertex pairs, low index first.
+        of_face: (F, 3) edge i runs from corner i to corner i + 1.
+        count: (E,) triangles at each edge.
+        balance: (E,) triangles that run along it low to high minus those that run high to low.
+    """
+
+    edges: np.ndarray
+    of_face: np.ndarray
+    count: np.ndarray
+    balance: np.ndarray
+
+
+def edge_table(faces: np.ndarray) -> EdgeTable:
+    """Collect the undirected edges of (F, 3) faces."""
+    start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    span = int(faces.max()) + 1 if len(faces) else 1
+    keys, index = np.unique(low.astype(np.int64) * span + high, return_inverse=True)
+    index = index.reshape(-1)
+    count = np.bincount(index, minlength=len(keys))
+    balance = np.bincount(index, weights=np.where(start < end, 1, -1), minlength=len(keys)).astype(np.int64)
+    return EdgeTable(np.stack([keys // span, keys % span], 1), index.reshape(-1, 3), count, balance)
+
+
+def is_watertight(faces: np.ndarray, table: EdgeTable | None = None) -> bool:
+    """Whether every edge belongs to exactly two triangles that run along it in opposite directions.
+
+    Args:
+        faces: (F, 3) vertex indices.
+        table: their :func:`edge_table`, where there is one already.
+    """
+    table = edge_table(faces) if table is None else table
+    return len(faces) > 0 and bool((table.count == 2).all() and (table.balance == 0).all())
+
+
+def face_components(faces: np.ndarray, table: EdgeTable | None = None) -> tuple[int, np.ndarray]:
+    """The number of components connected by shared edges, and the (F,) component of each face.
+
+    Args:
+        faces: (F, 3) vertex indices.
+        table: their :func:`edge_table`, where there is one already.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edge = (edge_table(faces) if table is None else table).of_face.reshape(-1)
+    order = np.argsort(edge, kind="stable")
+    same = edge[order[:-1]] == edge[order[1:]]
+    neighbours = order[:-1][same] // 3, order[1:][same] // 3
+    graph = coo_array((np.ones(len(neighbours[0]), np.int8), neighbours), shape=(len(faces), len(faces)))
+    count, component = connected_components(graph, directed=False)
+    return int(count), component
+
+
+def boundary_loops(table: EdgeTable) -> int:
+    """The number of connected loops of boundary edges."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edges = table.edges[table.count == 1]
+    if len(edges) == 0:
+        return 0
+    _, index = np.unique(edges, return_inverse=True)
+    index = index.reshape(-1, 2)
+    size = int(index.max()) + 1
+    return int(
+        connected_components(
+            coo_array((np.ones(len(index)), (index[:, 0], index[:, 1])), shape=(size, size)), directed=False
+        )[0]
+    )
+
+
+def signed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
+    """Enclosed volume by the divergence theorem, about the bounding box's centre so that far shapes keep precision."""
+    moved = vertices - (vertices.max(0) + vertices.min(0)) / 2
+    return float(np.einsum("ij,ij->", moved[faces[:, 0]], np.cross(moved[faces[:, 1]], moved[faces[:, 2]])) / 6)
+
+
+def unit_face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F, 3) unit normals; zero for triangles without area."""
+    cross = face_cross(vertices, faces)
+    length = np.linalg.norm(cross, axis=1, keepdims=True)
+    return np.divide(cross, length, out=np.zeros_like(cross), where=length > 0)
+
+
+def corner_angles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F, 3) interior angles in radians."""
+    corners = vertices[faces]
+    forward = np.roll(corners, -1, axis=1) - corners
+    backward = np.roll(corners, 1, axis=1) - corners
+    sine = np.linalg.norm(np.cross(forward, backward), axis=-1)
+    return np.arctan2(sine, np.einsum("fij,fij->fi", forward, backward))
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(V, 3) unit normals, each the angle-weighted mean of the faces around it."""
+    weighted = corner_angles(vertices, faces)[:, :, None] * unit_face_normals(vertices, faces)[:, None]
+    flat, index = weighted.reshape(-1, 3), faces.reshape(-1)
+    normals = np.stack([np.bincount(index, flat[:, i], minlength=len(vertices)) for i in range(3)], 1)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
+
+
+def pseudo_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F, 7, 3) normal of each region of each face: corners, edges, face.
+
+    Corners are angle-weighted, edges the mean of their two faces. The sign of ``(p - closest) . normal`` then says
+    which side of a closed, embedded mesh ``p`` is on (Baerentzen and Aanaes, TVCG 2005).
+    """
+    face = unit_face_normals(vertices, faces)
+    table = edge_table(faces)
+    index = table.of_face.reshape(-1)
+    repeated = np.repeat(face, 3, axis=0)
+    edge = np.stack([np.bincount(index, repeated[:, i], minlength=len(table.edges)) for i in range(3)], 1)
+    length = np.linalg.norm(edge, axis=1, keepdims=True)
+    edge = np.divide(edge, length, out=np.zeros_like(edge), where=length > 0)
+    return np.concatenate([vertex_normals(vertices, faces)[faces], edge[table.of_face], face[:, None]], axis=1)

@@ -1,0 +1,275 @@
+"""Sphere tracing against shapes whose answer is known, shading, and nerfstudio's real viewer without a browser."""
+
+from __future__ import annotations
+
+import math
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.viewer.shading import color_distances, plane_hits, shade
+from sasnet_ns.viewer.tracing import MISS_DEPTH, box_interval, sample_grid, trace
+
+CPU = torch.device("cpu")
+
+
+def _ball(points: Tensor) -> Tensor:
+    return points.norm(dim=-1) - 0.3
+
+
+def _two_sheets(points: Tensor) -> Tensor:
+    """A slab 0.02 thick at z = 0.2, less than a cell of the first grid, and a ball below it."""
+    slab = (points[..., 2] - 0.2).abs() - 0.01
+    ball = (points - torch.tensor([0.0, 0.0, -0.2])).norm(dim=-1) - 0.1
+    return torch.minimum(slab, ball)
+
+
+def _rays(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    origins = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1) * 1.5
+    targets = (torch.rand(count, 3, generator=generator) - 0.5) * 0.9
+    return origins, torch.nn.functional.normalize(targets - origins, dim=-1)
+
+
+def test_trace_finds_the_ball_exactly_where_it_is() -> None:
+    origins, directions = _rays(4000)
+    hits = trace(_ball, sample_grid(_ball, CPU), origins, directions, tolerance=2e-4)
+    along = (origins * directions).sum(-1)
+    discriminant = along**2 - (1.5**2 - 0.3**2)
+    clear = discriminant.abs() > 2e-3  # leave grazing rays out
+    assert torch.equal(hits.hit[clear], discriminant[clear] > 0)
+    expected = -along - discriminant.clamp_min(0).sqrt()
+    steep = discriminant > 0.01  # where an error in distance is not magnified along the ray
+    assert (hits.depth - expected)[steep].abs().max() < 1.5e-3
+    assert (hits.depth[~hits.hit] == MISS_DEPTH).all()
+
+
+def test_trace_does_not_step_over_a_thin_sheet() -> None:
+    origins = torch.tensor([[0.1, 0.1, 1.0], [0.0, 0.0, -1.0], [0.45, 0.45, -1.0]])
+    directions = torch.tensor([[0.0, 0, -1], [0, 0, 1], [0, 0, 1]])
+    hits = trace(_two_sheets, sample_grid(_two_sheets, CPU), origins, directions)
+    assert torch.allclose(hits.depth, torch.tensor([0.79, 0.7, 1.19]), atol=1e-3)
+
+
+def test_trace_shows_other_levels() -> None:
+    origin, direction = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.0, 0.0, -1.0]])
+    for level in (-0.05, 0.05):
+        grid = sample_grid(_ball, CPU, level)
+        hits = trace(_ball, grid, origin, direction, level=level)
+        assert float(hits.depth) == pytest.approx(0.7 - level, abs=1e-3)
+
+
+def test_trace_respects_near_and_far() -> None:
+    origin, direction = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.0, 0.0, -1.0]])
+    grid = sample_grid(_ball, CPU)
+    assert not trace(_ball, grid, origin, direction, far=torch.tensor([0.6])).hit
+    inside = trace(_ball, grid, origin, direction, near=torch.tensor([0.8]))
+    assert float(inside.depth) == pytest.approx(0.8)  # a cut shows the solid's inside at the cut
+
+
+def test_grid_never_promises_more_than_the_distance() -> None:
+    evaluated = 0
+
+    def counting(points: Tensor) -> Tensor:
+        nonlocal evaluated
+        evaluated += points.shape[0]
+        return _two_sheets(points)
+
+    grid = sample_grid(counting, CPU)
+    assert grid.values.shape == (1, 1, 129, 129, 129)
+    assert evaluated < 0.45 * 129**3  # a slab through the whole box and a ball
+    points = torch.rand(50_000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    exact = _two_sheets(points)
+    assert (grid(points) - exact)[exact > 0].max() < grid.cell
+
+
+def test_few_network_evaluations_per_ray() -> None:
+    evaluated = 0
+
+    def counting(points: Tensor) -> Tensor:
+        nonlocal evaluated
+        evaluated += points.shape[0]
+        return _ball(points)
+
+    grid = sample_grid(_ball, CPU)
+    origins, directions = _rays(5000)
+    trace(counting, grid, origins, directions)
+    assert evaluated < 4 * 5000
+
+
+def test_box_interval() -> None:
+    origins = torch.tensor([[0.0, 0, 2], [0.0, 0, 0], [2.0, 2, 2], [0.0, 0, -2]])
+    directions = torch.tensor([[0.0, 0, -1], [1.0, 0, 0], [0.0, 0, 1], [0.0, 0, -1]])
+    near, far = box_interval(origins, directions)
+    assert torch.allclose(near[:2], torch.tensor([1.5, 0.0])) and torch.allclose(far[:2], torch.tensor([2.5, 0.5]))
+    assert (far[2:] < near[2:]).all()
+
+
+def test_shading_and_slice_colours_are_pictures() -> None:
+    normals = torch.nn.functional.normalize(torch.randn(100, 3), dim=-1)
+    hit = torch.arange(100) < 50
+    colors = shade(normals, -normals, hit, torch.tensor([0.0, 1.0, 0.0]))
+    assert colors.min() >= 0 and colors.max() <= 1 and (colors[50:] == 1).all()
+    picture = color_distances(torch.tensor([-0.2, 0.0, 0.22]))
+    assert picture[0, 0] > picture[0, 2]  # inside is red
+    assert picture[2, 2] > picture[2, 0]  # outside is blue
+    assert (picture[1] == 0).all()  # the surface is black
+
+
+def test_plane_hits() -> None:
+    origins = torch.tensor([[0.0, 0, 2], [0.0, 0, 2], [3.0, 0, 2]])
+    directions = torch.tensor([[0.0, 0, -1], [0.0, 0, 1], [0.0, 0, -1]])
+    points, visible = plane_hits(origins, directions, axis=2, offset=0.25)
+    assert visible.tolist() == [True, False, False]
+    assert torch.allclose(points[0], torch.tensor([0.0, 0.0, 0.25]))
+
+
+nerfstudio = pytest.importorskip("nerfstudio")
+Make = Callable[..., Any]
+
+
+class _BallField(SignedDistanceField):
+    """The field that training on the sphere would end in, with a network that only gives masks."""
+
+    def forward(self, points: Tensor) -> Tensor:
+        return points.norm(dim=-1) - 0.45
+
+
+def _with_ball(trainer: Any) -> Any:
+    model = trainer.pipeline.model
+    field = _BallField(model.config.network, model.network_config(), model.field.center, float(model.field.scale))
+    model.field = model._renderer.field = field
+    return trainer
+
+
+@pytest.fixture
+def trainer(make_trainer: Make) -> Any:
+    """A trainer on the sphere whose field is the sphere's already."""
+    return _with_ball(make_trainer())
+
+
+def test_camera_pictures_have_the_shapes_and_ranges_the_viewer_wants(trainer: Any) -> None:
+    camera = trainer.pipeline.datamanager.eval_dataset.cameras[0:1]
+    camera.rescale_output_resolution(0.25)
+    outputs = trainer.pipeline.model.eval().get_outputs_for_camera(camera)
+    assert next(iter(outputs)) == "rgb"
+    for name, image in outputs.items():
+        assert image.shape[:2] == (48, 48)
+        assert image.shape[2] == (1 if name in ("depth", "accumulation") else 3)
+        assert torch.isfinite(image).all()
+        if name != "depth":
+            assert image.min() >= 0 and image.max() <= 1
+    # The ball of radius 0.45 seen from 1.6 away, middle of the picture.
+    assert float(outputs["accumulation"][24, 24]) == 1
+    assert float(outputs["depth"][24, 24]) == pytest.approx(1.6 - 0.45, abs=2e-3)
+    assert float(outputs["depth"][0, 0]) == MISS_DEPTH
+    rgba = trainer.pipeline.model.get_rgba_image(outputs)
+    assert rgba.shape == (48, 48, 4)
+
+
+def test_rendered_normals_point_away_from_the_centre(trainer: Any) -> None:
+    camera = trainer.pipeline.datamanager.eval_dataset.cameras[0:1]
+    camera.rescale_output_resolution(0.25)
+    model = trainer.pipeline.model.eval()
+    outputs = model.get_outputs_for_camera(camera)
+    rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+    hit = outputs["accumulation"][..., 0] > 0
+    points = (rays.origins + rays.directions * outputs["depth"])[hit]
+    normals = outputs["normals"][hit] * 2 - 1
+    assert (normals.norm(dim=-1) - 1).abs().max() < 1e-3
+    assert torch.nn.functional.cosine_similarity(normals, points).min() > 0.999
+
+
+def test_no_property_raises(trainer: Any) -> None:
+    """nerfstudio's viewer reads every attribute; one that raises would end training."""
+    from functools import cached_property
+
+    pipeline = trainer.pipeline
+    for thing in (pipeline, pipeline.datamanager, pipeline.model, pipeline.model.field, pipeline.model.viewer_panel):
+        for name in dir(thing):
+            if not isinstance(getattr(type(thing), name, None), cached_property):
+                getattr(thing, name)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_real_viewer_starts_on_loopback_and_controls_the_picture(make_trainer: Make) -> None:
+    trainer = _with_ball(make_trainer(vis="viewer", viewer__websocket_port=_free_port()))
+    trainer._init_viewer_state()
+    viewer = trainer.viewer_state
+    try:
+        assert "127.0.0.1" in viewer.viewer_info[0]
+        panel = trainer.pipeline.model.viewer_panel
+        names = {path.split("/")[-1] for path, _ in viewer.viewer_elements}
+        assert {"iso_level", "slice_axis", "slice_offset", "frequency_bands", "input_points", "mesh_button"} <= names
+        camera = trainer.pipeline.datamanager.eval_dataset.cameras[0:1]
+        camera.rescale_output_resolution(0.25)
+        model = trainer.pipeline.model.eval()
+        small = model.get_outputs_for_camera(camera)["accumulation"].mean()
+        panel.iso_level.value = 0.05
+        large = model.get_outputs_for_camera(camera)["accumulation"].mean()
+        assert large > small
+        panel.iso_level.value = 0.0
+        panel.input_points.value = True
+        panel.input_points.cb_hook(panel.input_points)
+        assert panel._points_handle.visible
+        panel.mesh_button.cb_hook(panel.mesh_button)
+        assert (trainer.base_dir / "viewer_mesh.ply").exists()
+    finally:
+        viewer.viser_server.stop()
+
+
+def test_rendering_stops_when_the_viewer_interrupts(trainer: Any) -> None:
+    from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetTrace
+
+    lines = 0
+
+    def interrupt(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal lines
+        lines += 1
+        if lines > 2000:
+            raise IOChangeException
+        return interrupt
+
+    camera = trainer.pipeline.datamanager.eval_dataset.cameras[0:1]
+    with pytest.raises(IOChangeException), torch.no_grad(), SetTrace(interrupt):
+        for _ in range(200):
+            trainer.pipeline.model.get_outputs_for_camera(camera)
+
+
+def test_extracted_file_is_in_the_inputs_units(trainer: Any, tmp_path: Path) -> None:
+    pytest.importorskip("sdf_tools.extraction")
+    from sdf_tools.io.loading import load
+
+    trainer.pipeline.model.extract_to_file(tmp_path / "mesh.ply")
+    mesh: Any = load(tmp_path / "mesh.ply")
+    center = (mesh.vertices.amax(0) + mesh.vertices.amin(0)) / 2
+    assert float((center - torch.tensor([10.0, 0, 0])).abs().max()) < 0.02
+    assert float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max()) == pytest.approx(4, abs=0.02)
+
+
+def test_rays_of_other_nerfstudio_tools_are_rendered_too(trainer: Any) -> None:
+    camera = trainer.pipeline.datamanager.eval_dataset.cameras[0:1]
+    camera.rescale_output_resolution(0.25)
+    rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+    model = trainer.pipeline.model.eval()
+    before = threading.active_count()
+    whole = model.get_outputs_for_camera_ray_bundle(rays)
+    assert whole["rgb"].shape == (48, 48, 3)
+    assert math.isclose(
+        float(whole["accumulation"].mean()),
+        float(model.get_outputs_for_camera(camera)["accumulation"].mean()),
+        abs_tol=0.01,
+    )
+    assert threading.active_count() <= before + 2 * torch.get_num_threads()  # no thread left behind for each chunk

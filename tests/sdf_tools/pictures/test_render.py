@@ -1,0 +1,103 @@
+"""Pictures and plots: what is drawn where, and in which colour."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sdf_tools.errors import ShapeError
+from sdf_tools.extraction import extract_mesh
+from sdf_tools.geometry import Mesh
+from sdf_tools.pictures.plots import sample_slice, slice_plot
+from sdf_tools.pictures.render import Camera, error_colors, render_mesh, save_picture, turntable
+
+
+def sphere(points: torch.Tensor) -> torch.Tensor:
+    return points.norm(dim=-1) - 0.3
+
+
+@pytest.fixture(scope="module")
+def ball() -> Mesh:
+    return extract_mesh(sphere, 32, normals=True)
+
+
+def test_a_ball_is_a_disk_on_a_light_background(ball):
+    picture = render_mesh(ball, size=(64, 64), occlusion_rays=4)
+    assert picture.shape == (64, 64, 3) and picture.dtype == torch.float32
+    assert picture.min() >= 0 and picture.max() <= 1
+    corner = picture[0, 0]
+    assert corner.min() > 0.9
+    covered = ((picture - corner).abs().amax(-1) > 0.02).double().mean()
+    # The bounding sphere is the ball itself: it fills the picture but for the zoom and the corners.
+    assert 0.6 < covered <= 1.0
+    # The key light comes from above.
+    assert picture[12, 32].mean() > picture[52, 32].mean()
+
+
+def test_vertex_colors_show(ball):
+    red = Mesh(ball.vertices, ball.faces, vertex_colors=torch.tensor([[1.0, 0, 0]]).expand(len(ball.vertices), 3))
+    middle = render_mesh(red, size=(32, 32), occlusion_rays=0)[16, 16]
+    assert middle[0] > 2 * middle[1]
+
+
+def test_error_colors_grow_with_the_error():
+    colors = error_colors(torch.tensor([0.0, 0.5, 1.0]), largest=1.0, colormap="gray")
+    assert torch.allclose(colors[:, 0], torch.tensor([0.0, 0.5, 1.0]), atol=0.01)
+    signed = error_colors(torch.tensor([-1.0, 0.0, 1.0]), largest=1.0, colormap="gray")
+    assert signed[1, 0].item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_turntable_and_files(ball, tmp_path):
+    frames = turntable(ball, frames=3, size=(24, 24), occlusion_rays=0, supersampling=1)
+    save_picture(frames, tmp_path / "turn.gif")
+    save_picture(frames[0], tmp_path / "one.png")
+    assert (tmp_path / "turn.gif").read_bytes()[:3] == b"GIF"
+    assert (tmp_path / "one.png").read_bytes()[1:4] == b"PNG"
+    with pytest.raises(ValueError, match=r"\.gif"):
+        save_picture(frames, tmp_path / "turn.png")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.png", "turn.gif"]
+
+
+def test_cameras_look_at_the_side_they_name():
+    # A flat square facing +x is seen whole from there and edge-on from +z.
+    square = Mesh(
+        torch.tensor([[0, -1.0, -1], [0, 1, -1], [0, 1, 1], [0, -1, 1]]).double(), torch.tensor([[0, 1, 2], [0, 2, 3]])
+    )
+    seen = []
+    for azimuth in (0.0, 90.0):
+        picture = render_mesh(square, Camera(azimuth, 0.0), size=(32, 32), occlusion_rays=0)
+        seen.append(((picture - picture[0, 0]).abs().amax(-1) > 0.02).sum().item())
+    assert max(seen) > 100 and min(seen) < 40
+
+
+def test_nothing_to_render():
+    with pytest.raises(ShapeError, match="no faces"):
+        render_mesh(Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize(("axis", "other"), [("x", (1, 2)), ("y", (0, 2)), ("z", (0, 1))])
+def test_slice_samples_the_plane_it_says(axis, other):
+    def linear(points: torch.Tensor) -> torch.Tensor:
+        return points @ torch.tensor([1.0, 10.0, 100.0])
+
+    bounds = ((-1.0, -2.0, -3.0), (1.0, 2.0, 3.0))
+    values, extent = sample_slice(linear, axis, 0.5, 12, bounds)
+    u, v = other
+    assert extent == (bounds[0][u], bounds[1][u], bounds[0][v], bounds[1][v])
+    scale = [1.0, 10.0, 100.0]
+    step_u = (extent[1] - extent[0]) / values.shape[1] * scale[u]
+    step_v = (extent[3] - extent[2]) / values.shape[0] * scale[v]
+    assert values[0, 1] - values[0, 0] == pytest.approx(step_u, rel=1e-4)
+    assert values[1, 0] - values[0, 0] == pytest.approx(step_v, rel=1e-4)
+    assert values.mean() == pytest.approx(0.5 * scale["xyz".index(axis)], rel=1e-3, abs=1e-3)
+
+
+def test_slice_plot_writes_and_refuses(tmp_path):
+    slice_plot(sphere, tmp_path / "slice.png", resolution=50, title="ball")
+    assert (tmp_path / "slice.png").read_bytes()[1:4] == b"PNG"
+    with pytest.raises(ValueError, match="positive"):
+        slice_plot(sphere, spacing=0)
+    with pytest.raises(ValueError, match=r"\.png"):
+        slice_plot(sphere, tmp_path / "slice.txt", resolution=20)
+    with pytest.raises(ValueError, match="axis"):
+        sample_slice(sphere, "w")
