@@ -9,7 +9,6 @@ runs from the command to its end, imports and sampling included.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from sdf_tools.io.writing import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -62,7 +63,7 @@ def run(json_path: Path | None, quick: bool) -> None:
             rows.append(measure(shape, present[shape], network, steps, Path(folder) / shape))
             print_table(rows)
             if json_path is not None:
-                json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+                write_json(json_path, [dataclasses.asdict(row) for row in rows])
             return rows[-1].steps
 
         done = {shape: add(shape, "sasnet", None) for shape in present}

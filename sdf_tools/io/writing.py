@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import math
 import os
-import tempfile
+import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +19,56 @@ from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.io.ply import fits_float32, write_ply
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all (a temporary file in the same folder, then a rename)."""
+def write_atomically(
+    path: str | Path, content: bytes | Callable[[Path], object], *, folder: str | Path | None = None
+) -> None:
+    """Write a file so that it appears whole or not at all: under another name, then flushed to the disk, then renamed.
+
+    Args:
+        path: the file; its folder is made.
+        content: what to write, or a function that writes the file it is given (whose name ends as that of ``path``).
+        folder: where the unfinished file lies, on the same disk; default the folder of ``path``. Its name is
+            ``.partial-PROCESS-NAME``; it is removed when anything goes wrong short of a killed process.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = Path(folder or path.parent) / f".partial-{os.getpid()}-{secrets.token_hex(4)}-{path.name[-100:]}"
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+        if callable(content):
+            content(partial)
+        else:
+            partial.write_bytes(content)
+        # A rename may reach the disk before what was written: without this a power cut leaves an empty file.
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make the names in a folder last through a power cut, where the system can (Windows cannot)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_json(path: str | Path, content: object, indent: int | None = 1) -> None:
+    """Write JSON, whole or not at all. Numbers that are NaN or infinite become null: JSON has no word for them."""
+    write_atomically(path, json.dumps(_without_nan(content), indent=indent).encode())
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def save_mesh(mesh: Mesh, path: str | Path) -> None:

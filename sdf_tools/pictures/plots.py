@@ -156,13 +156,9 @@ def add_color_bar(
 
 
 def _save(figure: Figure, path: Path) -> None:
-    import io
-
     from sdf_tools.io.writing import write_atomically
 
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "pdf", "svg"):
         raise ValueError(f"A plot must end in .png, .pdf or .svg, not '{path.name}'.")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, figure.savefig)

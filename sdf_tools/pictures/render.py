@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,8 +135,6 @@ def turntable(
 
 def save_picture(picture: Float[Tensor, "H W 3"] | list[Float[Tensor, "H W 3"]], path: Path | str) -> None:
     """Write a picture (.png .jpg), or several as an animation (.gif); the file appears whole or not at all."""
-    import io
-
     from PIL import Image
 
     pictures = picture if isinstance(picture, list) else [picture]
@@ -144,10 +144,10 @@ def save_picture(picture: Float[Tensor, "H W 3"] | list[Float[Tensor, "H W 3"]],
         raise ValueError(f"a picture must end in .png, .jpg or .gif, not '{path}'.")
     if len(images) > 1 and suffix != ".gif":
         raise ValueError(f"several pictures need a .gif, not '{path}'.")
-    buffer = io.BytesIO()
-    more = {"save_all": True, "append_images": images[1:], "duration": 80, "loop": 0} if suffix == ".gif" else {}
-    images[0].save(buffer, format={".jpg": "JPEG", ".jpeg": "JPEG"}.get(suffix, suffix[1:].upper()), **more)
-    write_atomically(path, buffer.getvalue())
+    more: dict[str, Any] = (
+        {"save_all": True, "append_images": images[1:], "duration": 80, "loop": 0} if suffix == ".gif" else {}
+    )
+    write_atomically(path, partial(images[0].save, **more))
 
 
 def _axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
