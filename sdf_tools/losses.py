@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 FINE, COARSE, UNIFORM = 0, 1, 2
+"""What a sample is: close to the surface, farther from it, or anywhere in the box."""
 
 
 def _mean(values: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ def coarse_to_fine_loss(
     Args:
         predicted: field values.
         target: signed distances, same units.
-        kind: what each sample is: 0 fine, 1 coarse, 2 uniform in the box (as ``sdf_tools.pools`` numbers them).
+        kind: what each sample is: ``FINE``, ``COARSE`` or ``UNIFORM``.
         coarse_weight: weight of coarse samples.
         uniform_weight: weight of uniform samples; None means coarse_weight.
         reduction: "sum" is BACON's; "mean" divides by the number of all samples, so that it does not grow with the

@@ -16,9 +16,11 @@ from torch import Tensor
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import Shape, positions
 from sdf_tools.io.loading import validate_for_fitting
+from sdf_tools.losses import COARSE, FINE, UNIFORM
 from sdf_tools.sampling import near_surface, surface_points
 
-FINE, COARSE, UNIFORM = 0, 1, 2
+__all__ = ["COARSE", "FINE", "UNIFORM", "SDFBatch", "SDFPool", "build_sdf_pool"]
+
 GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 

@@ -19,6 +19,7 @@ from sdf_tools.geometry import Mesh, Shape, positions
 from sdf_tools.spatial._libraries import import_kernels
 from sdf_tools.threads import in_threads
 from sdf_tools.topology import edge_table, face_cross, unit_face_normals
+from sdf_tools.vectors import unit_vectors
 
 _FACE_BLOCK = 1 << 18
 
@@ -194,8 +195,7 @@ def sample_sharp_edges(mesh: Mesh, count: int, angle: float = 30.0, seed: int = 
     rng = np.random.default_rng(seed)
     ids = np.minimum(np.searchsorted(table, rng.random(count) * table[-1], side="right"), len(table) - 1)
     points = start[ids] + rng.random((count, 1)) * (end - start)[ids]
-    normals = unit_face_normals(vertices, mesh.faces.numpy())[pair[sharp][ids]].sum(1)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    normals = unit_vectors(unit_face_normals(vertices, mesh.faces.numpy())[pair[sharp][ids]].sum(1))
     return SurfaceSamples(torch.from_numpy(points), torch.from_numpy(normals), torch.from_numpy(pair[sharp][ids, 0]))
 
 

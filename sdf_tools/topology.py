@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sdf_tools.geometry import Mesh
+from sdf_tools.vectors import unit_vectors
 
 
 def first_occurrences(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,9 +172,7 @@ def signed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
 
 def unit_face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(F, 3) unit normals; zero for triangles without area."""
-    cross = face_cross(vertices, faces)
-    length = np.linalg.norm(cross, axis=1, keepdims=True)
-    return np.divide(cross, length, out=np.zeros_like(cross), where=length > 0)
+    return unit_vectors(face_cross(vertices, faces))
 
 
 def corner_angles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -189,9 +188,7 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(V, 3) unit normals, each the angle-weighted mean of the faces around it."""
     weighted = corner_angles(vertices, faces)[:, :, None] * unit_face_normals(vertices, faces)[:, None]
     flat, index = weighted.reshape(-1, 3), faces.reshape(-1)
-    normals = np.stack([np.bincount(index, flat[:, i], minlength=len(vertices)) for i in range(3)], 1)
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
+    return unit_vectors(np.stack([np.bincount(index, flat[:, i], minlength=len(vertices)) for i in range(3)], 1))
 
 
 def pseudo_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -204,7 +201,5 @@ def pseudo_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     table = edge_table(faces)
     index = table.of_face.reshape(-1)
     repeated = np.repeat(face, 3, axis=0)
-    edge = np.stack([np.bincount(index, repeated[:, i], minlength=len(table.edges)) for i in range(3)], 1)
-    length = np.linalg.norm(edge, axis=1, keepdims=True)
-    edge = np.divide(edge, length, out=np.zeros_like(edge), where=length > 0)
+    edge = unit_vectors(np.stack([np.bincount(index, repeated[:, i], minlength=len(table.edges)) for i in range(3)], 1))
     return np.concatenate([vertex_normals(vertices, faces)[faces], edge[table.of_face], face[:, None]], axis=1)

@@ -25,6 +25,7 @@ from sdf_tools.extraction._search import (
     sample_coarse,
 )
 from sdf_tools.geometry import Mesh
+from sdf_tools.vectors import unit_vectors
 
 if TYPE_CHECKING:
     from sdf_tools.extraction._sparse import CrossingEdges, SparseLattice
@@ -176,8 +177,7 @@ def extract_meshes(
         vertex_normals = None
         if normals:
             sampled.stage = "normals"
-            gradient = sampled.gradient(vertices, grid.spacing * 1e-2)
-            gradient /= np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-30)
+            gradient = unit_vectors(sampled.gradient(vertices, grid.spacing * 1e-2))
             vertex_normals = torch.from_numpy(gradient if inside == "below" else -gradient)
         if inside == "above":
             faces = np.ascontiguousarray(faces[:, ::-1])

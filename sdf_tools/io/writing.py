@@ -17,6 +17,7 @@ import numpy as np
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.io.ply import fits_float32, write_ply
+from sdf_tools.topology import unit_face_normals
 
 
 def write_atomically(
@@ -152,9 +153,7 @@ def _off_text(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray | None
 
 def _stl(vertices: np.ndarray, faces: np.ndarray) -> bytes:
     corners = vertices[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    normals = np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
+    normals = unit_face_normals(vertices, faces)
     if fits_float32(vertices):
         rows = np.zeros(len(faces), dtype=[("normal", "<f4", (3,)), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
         rows["normal"], rows["corners"] = normals, corners

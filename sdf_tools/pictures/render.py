@@ -15,7 +15,8 @@ from torch import Tensor
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh
 from sdf_tools.io.writing import write_atomically
-from sdf_tools.pictures.raycast import Hits, MeshRays
+from sdf_tools.pictures.raycast import MeshHits, MeshRays
+from sdf_tools.vectors import unit_vectors
 
 _LIGHTS = np.array([[0.45, 0.75, 0.55], [-0.8, 0.25, 0.35], [0.1, 0.3, -0.9]])  # key, fill, rim: right, up, to camera
 _STRENGTHS = np.array([0.95, 0.36, 0.35])
@@ -87,7 +88,7 @@ def render_mesh(
         1 - (np.arange(height) + 0.5) / height * 2, (np.arange(width) + 0.5) / width * 2 - 1, indexing="ij"
     )
     rays = slope * (x[..., None] * right * (width / height) + y[..., None] * up) - back
-    rays = (rays / np.linalg.norm(rays, axis=-1, keepdims=True)).reshape(-1, 3)
+    rays = unit_vectors(rays).reshape(-1, 3)
     origin = back * distance
     scene = MeshRays(replace(mesh, vertices=torch.from_numpy(vertices)))
     picture = np.tile(_BACKGROUND, (len(rays), 1))
@@ -159,23 +160,21 @@ def _axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     side = np.cross(world_up, ahead)
     azimuth, elevation = np.radians(camera.azimuth), np.radians(camera.elevation)
     back = np.cos(elevation) * (np.cos(azimuth) * ahead + np.sin(azimuth) * side) + np.sin(elevation) * world_up
-    right = np.cross(world_up, back)
-    right /= np.linalg.norm(right)
+    right = unit_vectors(np.cross(world_up, back))
     return right, np.cross(back, right), back
 
 
 def _shade(  # type: ignore[no-untyped-def]
-    mesh: Mesh, scene: MeshRays, hits: Hits, rays: np.ndarray, axes, color, occlusion_rays: int, seed: int
+    mesh: Mesh, scene: MeshRays, hits: MeshHits, rays: np.ndarray, axes, color, occlusion_rays: int, seed: int
 ) -> np.ndarray:
     """(N, 3) colours of the hit points; ``rays`` are the directions that hit."""
     base = np.broadcast_to(np.asarray(color), hits.point.shape)
     if mesh.vertex_colors is not None:
         base = scene.interpolate(hits, mesh.vertex_colors.double().numpy())
-    lights = _LIGHTS / np.linalg.norm(_LIGHTS, axis=1, keepdims=True) @ np.stack(axes)
+    lights = unit_vectors(_LIGHTS) @ np.stack(axes)
     diffuse = (np.maximum(hits.smooth @ lights.T, 0) * _STRENGTHS).sum(1)
     open_share = scene.openness(hits.point, hits.normal, occlusion_rays, seed, offset=2e-3)
-    half = lights[0] - rays
-    half /= np.linalg.norm(half, axis=1, keepdims=True)
+    half = unit_vectors(lights[0] - rays)
     shine = 0.12 * np.maximum((hits.smooth * half).sum(1), 0) ** 24
     light = _AMBIENT * open_share + diffuse * (0.35 + 0.65 * open_share)
     # A shoulder instead of clipping: bright sides keep their colour.

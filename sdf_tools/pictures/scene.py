@@ -14,9 +14,10 @@ from torch import Tensor
 
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh
-from sdf_tools.pictures.raycast import Hits, MeshRays
+from sdf_tools.pictures.raycast import MeshHits, MeshRays
 from sdf_tools.pictures.textures import plain_colors
 from sdf_tools.topology import vertex_normals
+from sdf_tools.vectors import unit_vectors
 
 Lights = Literal["studio", "headlight", "flat"]
 SurfaceColor = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -203,7 +204,7 @@ class SceneRenderer:
         seen[hits.ray[near]] = True
         return seen
 
-    def _shade(self, hits: Hits, back: np.ndarray) -> np.ndarray:
+    def _shade(self, hits: MeshHits, back: np.ndarray) -> np.ndarray:
         if self.color is not None:
             base = self.color(hits.point, hits.normal)
         else:
@@ -212,7 +213,7 @@ class SceneRenderer:
             return np.clip(base, 0, 1)
         open_share = self._rays.interpolate(hits, self._openness[:, None])[:, 0]
         directions, strengths = (_LIGHTS, _STRENGTHS) if self.lights == "studio" else (back[None], np.array([0.75]))
-        directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+        directions = unit_vectors(directions)
         diffuse = (np.maximum(hits.smooth @ directions.T, 0) * strengths).sum(1)
         return np.clip(base * ((_AMBIENT + diffuse) * (0.3 + 0.7 * open_share))[:, None], 0, 1)
 
