@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.io.ply import fits_float32, write_ply
 from sdf_tools.topology import unit_face_normals
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def write_atomically(
@@ -90,13 +93,13 @@ def save_mesh(mesh: Mesh, path: str | Path) -> None:
     if suffix == ".ply":
         data = write_ply(vertices, faces, normals, colors)
     elif suffix == ".obj":
-        data = _obj_text(vertices, faces, normals, colors)
+        data = encode_obj(vertices, faces, normals, colors)
     elif suffix == ".off":
         data = _off_text(vertices, faces, colors)
     elif suffix == ".stl":
         data = _stl(vertices, faces)
     elif suffix == ".glb":
-        data = _glb(vertices, faces, normals, colors)
+        data = encode_glb(vertices, faces, normals, colors)
     else:
         raise ShapeError(f"'{path.name}' cannot be written: use .ply, .obj, .stl, .glb or .off.")
     write_atomically(path, data)
@@ -135,14 +138,36 @@ def _lines(prefix: str, rows: np.ndarray, spec: str) -> str:
     return (template * len(rows)) % tuple(rows.reshape(-1).tolist())
 
 
-def _obj_text(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray | None, colors: np.ndarray | None) -> bytes:
+def encode_obj(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    normals: np.ndarray | None = None,
+    colors: np.ndarray | None = None,
+    uv: np.ndarray | None = None,
+    material: str | None = None,
+) -> bytes:
+    """A mesh as an OBJ file.
+
+    Args:
+        vertices: (V, 3).
+        faces: (F, 3) indices into all of the others.
+        normals: (V, 3) unit normals, or None.
+        colors: (V, 3) RGB in [0, 1] behind the coordinates (as MeshLab and others read them), or None.
+        uv: (V, 2) places in a texture, or None.
+        material: file (``NAME.mtl``) that defines the material ``surface`` of all faces, or None.
+    """
     rows = vertices if colors is None else np.hstack([vertices, colors])
-    text = _lines("v ", rows, "%.17g" if not fits_float32(vertices) else "%.9g")
-    if normals is None:
-        return (text + _lines("f ", faces + 1, "%d")).encode()
-    text += _lines("vn ", normals, "%.6g")
-    corners = np.repeat(faces + 1, 2, axis=1)
-    return (text + ("f %d//%d %d//%d %d//%d\n" * len(faces)) % tuple(corners.reshape(-1).tolist())).encode()
+    text = "" if material is None else f"mtllib {material}\nusemtl surface\n"
+    text += _lines("v ", rows, "%.17g" if not fits_float32(vertices) else "%.9g")
+    if uv is not None:
+        text += _lines("vt ", uv, "%.9g")
+    if normals is not None:
+        text += _lines("vn ", normals, "%.6g")
+    corner = "%d" + ("/%d" if uv is not None else "/" if normals is not None else "") + "/%d" * (normals is not None)
+    text += (f"f {corner} {corner} {corner}\n" * len(faces)) % tuple(
+        np.repeat(faces + 1, corner.count("%"), axis=1).reshape(-1).tolist()
+    )
+    return text.encode()
 
 
 def _off_text(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray | None) -> bytes:
@@ -163,7 +188,15 @@ def _stl(vertices: np.ndarray, faces: np.ndarray) -> bytes:
     return ("solid mesh\n" + (one * len(faces)) % tuple(values) + "endsolid mesh\n").encode()
 
 
-def _glb(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray | None, colors: np.ndarray | None) -> bytes:
+def encode_glb(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    normals: np.ndarray | None = None,
+    colors: np.ndarray | None = None,
+    uv: np.ndarray | None = None,
+    texture: Image | None = None,
+) -> bytes:
+    """A mesh as a binary glTF file; the arguments are :func:`encode_obj`'s, but for ``texture``: the picture itself."""
     try:
         import trimesh
     except ImportError:
@@ -175,6 +208,9 @@ def _glb(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray | None, co
     part: Any = trimesh.Trimesh(vertices - center, faces, vertex_normals=normals, process=False)
     if colors is not None:
         part.visual.vertex_colors = np.rint(np.clip(colors, 0, 1) * 255).astype(np.uint8)
+    if uv is not None:
+        skin = trimesh.visual.material.PBRMaterial(baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0)
+        part.visual = trimesh.visual.TextureVisuals(uv=uv, material=skin)
     move = np.eye(4)
     move[:3, 3] = center
     scene = trimesh.Scene()
