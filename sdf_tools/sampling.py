@@ -18,7 +18,7 @@ from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.geometry import Mesh, Shape, positions
 from sdf_tools.spatial._libraries import import_kernels
 from sdf_tools.threads import in_threads
-from sdf_tools.topology import edge_table, face_cross, unit_face_normals
+from sdf_tools.topology import edge_pairs, edge_table, face_cross, unit_face_normals
 from sdf_tools.vectors import unit_vectors
 
 _FACE_BLOCK = 1 << 18
@@ -144,10 +144,8 @@ def dihedral_angles(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Edges between exactly two faces: (E, 2) vertices, (E, 2) faces, and (E,) angle between their normals, radians."""
     faces = mesh.faces.numpy()
     table = edge_table(faces)
-    order = np.argsort(table.of_face.reshape(-1), kind="stable")
-    first = np.concatenate([[0], np.cumsum(table.count)[:-1]])
-    shared = np.flatnonzero(table.count == 2)
-    pair = np.stack([order[first[shared]], order[first[shared] + 1]], 1) // 3
+    shared, places = edge_pairs(table)
+    pair = places // 3
     normals = unit_face_normals(mesh.vertices.numpy(), faces)
     a, b = normals[pair[:, 0]], normals[pair[:, 1]]
     angle = np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), np.einsum("ij,ij->i", a, b))

@@ -21,7 +21,7 @@ class MeshHits:
         point: (N, 3) where, float64.
         distance: (N,) along the ray, in units of its direction's length.
         normal: (N, 3) the face's unit normal, turned towards the ray's origin.
-        smooth: (N, 3) the same from interpolated vertex normals, where the mesh has them.
+        smooth: (N, 3) the same from interpolated normals of the corners, where there are any.
         weights: (N, 3) barycentric weights of the face's corners.
     """
 
@@ -39,12 +39,14 @@ class MeshRays:
 
     Args:
         mesh: what to hit.
+        corner_normals: (F, 3, 3) unit normals of the faces' corners, to be interpolated; default the mesh's vertex
+            normals, where it has them.
 
     Raises:
         MissingLibraryError: embreex is not installed.
     """
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, corner_normals: np.ndarray | None = None) -> None:
         try:
             import embreex  # noqa: F401
             import trimesh
@@ -53,7 +55,9 @@ class MeshRays:
             raise MissingLibraryError("Pictures need Embree; install it with 'pip install embreex trimesh'.") from error
         self.vertices = mesh.vertices.double().numpy()
         self.faces = mesh.faces.numpy()
-        self.vertex_normals = None if mesh.vertex_normals is None else mesh.vertex_normals.double().numpy()
+        if corner_normals is None and mesh.vertex_normals is not None:
+            corner_normals = mesh.vertex_normals.double().numpy()[self.faces]
+        self._corner_normals = corner_normals
         self._scene = RayMeshIntersector(trimesh.Trimesh(self.vertices, self.faces, process=False))
 
     def first(self, origins: np.ndarray, directions: np.ndarray) -> MeshHits:
@@ -72,8 +76,8 @@ class MeshRays:
         point = origin + distance[:, None] * direction
         weights = _barycentric(a, b, c, point)
         smooth = normal
-        if self.vertex_normals is not None:
-            smooth = unit_vectors((self.vertex_normals[corners] * weights[..., None]).sum(1))
+        if self._corner_normals is not None:
+            smooth = unit_vectors((self._corner_normals[face] * weights[..., None]).sum(1))
         facing = -np.sign((normal * direction).sum(1, keepdims=True))
         return MeshHits(ray, face, point, distance, normal * facing, smooth * facing, weights)
 

@@ -1,4 +1,4 @@
-"""Pictures of meshes without a display or OpenGL: rays through Embree, three lights, ambient occlusion."""
+"""Pictures of meshes without a display or OpenGL: rays through Embree, lights, ambient occlusion."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from torch import Tensor
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh
 from sdf_tools.io.writing import write_atomically
+from sdf_tools.pictures.lighting import CAMERA_LIGHTS, shade
 from sdf_tools.pictures.raycast import MeshHits, MeshRays
+from sdf_tools.topology import corner_normals, unit_face_normals
 from sdf_tools.vectors import unit_vectors
 
-_LIGHTS = np.array([[0.45, 0.75, 0.55], [-0.8, 0.25, 0.35], [0.1, 0.3, -0.9]])  # key, fill, rim: right, up, to camera
-_STRENGTHS = np.array([0.95, 0.36, 0.35])
-_AMBIENT = 0.34
-_SHOULDER = 0.65
 _BACKGROUND = np.array([0.965, 0.968, 0.975])
-_CLAY = (0.72, 0.74, 0.78)
+_CLAY = (0.75, 0.765, 0.79)
+_SHARP = 30.0  # degrees between faces from which on an edge is drawn as one
 
 
 @dataclass
@@ -58,7 +57,8 @@ def render_mesh(
     """A shaded picture of a mesh.
 
     Args:
-        mesh: what to show; vertex normals are interpolated and vertex colours used where it has them.
+        mesh: what to show; smooth, but for edges sharper than 30 degrees; vertex normals and colours are used where it
+            has them.
         camera: where from.
         size: height and width in pixels.
         color: of a mesh without vertex colours, RGB in [0, 1].
@@ -90,7 +90,7 @@ def render_mesh(
     rays = slope * (x[..., None] * right * (width / height) + y[..., None] * up) - back
     rays = unit_vectors(rays).reshape(-1, 3)
     origin = back * distance
-    scene = MeshRays(replace(mesh, vertices=torch.from_numpy(vertices)))
+    scene = MeshRays(replace(mesh, vertices=torch.from_numpy(vertices)), _shading_normals(mesh))
     picture = np.tile(_BACKGROUND, (len(rays), 1))
     hits = scene.first(origin, rays)
     if len(hits.ray):
@@ -164,20 +164,24 @@ def _axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return right, np.cross(back, right), back
 
 
+def _shading_normals(mesh: Mesh) -> np.ndarray:
+    """(F, 3, 3) normals of the corners: the mesh's own, except where they would round off a sharp edge."""
+    vertices, faces = mesh.vertices.double().numpy(), mesh.faces.numpy()
+    normals = corner_normals(vertices, faces, _SHARP)
+    if mesh.vertex_normals is not None:
+        given = unit_vectors(mesh.vertex_normals.double().numpy())[faces]
+        fits = np.einsum("fij,fj->fi", given, unit_face_normals(vertices, faces)) > np.cos(np.radians(_SHARP))
+        normals = np.where(fits[..., None], given, normals)
+    return normals
+
+
 def _shade(  # type: ignore[no-untyped-def]
     mesh: Mesh, scene: MeshRays, hits: MeshHits, rays: np.ndarray, axes, color, occlusion_rays: int, seed: int
 ) -> np.ndarray:
     """(N, 3) colours of the hit points; ``rays`` are the directions that hit."""
-    base = np.broadcast_to(np.asarray(color), hits.point.shape)
+    base = np.tile(np.asarray(color, dtype=np.float64), (len(hits.ray), 1))
     if mesh.vertex_colors is not None:
         base = scene.interpolate(hits, mesh.vertex_colors.double().numpy())
-    lights = unit_vectors(_LIGHTS) @ np.stack(axes)
-    diffuse = (np.maximum(hits.smooth @ lights.T, 0) * _STRENGTHS).sum(1)
-    open_share = scene.openness(hits.point, hits.normal, occlusion_rays, seed, offset=2e-3)
-    half = unit_vectors(lights[0] - rays)
-    shine = 0.12 * np.maximum((hits.smooth * half).sum(1), 0) ** 24
-    light = _AMBIENT * open_share + diffuse * (0.35 + 0.65 * open_share)
-    # A shoulder instead of clipping: bright sides keep their colour.
-    over = np.maximum(light - _SHOULDER, 0) / (1 - _SHOULDER)
-    light = np.minimum(light, _SHOULDER) + (1 - _SHOULDER) * np.tanh(over)
-    return base * light[:, None] + (shine * open_share)[:, None]
+    openness = scene.openness(hits.point, hits.normal, occlusion_rays, seed, offset=2e-3)
+    lights = CAMERA_LIGHTS.turned(torch.from_numpy(np.stack(axes)))
+    return shade(*(torch.from_numpy(x) for x in (base, hits.smooth, rays)), lights, torch.from_numpy(openness)).numpy()
