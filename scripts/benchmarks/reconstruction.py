@@ -245,8 +245,8 @@ def surface_error(model: Any, data: Path) -> dict[str, Any]:
     result = evaluate(mesh, truth, samples=100_000, iou_samples=20_000, paper=False)
     side = 0.9  # the longest side in the metric's units
     return {
-        "mesh_to_truth": result.point_to_surface_mean / side,
-        "truth_to_mesh": result.surface_to_point_mean / side,
+        "mesh_to_truth": result.accuracy_mean / side,
+        "truth_to_mesh": result.completeness_mean / side,
         "components": result.components_prediction,
     }
 

@@ -43,8 +43,8 @@ class Row:
     extract_s: float
     extract_peak_mb: float
     iou: float
-    point_to_surface: float
-    surface_to_point: float
+    accuracy: float
+    completeness: float
     normal_error_deg: float
     components: int
     components_reference: int
@@ -123,8 +123,8 @@ def measure(shape: str, data: str, network: str, steps: int | None, folder: Path
         extract_s=extract_s,
         extract_peak_mb=peak,
         iou=metrics["iou"],
-        point_to_surface=metrics["point_to_surface_mean"],
-        surface_to_point=metrics["surface_to_point_mean"],
+        accuracy=metrics["accuracy_mean"],
+        completeness=metrics["completeness_mean"],
         normal_error_deg=metrics["normal_error_mean"],
         components=int(metrics["components_prediction"]),
         components_reference=int(metrics["components_reference"]),

@@ -70,19 +70,19 @@ HEADLIGHT = _lights([[0.0, 0.0, 1.0]], [[0.75]], ambient=0.36, crevice=0.3)
 
 
 def shade(
+    lights: Lights,
     base: Float[Tensor, "N 3"],
     normals: Float[Tensor, "N 3"],
     rays: Float[Tensor, "N 3"],
-    lights: Lights,
     openness: Float[Tensor, " N"] | float = 1.0,
 ) -> Float[Tensor, "N 3"]:
     """Colours of a surface with a slight gloss, as in ``sdf_tools.render_mesh``; may exceed 1 in highlights.
 
     Args:
+        lights: turned to the camera; the first makes the highlights (Blinn, SIGGRAPH 1977).
         base: (N, 3) RGB of the surface.
         normals: (N, 3) unit normals.
         rays: (N, 3) unit directions from the camera.
-        lights: turned to the camera; the first makes the highlights (Blinn, SIGGRAPH 1977).
         openness: see :meth:`Lights.on`.
     """
     light = lights.on(normals, openness)

@@ -16,7 +16,7 @@ from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh
 from sdf_tools.io.writing import write_atomically
 from sdf_tools.pictures.lighting import CAMERA_LIGHTS, shade
-from sdf_tools.pictures.raycast import MeshHits, MeshRays
+from sdf_tools.pictures.raycast import MeshRays
 from sdf_tools.topology import corner_normals, unit_face_normals
 from sdf_tools.vectors import unit_vectors
 
@@ -94,8 +94,13 @@ def render_mesh(
     picture = np.tile(_BACKGROUND, (len(rays), 1))
     hits = scene.first(origin, rays)
     if len(hits.ray):
-        axes = (right, up, back)
-        picture[hits.ray] = _shade(mesh, scene, hits, rays[hits.ray], axes, color, occlusion_rays, seed)
+        base = np.tile(np.asarray(color, dtype=np.float64), (len(hits.ray), 1))
+        if mesh.vertex_colors is not None:
+            base = scene.interpolate(hits, mesh.vertex_colors.double().numpy())
+        openness = scene.openness(hits.point, hits.normal, occlusion_rays, seed, offset=2e-3)
+        lights = CAMERA_LIGHTS.turned(torch.from_numpy(np.stack([right, up, back])))
+        parts = (torch.from_numpy(part) for part in (base, hits.smooth, rays[hits.ray], openness))
+        picture[hits.ray] = shade(lights, *parts).numpy()
     picture = picture.reshape(size[0], supersampling, size[1], supersampling, 3).mean((1, 3))
     return torch.from_numpy(np.clip(picture, 0, 1).astype(np.float32))
 
@@ -173,15 +178,3 @@ def _shading_normals(mesh: Mesh) -> np.ndarray:
         fits = np.einsum("fij,fj->fi", given, unit_face_normals(vertices, faces)) > np.cos(np.radians(_SHARP))
         normals = np.where(fits[..., None], given, normals)
     return normals
-
-
-def _shade(  # type: ignore[no-untyped-def]
-    mesh: Mesh, scene: MeshRays, hits: MeshHits, rays: np.ndarray, axes, color, occlusion_rays: int, seed: int
-) -> np.ndarray:
-    """(N, 3) colours of the hit points; ``rays`` are the directions that hit."""
-    base = np.tile(np.asarray(color, dtype=np.float64), (len(hits.ray), 1))
-    if mesh.vertex_colors is not None:
-        base = scene.interpolate(hits, mesh.vertex_colors.double().numpy())
-    openness = scene.openness(hits.point, hits.normal, occlusion_rays, seed, offset=2e-3)
-    lights = CAMERA_LIGHTS.turned(torch.from_numpy(np.stack(axes)))
-    return shade(*(torch.from_numpy(x) for x in (base, hits.smooth, rays)), lights, torch.from_numpy(openness)).numpy()
