@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sdf_tools.distance.signed_distance import SignedDistance
+from sdf_tools.distance.signed_distance import Sign, SignedDistance
 from sdf_tools.geometry import Shape, positions
 from sdf_tools.io.loading import validate_for_fitting
 from sdf_tools.losses import COARSE, FINE, UNIFORM
@@ -114,8 +115,8 @@ def build_sdf_pool(
     fine_scale: float = 0.001,
     uniform_share: float = 0.1,
     seed: int = 0,
-    sign: str = "auto",
-    method: str = "imls",
+    sign: Sign = "auto",
+    method: Literal["imls", "knn_mean"] = "imls",
     distance: SignedDistance | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SDFPool:

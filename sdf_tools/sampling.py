@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from sdf_tools.spatial._libraries import import_kernels
 from sdf_tools.threads import in_threads
 from sdf_tools.topology import edge_pairs, edge_table, face_cross, unit_face_normals
 from sdf_tools.vectors import unit_vectors
+
+Noise = Literal["laplace", "gaussian"]
 
 _FACE_BLOCK = 1 << 18
 
@@ -225,7 +228,7 @@ def sample_volume(mesh: Mesh, count: int, seed: int = 0) -> Float[Tensor, "N 3"]
 
 
 def sample_near_surface(
-    shape: Shape, count: int, scale: float, seed: int = 0, noise: str = "laplace", bounds: float | None = None
+    shape: Shape, count: int, scale: float, seed: int = 0, noise: Noise = "laplace", bounds: float | None = None
 ) -> Float[Tensor, "N 3"]:
     """Surface points moved by independent noise per axis.
 
@@ -253,7 +256,7 @@ def surface_points(shape: Shape, count: int, rng: np.random.Generator) -> np.nda
 
 
 def near_surface(
-    points: np.ndarray, scale: float, rng: np.random.Generator, noise: str = "laplace", half_side: float = 0.5
+    points: np.ndarray, scale: float, rng: np.random.Generator, noise: Noise = "laplace", half_side: float = 0.5
 ) -> np.ndarray:
     """(N, 3) surface points moved by noise; noise that leaves [-half_side, half_side]^3 is drawn again."""
     if noise not in ("laplace", "gaussian"):

@@ -45,10 +45,37 @@ _SUSPECT_SHARE = 0.25
 
 
 def extract_mesh(
-    field: Field, resolution: int = 512, bounds: Bounds = UNIT_BOX, level: float = 0.0, **options: object
+    field: Field,
+    resolution: int = 512,
+    bounds: Bounds = UNIT_BOX,
+    level: float = 0.0,
+    *,
+    method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes",
+    inside: Literal["below", "above"] = "below",
+    search: Literal["auto", "lipschitz", "growth"] = "auto",
+    lipschitz: float | None = None,
+    coarse_resolution: int = 64,
+    probes: int = 16_384,
+    refine_steps: int = 0,
+    normals: bool = False,
+    cap: bool = False,
+    device: torch.device | str | None = None,
+    chunk: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str, int], None] | None = None,
+    name: str = "extracted mesh",
 ) -> Mesh:
-    """The surface ``field == level`` as one mesh; see ``extract_meshes`` for every option."""
-    return extract_meshes(field, [level], resolution, bounds, **options)[0]  # type: ignore[arg-type]
+    """The surface ``field == level`` as one mesh; see :func:`extract_meshes` for every option.
+
+    >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.3, resolution=32)
+    >>> ball.vertices.shape, round(float(ball.vertices.norm(dim=1).mean()), 3)
+    (torch.Size([1878, 3]), 0.3)
+    """
+    return extract_meshes(
+        field, [level], resolution, bounds, method=method, inside=inside, search=search, lipschitz=lipschitz,
+        coarse_resolution=coarse_resolution, probes=probes, refine_steps=refine_steps, normals=normals, cap=cap,
+        device=device, chunk=chunk, seed=seed, progress=progress, name=name,
+    )[0]  # fmt: skip
 
 
 def extract_meshes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Camera:
     elevation: float = 12.0
     field_of_view: float = 30.0
     zoom: float = 1.0
-    up: str = "y"
+    up: Literal["x", "y", "z"] = "y"
 
 
 def render_mesh(
@@ -130,13 +130,21 @@ def error_colors(
 
 
 def turntable(
-    mesh: Mesh, frames: int = 36, camera: Camera | None = None, **options: object
+    mesh: Mesh,
+    frames: int = 36,
+    camera: Camera | None = None,
+    size: tuple[int, int] = (800, 800),
+    *,
+    color: tuple[float, float, float] = _CLAY,
+    supersampling: int = 2,
+    occlusion_rays: int = 12,
+    seed: int = 0,
 ) -> list[Float[Tensor, "H W 3"]]:
-    """Pictures all the way round; options as for :func:`render_mesh`."""
+    """``frames`` pictures all the way round; the other options are :func:`render_mesh`'s."""
+    draw = partial(render_mesh, mesh, size=size, color=color, supersampling=supersampling, seed=seed)
     start = camera or Camera()
-    angles = [start.azimuth + 360 * index / frames for index in range(frames)]
-    views = [Camera(a, start.elevation, start.field_of_view, start.zoom, start.up) for a in angles]
-    return [render_mesh(mesh, view, **options) for view in views]  # type: ignore[arg-type]
+    views = [replace(start, azimuth=start.azimuth + 360 * index / frames) for index in range(frames)]
+    return [draw(view, occlusion_rays=occlusion_rays) for view in views]
 
 
 def save_picture(picture: Float[Tensor, "H W 3"] | list[Float[Tensor, "H W 3"]], path: Path | str) -> None:
