@@ -128,6 +128,13 @@ def build_sdf_pool(
     corners of the domain, and stray sheets of surface appear there. Noise that leaves the domain is drawn again, not
     wrapped round (FINER) nor clamped: wrapping puts samples on the other side of the shape.
 
+    >>> from sdf_tools import build_sdf_pool, extract_mesh
+    >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=32)
+    >>> pool = build_sdf_pool(ball, 10_000)
+    >>> batch = pool.batch(1000, step=0)
+    >>> batch.points.shape, batch.counts
+    (torch.Size([1000, 3]), (450, 450, 100))
+
     Args:
         shape: mesh, or point cloud with normals (``sign="unsigned"``: with or without), box units.
         count: size of the pool; 20 to 100 batches is plenty.

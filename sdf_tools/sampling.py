@@ -45,6 +45,12 @@ class SurfaceSamples:
 def sample_surface(mesh: Mesh, count: int, seed: int = 0, weights: Float[Tensor, " F"] | None = None) -> SurfaceSamples:
     """Independent samples, uniform by area, or by area times ``weights`` per face.
 
+    >>> from sdf_tools import extract_mesh, sample_surface
+    >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=32)
+    >>> samples = sample_surface(ball, 1000, seed=0)
+    >>> samples.points.shape, round(float((samples.points * samples.normals).sum(1).mean()), 2)
+    (torch.Size([1000, 3]), 0.4)
+
     Args:
         mesh: any triangle mesh.
         count: how many.
@@ -202,6 +208,11 @@ def sample_sharp_edges(mesh: Mesh, count: int, angle: float = 30.0, seed: int = 
 
 def sample_volume(mesh: Mesh, count: int, seed: int = 0) -> Float[Tensor, "N 3"]:
     """(count, 3) float64 points uniform inside the mesh, by rejection from its bounding box.
+
+    >>> from sdf_tools import extract_mesh, sample_volume
+    >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=32)
+    >>> round(float(sample_volume(ball, 20_000).norm(dim=1).mean()), 2)  # 3/4 of the radius
+    0.3
 
     Raises:
         ShapeError: less than about one box point in 10,000 is inside, so there is no inside to speak of.

@@ -49,6 +49,14 @@ class ClosestPoints:
 class SignedDistance:
     """Signed distance to a shape: ``SignedDistance(shape)(points)``.
 
+    >>> import torch
+    >>> from sdf_tools import SignedDistance, extract_mesh
+    >>> distance = SignedDistance(extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=64))
+    >>> [round(value, 3) for value in distance(torch.tensor([[0.0, 0, 0.5], [0, 0, 0.1]])).tolist()]
+    [0.1, -0.3]
+    >>> distance.contains(torch.tensor([0.1, 0.1, 0.1]))
+    tensor(True)
+
     Args:
         shape: a mesh, or a point cloud with normals (``sign="unsigned"``: with or without).
         sign: how the side is decided for meshes.

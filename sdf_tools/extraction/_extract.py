@@ -67,9 +67,10 @@ def extract_mesh(
 ) -> Mesh:
     """The surface ``field == level`` as one mesh; see :func:`extract_meshes` for every option.
 
+    >>> from sdf_tools import extract_mesh
     >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.3, resolution=32)
-    >>> ball.vertices.shape, round(float(ball.vertices.norm(dim=1).mean()), 3)
-    (torch.Size([1878, 3]), 0.3)
+    >>> round(float(ball.vertices.norm(dim=1).mean()), 3)
+    0.3
     """
     return extract_meshes(
         field, [level], resolution, bounds, method=method, inside=inside, search=search, lipschitz=lipschitz,

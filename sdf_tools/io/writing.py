@@ -82,6 +82,14 @@ def save_mesh(mesh: Mesh, path: str | Path) -> None:
     than 1e-6 of the extent (far from the origin), .obj and .off are text with 17 digits, and .glb, float32 by its
     standard, stores centred vertices under a translation.
 
+    >>> import tempfile
+    >>> from sdf_tools import extract_mesh, load, save_mesh
+    >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_mesh(ball, f"{folder}/ball.obj")
+    ...     load(f"{folder}/ball.obj").faces.equal(ball.faces)
+    True
+
     Raises:
         ShapeError: unknown suffix.
     """
