@@ -14,8 +14,9 @@ from sasnet_ns.fitting.image_metrics import psnr
 from sasnet_ns.fitting.signal import CoordinateGrid, Signal
 from sasnet_ns.networks import SASNet
 from sasnet_ns.networks.presets import PRESETS
-from sasnet_ns.training.loop import History, Report, progress_bar, train
+from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
 from sasnet_ns.training.recipe import Recipe
+from sdf_tools.losses import mask_sparsity_loss
 
 
 def _recipe() -> Recipe:
@@ -101,13 +102,13 @@ def fit_grid(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if config.network_config is None:
         config.network_config = default_network_config(config.network, len(signal.grid))
-    torch.manual_seed(config.seed)
-    grid_field = GridField(
-        signal.grid, signal.channels, config.network, config.network_config, config.coordinates,
-        config.target_range, signal.name, signal.low, signal.high, signal.bits, signal.spacing,
-    ).to(device)  # fmt: skip
-    target = grid_field.target(signal.values).to(device)
-    grid_field.network.initialize_from(target)
+    with seeded(config.seed):
+        grid_field = GridField(
+            signal.grid, signal.channels, config.network, config.network_config, config.coordinates,
+            config.target_range, signal.name, signal.low, signal.high, signal.bits, signal.spacing,
+        ).to(device)  # fmt: skip
+        target = grid_field.target(signal.values).to(device)
+        grid_field.network.initialize_from(target)
     fitted = FittedGrid(grid_field, signal, History(), grid_field.render() if keep_before else None)
     steps = config.recipe.steps
     step_loss = GridLoss(grid_field, target, config)
@@ -163,8 +164,8 @@ class GridLoss:
         loss = error.mean() + self.network.penalty()
         if self.config.mask_sparsity_weight:
             assert isinstance(self.network, SASNet)
-            open_masks = [mask.sum(-1) for mask in self.network.masks(x) if mask is not None]
-            loss = loss + self.config.mask_sparsity_weight * torch.stack(open_masks).sum(0).mean()
+            open_masks = [mask for mask in self.network.masks(x) if mask is not None]
+            loss = loss + self.config.mask_sparsity_weight * mask_sparsity_loss(open_masks)
         return loss
 
     def finish(self, step: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.shapes.prepare import prepare_shape
-from sasnet_ns.training.loop import History, Report, progress_bar, train
-from sasnet_ns.training.objective import SDFObjective, sdf_losses
+from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
+from sasnet_ns.training.objective import SDFObjective, finish_step, look_at_shape, progress_at, sdf_losses
 from sasnet_ns.training.recipe import Recipe
 from sasnet_ns.training.sphere_start import start_as_sphere
-from sdf_tools.pools import PoolConfig, SDFPool
+from sdf_tools.distance import SignedDistance
+from sdf_tools.pools import PoolConfig, SDFBatch, SDFPool
 
 if TYPE_CHECKING:
     from sdf_tools.geometry import Mesh, NormalizedShape, Shape
@@ -37,8 +39,8 @@ class ShapeFit(PoolConfig):
 
 
 def default_network_config(network: str) -> dict[str, Any]:
-    """Options that fitting starts from: for SASNet the preset whose parameters go further in a short run."""
-    return {"preset": "sdf_fast"} if network == "sasnet" else {}
+    """Options that fitting starts from: for SASNet the preset for short runs, which ns-train has as well."""
+    return {"preset": "sdf_compact"} if network == "sasnet" else {}
 
 
 @dataclass
@@ -96,10 +98,12 @@ def fit_shape(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     agnostic = config.objective.loss == "sign_agnostic"
     normalized = prepare_shape(shape, normals=not agnostic)
-    pool = config.build_pool(normalized.shape, sign="unsigned" if agnostic else "auto").to(device)
+    distance = SignedDistance(normalized.shape, sign="unsigned" if agnostic else "auto")
+    pool = config.build_pool(normalized.shape, distance=distance).to(device)
     options = default_network_config(config.network) if config.network_config is None else config.network_config
-    torch.manual_seed(config.seed)
-    sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
+    with seeded(config.seed):
+        sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
+        look_at_shape(sdf, distance)
     fitted = FittedShape(sdf, normalized, [])
     bar = (
         contextlib.nullcontext(progress)
@@ -117,9 +121,17 @@ def fit_shape(
 
 
 def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report) -> None:
+    steps = config.recipe.steps
+    seen: list[tuple[SDFBatch, Tensor]] = []
+
     def loss_at(step: int) -> Tensor:
         batch = pool.batch(config.points_per_batch, step)
-        losses, _ = sdf_losses(fitted.field, batch, config.objective, step / config.recipe.steps)
-        return torch.stack(list(losses.values())).sum()
+        losses, predicted = sdf_losses(fitted.field, batch, config.objective, progress_at(step, steps))
+        seen[:] = [(batch, predicted)]
+        return functools.reduce(torch.add, losses.values())
 
-    train(fitted.field.network, config.recipe, loss_at, report=report, history=History(loss=fitted.losses))
+    def after_step(done: int) -> None:
+        finish_step(fitted.field, *seen[0], done, steps)
+
+    history = History(loss=fitted.losses)
+    train(fitted.field.network, config.recipe, loss_at, after_step=after_step, report=report, history=history)

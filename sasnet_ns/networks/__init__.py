@@ -13,6 +13,7 @@ from sasnet_ns.networks.baselines.pemlp import PEMLP
 from sasnet_ns.networks.baselines.sape import SAPE
 from sasnet_ns.networks.baselines.siren import Siren
 from sasnet_ns.networks.baselines.wire import Wire
+from sasnet_ns.networks.choice import NetworkChoice, NetworkName
 from sasnet_ns.networks.frequencies import FrequencyBands, sample_frequencies
 from sasnet_ns.networks.mask_generator import MaskGenerator
 from sasnet_ns.networks.registry import build_network, network_names
@@ -33,6 +34,8 @@ __all__ = [
     "MaskGenerator",
     "ModulatedSiren",
     "Network",
+    "NetworkChoice",
+    "NetworkName",
     "NeuRBF",
     "SASNet",
     "SASNetConfig",

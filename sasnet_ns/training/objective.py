@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from sasnet_ns.networks import SASNet, SignedDistanceField
-from sdf_tools.losses import coarse_to_fine_loss, distance_weighted_loss, eikonal_loss
+from sasnet_ns.networks import Network, SASNet, SignedDistanceField
+from sdf_tools import schedules
+from sdf_tools.distance import SignedDistance
+from sdf_tools.losses import coarse_to_fine_loss, distance_weighted_loss, eikonal_loss, mask_sparsity_loss
 from sdf_tools.pools import SDFBatch
 
 
@@ -36,16 +39,17 @@ class SDFObjective:
     eikonal_points: int = 2_000
     """Points of each batch at which the Eikonal term is evaluated."""
     mask_sparsity_weight: float = 0.0
-    """Weight of the mean mask value, which closes masks where they are not needed; 0 leaves it out."""
+    """Weight lambda of the mean over points of the masks' sum, which closes masks where they are not needed (paper,
+    Sec. 3.3, which gives no value); 0 leaves it out."""
 
     def eikonal_weight_at(self, progress: float) -> float:
         """The Eikonal term's weight at a share of training, 0 to 1."""
         last = self.eikonal_weight if self.eikonal_final_weight is None else self.eikonal_final_weight
-        return self.eikonal_weight + (last - self.eikonal_weight) * min(1.0, progress)
+        return schedules.linear(progress, self.eikonal_weight, last)
 
     def far_weight_at(self, progress: float) -> float:
         """The smallest weight of a sample at a share of training, 0 to 1."""
-        return self.far_weight * (self.far_final_weight / self.far_weight) ** min(1.0, progress)
+        return schedules.exponential(progress, self.far_weight, self.far_final_weight)
 
 
 def sdf_losses(
@@ -76,7 +80,37 @@ def sdf_losses(
         stride = max(1, batch.points.shape[0] // objective.eikonal_points)
         losses["eikonal"] = weight * eikonal_loss(field.value_and_gradient(batch.points[::stride])[1])
     if objective.mask_sparsity_weight > 0 and isinstance(field.network, SASNet):
-        masks = [mask.mean() for mask in field.network.masks(2 * batch.points) if mask is not None]
+        masks = [mask for mask in field.network.masks(2 * batch.points) if mask is not None]
         if masks:
-            losses["mask_sparsity"] = objective.mask_sparsity_weight * torch.stack(masks).mean()
+            losses["mask_sparsity"] = objective.mask_sparsity_weight * mask_sparsity_loss(masks)
+    if type(field.network).penalty is not Network.penalty:
+        losses["penalty"] = field.network.penalty()
     return losses, predicted
+
+
+def progress_at(step: int, steps: int) -> float:
+    """Share of training done at a step counted from 0: 0 in the first, 1 in the last."""
+    return step / (steps - 1) if steps > 1 else 0.0
+
+
+def look_at_shape(field: SignedDistanceField, distance: SignedDistance, resolution: int = 64) -> None:
+    """Show the signed distance to a network that looks at the signal before training; nothing for the others.
+
+    Args:
+        field: the field, in box units.
+        distance: of the shape in box units.
+        resolution: cells along each side of the domain.
+    """
+    if type(field.network).initialize_from is Network.initialize_from:
+        return
+    axis = (torch.arange(resolution, dtype=torch.float64) + 0.5) / resolution - 0.5
+    values = distance(torch.cartesian_prod(axis, axis, axis)).float()
+    field.network.initialize_from(values.reshape(resolution, resolution, resolution, 1).to(field.scale.device))
+
+
+def finish_step(
+    field: SignedDistanceField, batch: SDFBatch, predicted: Float[Tensor, " B"], step: int, steps: int
+) -> None:
+    """Tell a network that changes while it trains that step number ``step`` (from 1) of ``steps`` is done."""
+    if type(field.network).on_step is not Network.on_step:
+        field.network.on_step(step, steps, 2 * batch.points, (predicted.detach() - batch.sdf).square())
