@@ -18,12 +18,14 @@ from numba.extending import intrinsic
 
 from sasnet_ns.kernels import _numba_grid
 from sasnet_ns.kernels._numba import jit, span
-from sasnet_ns.kernels._numba_sine import HALF, ONE, ZERO, cosine_of, reduce_to_half_turn, sine_of
+from sasnet_ns.kernels._numba_sine import ONE, ZERO, cosine_of, reduce_to_half_turn, sine_of
 from sasnet_ns.kernels._openmp import on_team
-from sasnet_ns.kernels._vector import LANES, dot, product, transpose
+from sasnet_ns.kernels._vector import dot, product, transpose
 
-BLOCK = _numba_grid.BLOCK
-"""Points per block."""
+BLOCK = 64
+"""Points per block: at 128 and more, the activations of SASNet's paper size no longer fit beside its weights."""
+CORNER = _numba_grid.BLOCK
+"""Numbers from one corner of the hash grid's cells to the next."""
 PITCH = BLOCK + 16
 """Numbers from one row to the next; a power of two would map all rows to the same few lines of the cache."""
 FEW_INPUTS = 4
@@ -75,78 +77,75 @@ def _sigmoid(a):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _waves(wave, cosine, bias, omega):  # type: ignore[no-untyped-def]
-    """Row of products to sine and cosine of ``omega * (z + bias)``; ``wave`` is both."""
-    for b in range(BLOCK):
-        r, sign = reduce_to_half_turn(omega * (wave[b] + bias))
-        u = r * r
-        wave[b] = sign * sine_of(r, u)
-        cosine[b] = sign * cosine_of(u)
+def _activate(layer, omega, weights, neurons, work):  # type: ignore[no-untyped-def]
+    """Products of a layer to its output: bias and activation, a neuron's row at a time."""
+    kind, bias_start, target, wave, neuron = layer[KIND], layer[BIAS], layer[TARGET], layer[WAVE], layer[NEURON]
+    for j in range(layer[OUTPUTS]):
+        out, bias = work[target + j], weights[bias_start + j]
+        if kind == SINE:
+            sine, cosine, mask = work[wave + j], work[layer[COSINE] + j], neurons[neuron + j, 0]
+            for b in range(BLOCK):
+                r, sign = reduce_to_half_turn(omega * (sine[b] + bias))
+                u = r * r
+                sine[b] = sign * sine_of(r, u)
+                cosine[b] = sign * cosine_of(u)
+            if mask >= 0:
+                factor = work[mask]
+                for b in range(BLOCK):
+                    out[b] = factor[b] * sine[b]
+            elif target != wave:
+                for b in range(BLOCK):
+                    out[b] = sine[b]
+        elif kind == RELU:
+            for b in range(BLOCK):
+                z = out[b] + bias
+                out[b] = z if z > ZERO else ZERO
+        elif kind == SIGMOID:
+            for b in range(BLOCK):
+                out[b] = _sigmoid(out[b] + bias)
+        else:
+            for b in range(BLOCK):
+                out[b] += bias
 
 
 @jit
-def _activate(work, kind, target, wave, cosine, bias, omega, mask):  # type: ignore[no-untyped-def]
-    """Activation of one neuron's row."""
-    out = work[target]
-    if kind == SINE:
-        _waves(work[wave], work[cosine], bias, omega)
-        if mask >= 0:
-            sine, factor = work[wave], work[mask]
+def _deactivate(layer, omega, neurons, work):  # type: ignore[no-untyped-def]
+    """Gradient by a layer's output to that by its products, in place; adds to the gradients by its masks."""
+    kind, slope, target, wave, neuron = layer[KIND], layer[SLOPE], layer[TARGET], layer[WAVE], layer[NEURON]
+    for j in range(layer[OUTPUTS]):
+        g = work[slope + j]
+        if kind == SINE:
+            mask, cosine = neurons[neuron + j, 0], work[layer[COSINE] + j]
+            if mask >= 0:
+                total, sine, factor = work[neurons[neuron + j, 1]], work[wave + j], work[mask]
+                for b in range(BLOCK):
+                    total[b] += g[b] * sine[b]
+                for b in range(BLOCK):
+                    g[b] *= omega * factor[b] * cosine[b]
+            else:
+                for b in range(BLOCK):
+                    g[b] *= omega * cosine[b]
+        elif kind == RELU:
+            out = work[target + j]
             for b in range(BLOCK):
-                out[b] = factor[b] * sine[b]
-        elif target != wave:
-            out[:] = work[wave]
-    elif kind == RELU:
-        for b in range(BLOCK):
-            out[b] = max(out[b] + bias, ZERO)
-    elif kind == SIGMOID:
-        for b in range(BLOCK):
-            out[b] = _sigmoid(out[b] + bias)
-    else:
-        for b in range(BLOCK):
-            out[b] += bias
-
-
-@jit
-def _deactivate(work, kind, target, wave, cosine, slope, omega, mask, mask_slope):  # type: ignore[no-untyped-def]
-    """Gradient by a neuron's activation to that by its product, in place; adds to the gradient by its mask."""
-    g = work[slope]
-    if kind == SINE:
-        if mask >= 0:
-            total, sine, factor = work[mask_slope], work[wave], work[mask]
+                g[b] = g[b] if out[b] > ZERO else ZERO
+        elif kind == SIGMOID:
+            out = work[target + j]
             for b in range(BLOCK):
-                total[b] += g[b] * sine[b]
-            for b in range(BLOCK):
-                g[b] *= factor[b]
-        rate = work[cosine]
-        for b in range(BLOCK):
-            g[b] *= omega * rate[b]
-    elif kind == RELU:
-        out = work[target]
-        for b in range(BLOCK):
-            g[b] = g[b] if out[b] > ZERO else ZERO
-    elif kind == SIGMOID:
-        out = work[target]
-        for b in range(BLOCK):
-            g[b] *= out[b] * (ONE - out[b])
+                g[b] *= out[b] * (ONE - out[b])
 
 
 @jit
 def _forward_layer(layer, omega, weights, neurons, work, flat):  # type: ignore[no-untyped-def]
-    inputs, outputs, kind = layer[INPUTS], layer[OUTPUTS], layer[KIND]
-    begin = layer[WAVE] if kind == SINE else layer[TARGET]
-    product(weights, layer[WEIGHT], inputs, 1, flat, layer[SOURCE] * PITCH, PITCH, flat, begin * PITCH, PITCH, outputs, BLOCK, inputs, False)  # fmt: skip  # noqa: E501
-    for j in range(outputs):
-        bias, mask = weights[layer[BIAS] + j], neurons[layer[NEURON] + j, 0]
-        _activate(work, kind, layer[TARGET] + j, layer[WAVE] + j, layer[COSINE] + j, bias, omega, mask)
+    inputs, outputs = layer[INPUTS], layer[OUTPUTS]
+    product(weights, layer[WEIGHT], inputs, 1, flat, layer[SOURCE] * PITCH, PITCH, flat, layer[WAVE] * PITCH, PITCH, outputs, BLOCK, inputs, False)  # fmt: skip  # noqa: E501
+    _activate(layer, omega, weights, neurons, work)
 
 
 @jit
 def _backward_layer(layer, omega, weights, neurons, work, flat, ones, turned, turned_pitch, sums):  # type: ignore[no-untyped-def]
     inputs, outputs, slope = layer[INPUTS], layer[OUTPUTS], layer[SLOPE]
-    for j in range(outputs):
-        mask, mask_slope = neurons[layer[NEURON] + j]
-        _deactivate(work, layer[KIND], layer[TARGET] + j, layer[WAVE] + j, layer[COSINE] + j, slope + j, omega, mask, mask_slope)  # fmt: skip  # noqa: E501
+    _deactivate(layer, omega, neurons, work)
     if layer[BIAS_GRAD] >= 0:
         for j in range(outputs):
             sums[layer[BIAS_GRAD] + j] += dot(flat, (slope + j) * PITCH, ones, 0, BLOCK)
@@ -165,7 +164,7 @@ def _backward_layer(layer, omega, weights, neurons, work, flat, ones, turned, tu
 
 @jit
 def _read_grid(work, first, axes, channels, smooth, table, levels, table_mask, rows, factors):  # type: ignore[no-untyped-def]
-    """Features of a block's points; keeps their corners (levels, corners * BLOCK) for the way back."""
+    """Features of a block's points; keeps their corners (levels, corners * CORNER) for the way back."""
     corners = 1 << len(axes)
     for level in range(levels.shape[0]):
         places, shares = rows[level], factors[level]
@@ -176,7 +175,7 @@ def _read_grid(work, first, axes, channels, smooth, table, levels, table_mask, r
             for b in range(BLOCK):
                 total, other = ZERO, ZERO
                 for corner in range(corners):
-                    row, share = places[corner * BLOCK + b], shares[corner * BLOCK + b]
+                    row, share = places[corner * CORNER + b], shares[corner * CORNER + b]
                     total += share * entries[row, 0]
                     other += share * entries[row, 1]
                 even[b], odd[b] = total, other
@@ -186,7 +185,7 @@ def _read_grid(work, first, axes, channels, smooth, table, levels, table_mask, r
                 for b in range(BLOCK):
                     total = ZERO
                     for corner in range(corners):
-                        total += shares[corner * BLOCK + b] * entries[places[corner * BLOCK + b], channel]
+                        total += shares[corner * CORNER + b] * entries[places[corner * CORNER + b], channel]
                     out[b] = total
 
 
@@ -202,13 +201,13 @@ def _write_grid(work, first, count, axes, channels, grad, levels, rows, factors)
             for b in range(count):
                 g, h = even[b], odd[b]
                 for corner in range(corners):
-                    row, share = places[corner * BLOCK + b], shares[corner * BLOCK + b]
+                    row, share = places[corner * CORNER + b], shares[corner * CORNER + b]
                     entries[row, 0] += share * g
                     entries[row, 1] += share * h
         else:
             for b in range(count):
                 for corner in range(corners):
-                    row, share = places[corner * BLOCK + b], shares[corner * BLOCK + b]
+                    row, share = places[corner * CORNER + b], shares[corner * CORNER + b]
                     for channel in range(len(channels)):
                         entries[row, channel] += share * work[first + level * len(channels) + channel, b]
 
@@ -245,13 +244,15 @@ def _compare(values, slopes, start, count, target, weight, rules, per_point):  #
 
 
 @jit
-def step_part(part, parts, x, target, weight, rules, weights, plan, omegas, neurons, grid_rows, axes, channels, smooth, table, levels, table_mask, work_, turned_, places_, shares_, sums_, tables_, totals, predicted):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def step_part(part, parts, x, target, weight, rules, weights, plan, omegas, neurons, grid_rows, axes, channels, smooth, table, levels, table_mask, work_, turned_, places_, shares_, sums_, tables_, totals, predicted, feature_slopes):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Loss and gradients of one part's blocks.
 
     ``work_`` (parts, rows, PITCH), ``turned_`` (parts, BLOCK, widest), ``places_`` and ``shares_`` (parts, levels,
-    corners * BLOCK) are scratch; ``sums_`` (parts, n), ``tables_`` (parts, entries, channels) and ``totals`` (parts, 8)
-    are results. The coordinates are in the first rows of ``work_``; ``grid_rows`` are those of the grid's features and
-    their gradients, and of the masks' gradients with their number.
+    corners * CORNER) are scratch; ``sums_`` (parts, n), ``tables_`` (parts, entries, channels) and ``totals`` (parts,
+    1 or more) are results, and so are ``predicted`` (points, channels) and the gradients by the grid's features,
+    ``feature_slopes`` (points, features), which are wanted in place of the table's if there is room for them. The
+    coordinates are in the first rows of ``work_``; ``grid_rows`` are the first rows of the grid's features and of their
+    gradients, and that of the masks' gradients with their number.
     """
     points, in_dim, out_dim = x.shape[0], x.shape[1], target.shape[1]
     work, turned, sums, places, shares = work_[part], turned_[part], sums_[part], places_[part], shares_[part]
@@ -259,7 +260,7 @@ def step_part(part, parts, x, target, weight, rules, weights, plan, omegas, neur
     ones = np.ones(BLOCK, np.float32)
     feature, feature_slope, mask_slope, masks = grid_rows
     sums[:] = ZERO
-    if levels.shape[0]:
+    if tables_.shape[0]:
         tables_[part, :] = ZERO
     last = plan[plan.shape[0] - 1]
     total, per_point = 0.0, np.float32(1.0 / (points * out_dim))
@@ -287,8 +288,12 @@ def step_part(part, parts, x, target, weight, rules, weights, plan, omegas, neur
                 work[row, b] = ZERO
         for index in range(plan.shape[0] - 1, -1, -1):
             _backward_layer(plan[index], omegas[index], weights, neurons, work, flat, ones, turned_flat, turned.shape[1], sums)  # fmt: skip  # noqa: E501
-        if levels.shape[0]:
+        if tables_.shape[0]:
             _write_grid(work, feature_slope, count, axes, channels, tables_[part], levels, places, shares)
+        if feature_slopes.shape[0]:
+            for b in range(count):
+                for column in range(feature_slopes.shape[1]):
+                    feature_slopes[start + b, column] = work[feature_slope + column, b]
     totals[part, 0] = total * per_point
 
 
@@ -296,7 +301,7 @@ def step_part(part, parts, x, target, weight, rules, weights, plan, omegas, neur
 def gather_part(part, parts, sums, moves, grads, tables, members):  # type: ignore[no-untyped-def]
     """Add up what ``members`` threads found: the table in place of the first, the rest from padded rows to ``grads``.
 
-    A row of ``moves``: where a matrix begins in ``sums`` and in ``grads``, its rows, its columns, its pitch in ``sums``.
+    A row of ``moves``: where a matrix begins in ``sums`` and in ``grads``, its rows, columns, and pitch in ``sums``.
     """
     for index in range(moves.shape[0]):
         source, target, height, width, pitch = moves[index]
@@ -311,13 +316,14 @@ def gather_part(part, parts, sums, moves, grads, tables, members):  # type: igno
                 else:
                     for j in range(width):
                         out[j] += own[j]
-    flat = tables.reshape(tables.shape[0], -1)
-    begin, end = span(part, parts, flat.shape[1])
-    out = flat[0, begin:end]
-    for member in range(1, members):
-        own = flat[member, begin:end]
-        for j in range(out.shape[0]):
-            out[j] += own[j]
+    if tables.shape[0] > 1:
+        flat = tables.reshape(members, tables.shape[1] * tables.shape[2])
+        begin, end = span(part, parts, flat.shape[1])
+        out = flat[0, begin:end]
+        for member in range(1, members):
+            own = flat[member, begin:end]
+            for j in range(out.shape[0]):
+                out[j] += own[j]
 
 
 @jit

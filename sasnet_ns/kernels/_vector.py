@@ -96,7 +96,7 @@ def _tile(_: Any, rows: Any, a: Any, a0: Any, down: Any, along: Any, b: Any, b0:
 
 
 def _turn(_: Any, a: Any, a0: Any, pitch: Any, b: Any, b0: Any, b_pitch: Any) -> tuple[Any, Callable[..., Any]]:
-    """``b[j, i] = a[i, j]`` for a square of :data:`LANES` rows: rows and columns trade one bit of their number a time."""
+    """``b[j, i] = a[i, j]`` for a square of :data:`LANES` rows, one bit of the row and column numbers at a time."""
     signature = types.void(a, a0, pitch, b, b0, b_pitch)
 
     def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
@@ -153,7 +153,7 @@ dot: Any = intrinsic(_dot)
 
 @jit
 def product(a, a0, down, along, b, b0, pitch, c, c0, c_pitch, rows, columns, count, add):  # type: ignore[no-untyped-def]
-    """``c = a b``, or ``c += a b`` with ``add``, for ``a`` (rows, count), ``b`` (count, columns), ``c`` (rows, columns).
+    """``c = a b``, or ``c += a b`` if ``add``, for ``a`` (rows, count), ``b`` (count, columns), ``c`` (rows, columns).
 
     ``a[i, k]`` is ``a[a0 + i * down + k * along]``, so that a transpose costs nothing. ``columns`` is rounded up to a
     multiple of :data:`COLUMNS`: ``b`` and ``c`` must have room for that.

@@ -8,9 +8,8 @@ it can express is :class:`StepForm`: a chain of layers on coordinates or on a ha
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -110,7 +109,7 @@ class PointLoss:
 
 @dataclass
 class _Buffers:
-    """What a call needs beside its data, for one number of threads."""
+    """What a call needs beside its data, for one number of threads; see ``_numba_step.step_part``."""
 
     work: np.ndarray
     turned: np.ndarray
@@ -134,15 +133,19 @@ class _Plan:
     widest: int
     sums: int
     values: int
-    starts: list[int] = field(default_factory=list)
+    starts: list[int]
+
+
+LARGE_TABLE = 1 << 20
+"""Numbers of a hash grid from which on threads share one gradient of it: each takes levels instead of points."""
 
 
 class FusedStep:
     """Loss and gradients of a network whose loss is a function of its values alone.
 
-    ``step(x, target)`` leaves the loss's gradients in ``.grad`` of the parameters that require one, in place of what was
-    there. The gradients live in buffers that the next call overwrites. Results depend on the number of threads, and on
-    nothing else: same inputs, same bits.
+    ``step(x, target)`` leaves the loss's gradients in ``.grad`` of the parameters that require one, in place of what
+    was there. The gradients live in buffers that the next call overwrites. Results depend on the number of threads, and
+    on nothing else: same inputs, same bits.
 
     Args:
         form: the network. Its tensors are read in every call, so an optimiser may change them in place; they must stay
@@ -158,18 +161,19 @@ class FusedStep:
     def __init__(self, form: StepForm, implementation: Implementation = "auto") -> None:
         _check(form)
         self.form = form
-        tensors = [*form.parameters()] + ([] if form.table is None else [form.table])
-        fast = all(tensor.dtype == torch.float32 for tensor in tensors)
-        self.backend = choose(implementation, tensors[0].device, fast, ("numba",))
-        if self.backend == "triton":  # what ``auto`` means on CUDA; there is no such kernel
-            self.backend = "torch"
+        self._tensors = [*form.parameters()] + ([] if form.table is None else [form.table])
+        device = self._tensors[0].device
+        fast = all(tensor.dtype == torch.float32 for tensor in self._tensors)
+        if implementation == "auto" and device.type != "cpu":
+            implementation = "torch"
+        self.backend = choose(implementation, device, fast, ("numba",))
         if self.backend == "numba":
             self._plan = _plan(form)
             self._values = torch.zeros(self._plan.values)
             self._grads = torch.zeros(self._plan.values)
-            self._pairs = list(self._views(self._values))
+            self._copies = list(self._views(self._values))
             self._gradients = [(tensor, view) for tensor, view in self._views(self._grads) if tensor.requires_grad]
-            self._buffers: dict[int, _Buffers] = {}
+            self._buffers: tuple[int, _Buffers] | None = None
 
     def _views(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for tensor, start in zip(self.form.parameters(), self._plan.starts, strict=True):
@@ -196,8 +200,39 @@ class FusedStep:
             The loss and the network's values, both without a graph.
 
         Raises:
-            ShapeError: the tensors do not fit the network or each other; an empty batch.
+            ShapeError: the tensors do not fit the network or each other, or there is no point.
         """
+        value, predicted, gradients = self._compute(x, target, loss, weight, scale)
+        for tensor, gradient in gradients:
+            tensor.grad = gradient
+        return value, predicted
+
+    def with_graph(
+        self,
+        x: Float[Tensor, "N in_dim"],
+        target: Float[Tensor, "N out_dim"],
+        loss: PointLoss | None = None,
+        weight: Float[Tensor, " N"] | None = None,
+        scale: float = 1.0,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "N out_dim"]]:
+        """The same, for loops that call ``backward()`` themselves, add other terms or scale the loss.
+
+        The gradients are computed here and handed over by ``backward()``, added to what is in ``.grad`` as always.
+        Differentiable once, by the parameters alone; the predictions have no graph. Costs a copy of the gradients.
+
+        Args and errors are those of :meth:`__call__`.
+        """
+        value, predicted, gradients = self._compute(x, target, loss, weight, scale)
+        tensors = [tensor for tensor, _ in gradients]
+        found = (
+            [gradient.clone() for _, gradient in gradients] if self.backend == "numba" else [g for _, g in gradients]
+        )
+        return _Known.apply(value, found, *tensors), predicted
+
+    def _compute(
+        self, x: Tensor, target: Tensor, loss: PointLoss | None, weight: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """Loss, predictions, and the gradient of every tensor that requires one."""
         loss = PointLoss() if loss is None else loss
         points, out_dim = x.shape[0], self.form.layers[-1].bias.shape[0]
         wanted = ((points, self.form.in_dim), (points, out_dim), None if weight is None else (points,))
@@ -210,46 +245,50 @@ class FusedStep:
 
     def _by_autograd(
         self, x: Tensor, target: Tensor, loss: PointLoss, weight: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         with torch.enable_grad():
             predicted = reference(self.form, x)
             value = loss(predicted, target, weight)
-        tensors = [*self.form.parameters()] + ([] if self.form.table is None else [self.form.table])
-        trained = [tensor for tensor in tensors if tensor.requires_grad]
-        for tensor, gradient in zip(trained, torch.autograd.grad(value, trained), strict=True):
-            tensor.grad = gradient
-        return value.detach(), predicted.detach()
+        trained = [tensor for tensor in self._tensors if tensor.requires_grad]
+        gradients = zip(trained, torch.autograd.grad(value, trained), strict=True)
+        return value.detach(), predicted.detach(), list(gradients)
 
     def _by_numba(
         self, x: Tensor, target: Tensor, loss: PointLoss, weight: Tensor | None, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        from sasnet_ns.kernels import _numba_step
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        from sasnet_ns.kernels import _numba_grid, _numba_step
         from sasnet_ns.kernels._numba import array, run
 
-        plan, form = self._plan, self.form
-        blocks = -(-x.shape[0] // _numba_step.BLOCK)
-        parts = max(1, min(torch.get_num_threads(), blocks))
-        buffers = self._buffers.get(parts)
-        if buffers is None:
-            self._buffers = {parts: (buffers := _buffers(form, plan, parts))}
+        plan, layout, table = self._plan, self.form.layout, self.form.table
+        parts = max(1, min(torch.get_num_threads(), -(-x.shape[0] // _numba_step.BLOCK)))
+        trains_table = layout is not None and table is not None and table.requires_grad
+        by_level = trains_table and parts > 1 and table is not None and table.numel() > LARGE_TABLE
+        if self._buffers is None or self._buffers[0] != parts:
+            self._buffers = parts, _buffers(self.form, plan, parts, trains_table and not by_level)
+        memory = self._buffers[1]
         with torch.no_grad():
-            for tensor, view in self._pairs:
+            for tensor, view in self._copies:
                 view.copy_(tensor)
         predicted = torch.empty(target.shape)
+        slopes = torch.empty(x.shape[0] if by_level else 0, layout.out_dim if layout is not None else 0)
         near = 0.0 if loss.near is None else loss.near
-        rules = (loss.power, float(loss.absolute), near, loss.far_weight, loss.sign_margin, scale)
-        data = (array(x.float()), array(target.float()), _EMPTY if weight is None else array(weight.float()))
-        network = (self._values.numpy(), plan.layers, plan.omegas, plan.neurons, plan.grid_rows)
-        memory = (buffers.work, buffers.turned, buffers.places, buffers.shares, buffers.sums, buffers.tables)
-        arguments = (*data, np.array(rules, np.float32), *network, *self._grid(), *memory, buffers.totals)
-        run(_numba_step.step, _numba_step.step_part, parts, *arguments, predicted.numpy())
-        gathered = (buffers.sums, plan.moves, self._grads.numpy(), buffers.tables, parts)
-        run(_numba_step.gather, _numba_step.gather_part, parts, *gathered)
-        for tensor, view in self._gradients:
-            tensor.grad = view
-        if form.table is not None and form.table.requires_grad:
-            form.table.grad = torch.from_numpy(buffers.tables[0])
-        return torch.tensor(buffers.totals[:, 0].sum(), dtype=torch.float32), predicted
+        rules = np.array((loss.power, loss.absolute, near, loss.far_weight, loss.sign_margin, scale), dtype=np.float32)
+        data = (array(x.float()), array(target.float()), _NOTHING if weight is None else array(weight.float()), rules)
+        network = (self._values.numpy(), plan.layers, plan.omegas, plan.neurons, plan.grid_rows, *self._grid())
+        scratch = (memory.work, memory.turned, memory.places, memory.shares)
+        results = (memory.sums, memory.tables, memory.totals, predicted.numpy(), slopes.numpy())
+        run(_numba_step.step, _numba_step.step_part, parts, *data, *network, *scratch, *results)
+        sums = (memory.sums, plan.moves, self._grads.numpy(), memory.tables, parts)
+        run(_numba_step.gather, _numba_step.gather_part, parts, *sums)
+        gradients = list(self._gradients)
+        if trains_table and layout is not None and table is not None:
+            found = (
+                _numba_grid.scatter(x.float() * scale, None, slopes, layout)
+                if by_level
+                else torch.from_numpy(memory.tables[0])
+            )
+            gradients.append((table, found))
+        return torch.tensor(memory.totals[:, 0].sum(), dtype=torch.float32), predicted, gradients
 
     def _grid(self) -> tuple[Any, ...]:
         from sasnet_ns.kernels._numba import array
@@ -261,8 +300,22 @@ class FusedStep:
         return axes, channels, smooth, table, levels if self.form.layout else levels[:0], layout.table_size - 1
 
 
-_EMPTY = np.empty(0, np.float32)
+_NOTHING = np.empty(0, np.float32)
 _NO_TABLE = np.empty((0, 2), np.float32)
+
+
+class _Known(torch.autograd.Function):
+    """A loss whose gradients are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *tensors: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return None, None, *(gradient * factor for gradient in ctx.gradients)
 
 
 def _no_grid(in_dim: int) -> HashGridLayout:
@@ -353,7 +406,10 @@ def _plan(form: StepForm) -> _Plan:
     # gradients by the hidden layers' outputs are needed two at a time; those by the masks until the decoder's turn
     slopes = (take(widest), take(widest))
     mask_slope = take(masks)
-    plan, neurons, moves, starts = [], [], [], []
+    plan: list[list[int]] = []
+    neurons: list[tuple[int, int]] = []
+    moves: list[tuple[int, int, int, int, int]] = []
+    starts: list[int] = []
     value, total, mask_row = 0, 0, -1
     source, source_slope = (feature, feature_slope) if features else (coordinates, -1)
     mask = 0
@@ -413,19 +469,20 @@ def _plan(form: StepForm) -> _Plan:
     )
 
 
-def _buffers(form: StepForm, plan: _Plan, parts: int) -> _Buffers:
+def _buffers(form: StepForm, plan: _Plan, parts: int, tables: bool) -> _Buffers:
+    """Scratch of all threads, and a gradient of the hash grid's table for each if ``tables``."""
     from sasnet_ns.kernels import _numba_step as kernel
     from sasnet_ns.kernels._numba import APART
 
     levels, corners = (0, 0) if form.layout is None else (form.layout.levels, 1 << form.layout.in_dim)
     entries = (0, 2) if form.table is None else tuple(form.table.shape)
-    places = torch.zeros(parts, levels, corners * kernel.BLOCK, dtype=torch.int32).numpy().view(np.uint32)
+    places = torch.zeros(parts, levels, corners * kernel.CORNER, dtype=torch.int32).numpy().view(np.uint32)
     return _Buffers(
         work=torch.zeros(parts, plan.rows, kernel.PITCH).numpy(),
         turned=torch.zeros(parts, kernel.BLOCK, plan.widest).numpy(),
         places=places,
-        shares=torch.zeros(parts, levels, corners * kernel.BLOCK).numpy(),
+        shares=torch.zeros(parts, levels, corners * kernel.CORNER).numpy(),
         sums=torch.zeros(parts, _rounded(plan.sums, APART) + APART).numpy(),
-        tables=torch.zeros(parts, *entries).numpy(),
+        tables=torch.zeros(parts if tables else 0, *entries).numpy(),
         totals=torch.zeros(parts, APART, dtype=torch.float64).numpy(),
     )

@@ -4,6 +4,7 @@ from sasnet_ns.networks.base import Network
 from sasnet_ns.networks.conditioned import Incode, ModulatedSiren
 from sasnet_ns.networks.encodings import FFN, PEMLP
 from sasnet_ns.networks.frequencies import FrequencyBands, sample_frequencies
+from sasnet_ns.networks.fused import fused_step, step_form
 from sasnet_ns.networks.gaussian_image import GaussianImage
 from sasnet_ns.networks.local import Gauss, Wire
 from sasnet_ns.networks.masks import MaskGenerator
@@ -36,9 +37,11 @@ __all__ = [
     "Siren",
     "Wire",
     "build_network",
+    "fused_step",
     "network_names",
     "parameter_count",
     "parameter_counts",
     "sample_frequencies",
     "sized_options",
+    "step_form",
 ]
