@@ -12,7 +12,7 @@ from torch import Tensor
 from sasnet_ns.fitting.grid_field import GridField, TargetRange
 from sasnet_ns.fitting.image_metrics import psnr
 from sasnet_ns.fitting.signal import CoordinateGrid, Signal
-from sasnet_ns.networks import SASNet
+from sasnet_ns.networks import SASNet, fused_step
 from sasnet_ns.networks.presets import PRESETS
 from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
 from sasnet_ns.training.recipe import Recipe
@@ -148,6 +148,7 @@ class GridLoss:
         self.config = config
         self.generator = torch.Generator(target.device).manual_seed(config.seed)
         self._last: tuple[Tensor, Tensor] | None = None
+        self._fused = fused_step(self.network)
         masked = isinstance(self.network, SASNet) and self.network.mask_generator is not None
         if config.mask_sparsity_weight and not masked:
             raise ValueError(f"mask_sparsity_weight needs a network with masks, and '{config.network}' has none.")
@@ -159,9 +160,14 @@ class GridLoss:
         if 0 < count < len(x):
             index = torch.randint(len(x), (count,), generator=self.generator, device=x.device)
             x, wanted = x[index], wanted[index]
-        error = (self.network(x) - wanted).square()
+        if self._fused is None:
+            error = (self.network(x) - wanted).square()
+            loss = error.mean()
+        else:
+            loss, predicted = self._fused.with_graph(x, wanted)
+            error = (predicted - wanted).square()
         self._last = (x, error.detach())
-        loss = error.mean() + self.network.penalty()
+        loss = loss + self.network.penalty()
         if self.config.mask_sparsity_weight:
             assert isinstance(self.network, SASNet)
             open_masks = [mask for mask in self.network.masks(x) if mask is not None]

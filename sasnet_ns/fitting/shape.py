@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.networks import SignedDistanceField, fused_step
 from sasnet_ns.shapes.prepare import prepare_shape
 from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
 from sasnet_ns.training.objective import SDFObjective, finish_step, look_at_shape, progress_at, sdf_losses
@@ -122,11 +122,12 @@ def fit_shape(
 
 def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report) -> None:
     steps = config.recipe.steps
+    fused = fused_step(fitted.field.network)
     seen: list[tuple[SDFBatch, Tensor]] = []
 
     def loss_at(step: int) -> Tensor:
         batch = pool.batch(config.points_per_batch, step)
-        losses, predicted = sdf_losses(fitted.field, batch, config.objective, progress_at(step, steps))
+        losses, predicted = sdf_losses(fitted.field, batch, config.objective, progress_at(step, steps), fused)
         seen[:] = [(batch, predicted)]
         return functools.reduce(torch.add, losses.values())
 

@@ -15,7 +15,8 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
-from sasnet_ns.networks import NetworkChoice, SASNet, SignedDistanceField
+from sasnet_ns.kernels import FusedStep
+from sasnet_ns.networks import NetworkChoice, SASNet, SignedDistanceField, fused_step
 from sasnet_ns.training.loop import seeded
 from sasnet_ns.training.objective import SDFObjective, finish_step, progress_at, sdf_losses
 from sdf_tools.pools import SDFBatch
@@ -61,6 +62,7 @@ class SASNetSDFModel(Model):
         self.step = 0
         self.max_steps = 0
         self._last: tuple[SDFBatch, Tensor] | None = None
+        self._fused: tuple[FusedStep | None] | None = None
         up = metadata.get("up_axis", "y")
         network = self.field.network
         bands = network.config.bands if isinstance(network, SASNet) else 0
@@ -105,9 +107,17 @@ class SASNetSDFModel(Model):
             return self._render(ray_bundle)
         progress = progress_at(self.step, self.max_steps)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            losses, predicted = sdf_losses(self.field, ray_bundle, self.config.objective, progress)
+            losses, predicted = sdf_losses(self.field, ray_bundle, self.config.objective, progress, self._fused_step())
         self._last = (ray_bundle, predicted.detach())
         return {"batch": ray_bundle, "sdf": predicted, "losses": losses}
+
+    def _fused_step(self) -> FusedStep | None:
+        """The network's step in one pass, while training and where there is one for it."""
+        if not self.training or self.config.bfloat16:
+            return None
+        if self._fused is None:  # built when the first batch comes: by then the network is where it stays
+            self._fused = (fused_step(self.field.network),)
+        return self._fused[0]
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None

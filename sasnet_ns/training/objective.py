@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sasnet_ns.kernels import FusedStep, PointLoss
 from sasnet_ns.networks import Network, SASNet, SignedDistanceField
 from sdf_tools import schedules
 from sdf_tools.distance import SignedDistance
-from sdf_tools.losses import coarse_to_fine_loss, distance_weighted_loss, eikonal_loss, mask_sparsity_loss
+from sdf_tools.losses import FINE, coarse_to_fine_loss, distance_weighted_loss, eikonal_loss, mask_sparsity_loss
 from sdf_tools.pools import SDFBatch
 
 
@@ -53,7 +54,11 @@ class SDFObjective:
 
 
 def sdf_losses(
-    field: SignedDistanceField, batch: SDFBatch, objective: SDFObjective, progress: float = 0.0
+    field: SignedDistanceField,
+    batch: SDFBatch,
+    objective: SDFObjective,
+    progress: float = 0.0,
+    fused: FusedStep | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Weighted loss terms on a batch; the loss is their sum.
 
@@ -62,17 +67,19 @@ def sdf_losses(
         batch: points and signed distances (for ``sign_agnostic``: unsigned ones) in box units.
         objective: terms and weights.
         progress: share of training done, 0 to 1, for the weight schedule.
+        fused: the step of the field's network in one pass (:func:`sasnet_ns.networks.fused_step`), for the error of the
+            distances; the other terms always take autograd's way.
 
     Returns:
         The terms by name (scalars), and the predicted distances (B,).
     """
-    predicted = field(batch.points)
-    if objective.loss == "coarse_to_fine":
-        error = coarse_to_fine_loss(predicted, batch.sdf, batch.kind, coarse_weight=objective.coarse_weight)
+    if fused is None:
+        predicted = field(batch.points)
+        error = _distance_error(predicted, batch, objective, progress)
     else:
-        far_weight = objective.far_weight_at(progress)
-        compared = predicted.abs() if objective.loss == "sign_agnostic" else predicted
-        error = distance_weighted_loss(compared, batch.sdf, near=objective.near, far_weight=far_weight)
+        loss, shares = _point_loss(batch, objective, progress)
+        error, values = fused.with_graph(batch.points, batch.sdf[:, None], loss, shares, scale=2.0)
+        predicted = values[:, 0]
     losses = {"sdf": error}
     weight = objective.eikonal_weight_at(progress)
     if weight > 0:
@@ -86,6 +93,22 @@ def sdf_losses(
     if type(field.network).penalty is not Network.penalty:
         losses["penalty"] = field.network.penalty()
     return losses, predicted
+
+
+def _distance_error(predicted: Tensor, batch: SDFBatch, objective: SDFObjective, progress: float) -> Tensor:
+    if objective.loss == "coarse_to_fine":
+        return coarse_to_fine_loss(predicted, batch.sdf, batch.kind, coarse_weight=objective.coarse_weight)
+    compared = predicted.abs() if objective.loss == "sign_agnostic" else predicted
+    far_weight = objective.far_weight_at(progress)
+    return distance_weighted_loss(compared, batch.sdf, near=objective.near, far_weight=far_weight)
+
+
+def _point_loss(batch: SDFBatch, objective: SDFObjective, progress: float) -> tuple[PointLoss, Tensor | None]:
+    """The same error as a loss of points, and their weights."""
+    if objective.loss == "coarse_to_fine":
+        return PointLoss(power=2), torch.where(batch.kind == FINE, 1.0, objective.coarse_weight)
+    far_weight, absolute = objective.far_weight_at(progress), objective.loss == "sign_agnostic"
+    return PointLoss(power=1, near=objective.near, far_weight=far_weight, absolute=absolute), None
 
 
 def progress_at(step: int, steps: int) -> float:
