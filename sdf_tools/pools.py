@@ -20,7 +20,7 @@ from sdf_tools.io.loading import validate_for_fitting
 from sdf_tools.losses import COARSE, FINE, UNIFORM
 from sdf_tools.sampling import near_surface, surface_points
 
-__all__ = ["COARSE", "FINE", "UNIFORM", "SDFBatch", "SDFPool", "build_sdf_pool"]
+__all__ = ["COARSE", "FINE", "UNIFORM", "PoolConfig", "SDFBatch", "SDFPool", "build_sdf_pool"]
 
 GOLDEN_RATIO = (1 + 5**0.5) / 2
 
@@ -204,7 +204,7 @@ class PoolConfig:
         self,
         shape: Shape,
         *,
-        sign: str = "auto",
+        sign: Sign = "auto",
         distance: SignedDistance | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> SDFPool:
