@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.geometry import Mesh, Shape, positions
 from sdf_tools.spatial._libraries import import_kernels
 from sdf_tools.threads import in_threads
@@ -126,10 +126,8 @@ def sample_poisson_disk(mesh: Mesh, count: int, seed: int = 0, oversampling: int
     Raises:
         ShapeError: the mesh has no area.
     """
-    try:
+    with needs("numba", "Blue noise"):
         from sdf_tools import _elimination_kernels as kernels
-    except ImportError:
-        raise MissingLibraryError("Blue noise needs numba, which is not installed: pip install numba") from None
     if count < 1 or oversampling < 2:
         raise ValueError("count must be at least 1 and oversampling at least 2.")
     tables = _area_table(mesh, None)

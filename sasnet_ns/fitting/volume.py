@@ -19,7 +19,7 @@ from sasnet_ns.fitting.grid_fit import FittedGrid
 from sasnet_ns.fitting.image_metrics import psnr, ssim
 from sasnet_ns.fitting.signal import Signal, encode_png, shrink, signal_from_array
 from sasnet_ns.networks import SASNet
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import MissingLibraryError, needs
 from sdf_tools.io.writing import write_atomically, write_json
 
 VOLUME_SUFFIXES = (".npy", ".npz", ".nii", ".nii.gz", ".nrrd", ".tif", ".tiff", ".raw", ".bin")
@@ -121,20 +121,16 @@ def _from_npz(path: Path, key: str | None) -> tuple[np.ndarray, tuple[float, ...
 
 
 def _from_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    try:
+    with needs("nibabel", f"'{path.name}'"):
         import nibabel
-    except ImportError:
-        raise MissingLibraryError(f"'{path.name}' needs nibabel to be read: pip install nibabel") from None
     image: Any = nibabel.load(path)
     # NIfTI is (x, y, z): slices first, as everywhere here.
     return np.asarray(image.dataobj).T, tuple(float(s) for s in image.header.get_zooms()[:3][::-1])
 
 
 def _from_nrrd(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    try:
+    with needs("pynrrd", f"'{path.name}'"):
         import nrrd
-    except ImportError:
-        raise MissingLibraryError(f"'{path.name}' needs pynrrd to be read: pip install pynrrd") from None
     array, header = nrrd.read(str(path), index_order="C")
     directions = header.get("space directions")
     if directions is not None:

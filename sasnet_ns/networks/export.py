@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import needs
 from sdf_tools.io.writing import write_atomically
 
 if TYPE_CHECKING:
@@ -60,12 +60,8 @@ def export_field(field: SignedDistanceField, path: Path | str) -> None:
 
 
 def _save_onnx(program: torch.export.ExportedProgram, frame: dict[str, object], path: Path) -> None:
-    try:
+    with needs("onnxscript", "ONNX export"):
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingLibraryError(
-            "ONNX export needs onnxscript, which is not installed: pip install onnxscript"
-        ) from error
     onnx_program = torch.onnx.export(
         program, input_names=["points"], output_names=["signed_distance"], dynamo=True, verbose=False
     )

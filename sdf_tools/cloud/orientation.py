@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import needs
 from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.spatial.winding_tree import WindingTree
 from sdf_tools.vectors import unit_vectors
@@ -100,13 +100,9 @@ def orient_by_spanning_tree(points: np.ndarray, normals: np.ndarray, k: int = 12
 
     Each connected component of the neighbour graph is then turned so that it encloses positive volume.
     """
-    try:
+    with needs("scipy", "Orientation by 'mst'"):
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
-    except ImportError:
-        raise MissingLibraryError(
-            "Orientation by 'mst' needs scipy, which is not installed: pip install scipy"
-        ) from None
     k = min(k, len(points))
     distance, index = nearest_neighbours(points)(points, k)
     start, end = np.repeat(np.arange(len(points)), k - 1), index[:, 1:].reshape(-1)

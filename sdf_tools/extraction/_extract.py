@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.extraction._fields import Field, Grid, SampledField
 from sdf_tools.extraction._search import (
     CoarseLattice,
@@ -150,10 +150,8 @@ def extract_meshes(
         ShapeError: a level has no surface in the box, or the field is NaN somewhere.
         ValueError: bad arguments.
     """
-    try:
+    with needs("numba", "Extraction"):
         from sdf_tools.extraction._sparse import SparseLattice
-    except ImportError as error:
-        raise MissingLibraryError("Extraction needs numba; install it with 'pip install numba'.") from error
 
     grid = make_grid(resolution, bounds)
     limit = float(np.finfo(np.float32).max)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.io.ply import fits_float32, write_ply
 from sdf_tools.topology import unit_face_normals
@@ -205,12 +205,8 @@ def encode_glb(
     texture: Image | None = None,
 ) -> bytes:
     """A mesh as a binary glTF file; the arguments are :func:`encode_obj`'s, but for ``texture``: the picture itself."""
-    try:
+    with needs("trimesh", "Writing .glb files"):
         import trimesh
-    except ImportError:
-        raise MissingLibraryError(
-            "Writing .glb files needs trimesh, which is not installed: pip install trimesh"
-        ) from None
     far = not fits_float32(vertices)
     center = (vertices.max(0) + vertices.min(0)) / 2 if far and len(vertices) else np.zeros(3)
     part: Any = trimesh.Trimesh(vertices - center, faces, vertex_normals=normals, process=False)

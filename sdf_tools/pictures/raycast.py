@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import needs
 from sdf_tools.geometry import Mesh
 from sdf_tools.vectors import unit_vectors
 
@@ -47,12 +47,10 @@ class MeshRays:
     """
 
     def __init__(self, mesh: Mesh, corner_normals: np.ndarray | None = None) -> None:
-        try:
+        with needs("embreex", "A picture of a mesh"):
             import embreex  # noqa: F401
             import trimesh
             from trimesh.ray.ray_pyembree import RayMeshIntersector
-        except ImportError as error:
-            raise MissingLibraryError("Pictures need Embree; install it with 'pip install embreex trimesh'.") from error
         self.vertices = mesh.vertices.double().numpy()
         self.faces = mesh.faces.numpy()
         if corner_normals is None and mesh.vertex_normals is not None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import needs
 from sdf_tools.geometry import Mesh
 from sdf_tools.io.writing import encode_glb, encode_obj, write_atomically
 from sdf_tools.pictures.raycast import MeshRays
@@ -80,10 +80,8 @@ def bake_texture(mesh: Mesh, color: Callable[[Tensor], Tensor], size: int) -> Te
 
 def _unwrap(mesh: Mesh, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Source vertex of each new vertex, (F, 3) faces of new vertices, and (V, 2) float64 places in the picture."""
-    try:
+    with needs("xatlas", "A texture"):
         import xatlas
-    except ImportError as error:
-        raise MissingLibraryError("A texture needs xatlas; install it with 'pip install xatlas'.") from error
     vertices = mesh.vertices.numpy()
     center, extent = vertices.mean(axis=0), float(np.ptp(vertices, axis=0).max()) or 1.0
     atlas = xatlas.Atlas()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import needs
 from sdf_tools.spatial.neighbours import morton_order
 from sdf_tools.threads import in_threads
 
@@ -23,12 +23,8 @@ WINDING, ADJOINT, GRADIENT = 0, 1, 2  # as in winding_kernels, whose import need
 
 
 def _kernel() -> Callable[..., None]:
-    try:
+    with needs("numba", "A winding-number field"):
         from sdf_tools.spatial._winding_kernels import tree_sum
-    except ImportError:
-        raise MissingLibraryError(
-            "Winding-number fields need numba, which is not installed: pip install numba"
-        ) from None
     return tree_sum
 
 
