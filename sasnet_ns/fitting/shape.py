@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from sasnet_ns.networks import SignedDistanceField, fused_step
+from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.shapes.prepare import prepare_shape
 from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
-from sasnet_ns.training.objective import SDFObjective, finish_step, look_at_shape, progress_at, sdf_losses
+from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
 from sasnet_ns.training.recipe import Recipe
 from sasnet_ns.training.sphere_start import start_as_sphere
 from sdf_tools.distance import SignedDistance
-from sdf_tools.pools import PoolConfig, SDFBatch, SDFPool
+from sdf_tools.pools import PoolConfig, SDFPool
 
 if TYPE_CHECKING:
     from sdf_tools.geometry import Mesh, NormalizedShape, Shape
@@ -143,18 +143,11 @@ def fit_shape(
 
 
 def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report) -> None:
-    steps = config.recipe.steps
-    fused = fused_step(fitted.field.network)
-    seen: list[tuple[SDFBatch, Tensor]] = []
+    steps = SDFStep(fitted.field, config.objective, config.recipe.steps)
 
     def loss_at(step: int) -> Tensor:
-        batch = pool.batch(config.points_per_batch, step)
-        losses, predicted = sdf_losses(fitted.field, batch, config.objective, progress_at(step, steps), fused)
-        seen[:] = [(batch, predicted)]
+        losses, _ = steps.losses(pool.batch(config.points_per_batch, step), step)
         return functools.reduce(torch.add, losses.values())
 
-    def after_step(done: int) -> None:
-        finish_step(fitted.field, *seen[0], done, steps)
-
     history = History(loss=fitted.losses)
-    train(fitted.field.network, config.recipe, loss_at, after_step=after_step, report=report, history=history)
+    train(fitted.field.network, config.recipe, loss_at, after_step=steps.finish, report=report, history=history)

@@ -15,11 +15,9 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
-from sasnet_ns.kernels import FusedStep
-from sasnet_ns.networks import NetworkChoice, SASNet, SignedDistanceField, fused_step
+from sasnet_ns.networks import NetworkChoice, SASNet, SignedDistanceField
 from sasnet_ns.training.loop import seeded
-from sasnet_ns.training.objective import SDFObjective, finish_step, progress_at, sdf_losses
-from sdf_tools.pools import SDFBatch
+from sasnet_ns.training.objective import SDFObjective, SDFStep, progress_at, sdf_losses
 
 
 @dataclass
@@ -61,8 +59,7 @@ class SASNetSDFModel(Model):
             )
         self.step = 0
         self.max_steps = 0
-        self._last: tuple[SDFBatch, Tensor] | None = None
-        self._fused: tuple[FusedStep | None] | None = None
+        self._steps: SDFStep | None = None
         up = metadata.get("up_axis", "y")
         network = self.field.network
         bands = network.config.bands if isinstance(network, SASNet) else 0
@@ -86,8 +83,8 @@ class SASNetSDFModel(Model):
         ]
 
     def _finish_step(self, step: int) -> None:
-        if self._last is not None:
-            finish_step(self.field, *self._last, step + 1, self.max_steps)
+        if self._steps is not None:
+            self._steps.finish(step + 1)
 
     def update_to_step(self, step: int) -> None:
         """Called before each training step and after loading a checkpoint."""
@@ -105,19 +102,16 @@ class SASNetSDFModel(Model):
         """
         if isinstance(ray_bundle, RayBundle):
             return self._render(ray_bundle)
-        progress = progress_at(self.step, self.max_steps)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            losses, predicted = sdf_losses(self.field, ray_bundle, self.config.objective, progress, self._fused_step())
-        self._last = (ray_bundle, predicted.detach())
+            if not self.training:
+                losses, predicted = sdf_losses(
+                    self.field, ray_bundle, self.config.objective, progress_at(self.step, self.max_steps)
+                )
+            else:
+                if self._steps is None:  # when the first batch comes the network is where it stays
+                    self._steps = SDFStep(self.field, self.config.objective, self.max_steps, not self.config.bfloat16)
+                losses, predicted = self._steps.losses(ray_bundle, self.step)
         return {"batch": ray_bundle, "sdf": predicted, "losses": losses}
-
-    def _fused_step(self) -> FusedStep | None:
-        """The network's step in one pass, while training and where there is one for it."""
-        if not self.training or self.config.bfloat16:
-            return None
-        if self._fused is None:  # built when the first batch comes: by then the network is where it stays
-            self._fused = (fused_step(self.field.network),)
-        return self._fused[0]
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sasnet_ns.kernels.fused_step import FusedStep, StepForm, StepLayer
 from sasnet_ns.networks.base import Network
@@ -16,7 +15,7 @@ from sasnet_ns.networks.layers import linears
 from sasnet_ns.networks.sasnet import SASNet
 
 
-def fused_step(network: Network) -> FusedStep | None:
+def fused_step(network: Network, bands: int | None = None) -> FusedStep | None:
     """The step of a network in one pass, or None where autograd has to do it.
 
     What there is a pass for: SASNet, SIREN and ngp (their very classes, as a subclass may compute something else), in
@@ -24,8 +23,9 @@ def fused_step(network: Network) -> FusedStep | None:
 
     Args:
         network: read again in every step; build a new one after its tensors have been replaced or moved.
+        bands: a SASNet's low group and only this many of its high bands, as in ``SASNet.forward``; None for all.
     """
-    form = step_form(network)
+    form = step_form(network, bands)
     if form is None or getattr(network, "implementation", "auto") not in ("auto", "numba"):
         return None
     if isinstance(network, SASNet) and network.config.implementation not in ("auto", "numba"):
@@ -34,10 +34,10 @@ def fused_step(network: Network) -> FusedStep | None:
     return step if step is not None and step.backend == "numba" else None
 
 
-def step_form(network: Network) -> StepForm | None:
+def step_form(network: Network, bands: int | None = None) -> StepForm | None:
     """A network's tensors in the form that :class:`sasnet_ns.kernels.FusedStep` takes; None if it has none."""
     if type(network) is SASNet:
-        return _sasnet(network)
+        return _sasnet(network, bands)
     if type(network) is Siren:
         layers = [network.first, *linears(network.hidden)]
         chain = [StepLayer(layer.weight, layer.bias, "sine", network.omega_0) for layer in layers]
@@ -58,14 +58,23 @@ def _affine(layer: nn.Linear) -> StepLayer:
     return StepLayer(layer.weight, layer.bias, "affine")
 
 
-def _sasnet(network: SASNet) -> StepForm:
+def _sasnet(network: SASNet, bands: int | None) -> StepForm:
     config, generator = network.config, network.mask_generator
     omega = 1.0 if config.embedding == "frozen" else config.omega_0
-    bands: Sequence[int] = network.band_sizes[1:] if network.mask_counts[0] else ()
-    chain = [StepLayer(network.frequencies, network.phase, "sine", omega, tuple(bands))]
-    for layer, groups in zip(linears(network.hidden), network.mask_counts[1:], strict=True):
+    low, *high = network.band_sizes
+    open_bands = len(high) if bands is None else bands
+    kept = low + sum(high[:open_bands])
+    # The masks of bands left out stay in their places, over no neurons.
+    sizes = (*high[:open_bands], *([0] * (len(high) - open_bands))) if network.mask_counts[0] else ()
+    frequencies: Tensor = network.frequencies
+    phase: Tensor = network.phase
+    if bands is not None:
+        frequencies, phase = frequencies[:kept], phase[:kept]
+    chain = [StepLayer(frequencies, phase, "sine", omega, sizes)]
+    for index, (layer, groups) in enumerate(zip(linears(network.hidden), network.mask_counts[1:], strict=True)):
         sizes = (layer.out_features // groups,) * groups if groups else ()
-        chain.append(StepLayer(layer.weight, layer.bias, "sine", config.omega_0, sizes))
+        weight = layer.weight[:, :kept] if index == 0 and bands is not None else layer.weight
+        chain.append(StepLayer(weight, layer.bias, "sine", config.omega_0, sizes))
     layers = (*chain, _affine(network.output))
     if generator is None:
         return StepForm(network.in_dim, layers)

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from sasnet_ns.kernels import FusedStep, PointLoss
-from sasnet_ns.networks import Network, SASNet, SignedDistanceField
+from sasnet_ns.networks import Network, SASNet, SignedDistanceField, fused_step
 from sdf_tools import schedules
 from sdf_tools.distance import SignedDistance
 from sdf_tools.losses import FINE, coarse_to_fine_loss, distance_weighted_loss, eikonal_loss, mask_sparsity_loss
-from sdf_tools.pools import SDFBatch
+from sdf_tools.pools import GOLDEN_RATIO, SDFBatch
 
 
 @dataclass
@@ -43,6 +42,20 @@ class SDFObjective:
     """Weight lambda of the mean over points of the masks' sum, which closes masks where they are not needed (paper,
     Sec. 3.3, which gives no value); 0 leaves it out."""
 
+    band_dropout: float = 0.0
+    """Share of the steps of a SASNet that train with some of its high bands left out, so that each number of bands is a
+    level of detail of its own; 0 trains all bands in every step."""
+
+    def bands_at(self, step: int, bands: int) -> int | None:
+        """High bands that take part in a step: None for all, else fewer, each number equally often.
+
+        Args:
+            step: counted from 0; the same step always gives the same number.
+            bands: of the network.
+        """
+        share = (step * GOLDEN_RATIO) % 1.0  # spreads the chosen steps evenly
+        return int(share / self.band_dropout * bands) if share < self.band_dropout else None
+
     def eikonal_weight_at(self, progress: float) -> float:
         """The Eikonal term's weight at a share of training, 0 to 1."""
         last = self.eikonal_weight if self.eikonal_final_weight is None else self.eikonal_final_weight
@@ -59,6 +72,7 @@ def sdf_losses(
     objective: SDFObjective,
     progress: float = 0.0,
     fused: FusedStep | None = None,
+    bands: int | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Weighted loss terms on a batch; the loss is their sum.
 
@@ -69,12 +83,13 @@ def sdf_losses(
         progress: share of training done, 0 to 1, for the weight schedule.
         fused: the step of the field's network in one pass (:func:`sasnet_ns.networks.fused_step`), for the error of the
             distances; the other terms always take autograd's way.
+        bands: high bands of a SASNet that take part; None for all. ``fused`` must be the step with as many.
 
     Returns:
         The terms by name (scalars), and the predicted distances (B,).
     """
     if fused is None:
-        predicted = field(batch.points)
+        predicted = field(batch.points, bands)
         error = _distance_error(predicted, batch, objective, progress)
     else:
         loss, shares = _point_loss(batch, objective, progress)
@@ -116,6 +131,43 @@ def progress_at(step: int, steps: int) -> float:
     return step / (steps - 1) if steps > 1 else 0.0
 
 
+class SDFStep:
+    """The losses of training steps: which bands take part, and in one pass where the network has one for that.
+
+    Args:
+        field: the field in training, where it stays (its network's tensors are looked up once).
+        objective: terms and weights.
+        steps: of the whole run.
+        fuse: whether to take the fused step where there is one.
+    """
+
+    def __init__(self, field: SignedDistanceField, objective: SDFObjective, steps: int, fuse: bool = True) -> None:
+        self.field, self.objective, self.steps = field, objective, steps
+        self._fuse = fuse
+        self._fused: dict[int | None, FusedStep | None] = {}
+        self._last: tuple[SDFBatch, Tensor] | None = None
+
+    def losses(self, batch: SDFBatch, step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Weighted loss terms of a step (from 0) on its batch, and the predicted distances (B,)."""
+        network = self.field.network
+        bands = None
+        if isinstance(network, SASNet) and self.objective.band_dropout > 0:
+            bands = self.objective.bands_at(step, network.config.bands)
+        if bands not in self._fused:
+            self._fused[bands] = fused_step(network, bands) if self._fuse else None
+        progress = progress_at(step, self.steps)
+        losses, predicted = sdf_losses(self.field, batch, self.objective, progress, self._fused[bands], bands)
+        self._last = (batch, predicted.detach())
+        return losses, predicted
+
+    def finish(self, done: int) -> None:
+        """Tell a network that changes while it trains that step number ``done`` (from 1) is over."""
+        network = self.field.network
+        if self._last is not None and type(network).on_step is not Network.on_step:
+            batch, predicted = self._last
+            network.on_step(done, self.steps, 2 * batch.points, (predicted - batch.sdf).square())
+
+
 def look_at_shape(field: SignedDistanceField, distance: SignedDistance, resolution: int = 64) -> None:
     """Show the signed distance to a network that looks at the signal before training; nothing for the others.
 
@@ -129,11 +181,3 @@ def look_at_shape(field: SignedDistanceField, distance: SignedDistance, resoluti
     axis = (torch.arange(resolution, dtype=torch.float64) + 0.5) / resolution - 0.5
     values = distance(torch.cartesian_prod(axis, axis, axis)).float()
     field.network.initialize_from(values.reshape(resolution, resolution, resolution, 1).to(field.scale.device))
-
-
-def finish_step(
-    field: SignedDistanceField, batch: SDFBatch, predicted: Float[Tensor, " B"], step: int, steps: int
-) -> None:
-    """Tell a network that changes while it trains that step number ``step`` (from 1) of ``steps`` is done."""
-    if type(field.network).on_step is not Network.on_step:
-        field.network.on_step(step, steps, 2 * batch.points, (predicted.detach() - batch.sdf).square())
