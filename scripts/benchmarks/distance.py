@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.report import print_table, write_rows
 from benchmarks.shapes import SHARED
 
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import Mesh, normalize
 from sdf_tools.io.loading import load
-from sdf_tools.io.writing import write_json
 from sdf_tools.pools import build_sdf_pool
 from sdf_tools.sampling import near_surface, sample_surface
 from sdf_tools.topology import first_occurrences, is_watertight
@@ -68,8 +68,7 @@ def run(json_path: Path | None, quick: bool) -> None:
         found = _one_mesh(name, mesh, count)
         _show(found)
         rows += found
-    if json_path is not None:
-        write_json(json_path, [asdict(row) for row in rows])
+    write_rows(json_path, rows)
 
 
 def _one_mesh(name: str, mesh: Mesh, count: int) -> list[Row]:
@@ -195,18 +194,14 @@ def _add_trimesh(jobs: dict[str, Any], vertices: np.ndarray, faces: np.ndarray) 
 
 
 def _show(rows: list[Row]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     kinds = list(dict.fromkeys(row.points for row in rows))
-    table = Table(title=f"{rows[0].mesh}: thousand points per second, and largest error / wrong signs of all points")
-    for column in ("job", "library", *kinds, "max error", "wrong signs"):
-        table.add_column(column, justify="left" if column in ("job", "library") else "right")
+    lines = []
     for job in JOBS:
         for library in dict.fromkeys(row.library for row in rows if row.job == job):
             mine = [row for row in rows if row.job == job and row.library == library]
             speeds = {row.points: f"{row.kpts_per_s:.0f}" for row in mine}
             error = "-" if job == "occupancy" else f"{max(row.max_error for row in mine):.1e}"
             wrong = "-" if job == "unsigned distance" else str(sum(row.wrong_signs for row in mine))
-            table.add_row(job, library, *(speeds.get(kind, "-") for kind in kinds), error, wrong)
-    Console(width=140).print(table)
+            lines.append((job, library, *(speeds.get(kind, "-") for kind in kinds), error, wrong))
+    title = f"{rows[0].mesh}: thousand points per second, and largest error / wrong signs of all points"
+    print_table(title, ("job", "library"), (*kinds, "max error", "wrong signs"), lines)

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.report import print_table, write_rows
 from benchmarks.shapes import SHARED
 
 from sdf_tools.cloud.normals import estimate_normals, orient_normals
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import Mesh, normalize
 from sdf_tools.io.loading import load
-from sdf_tools.io.writing import write_json
 from sdf_tools.sampling import sample_poisson_disk, sample_surface
 
 Sampler = Callable[[int], np.ndarray]
@@ -60,8 +60,7 @@ def run(json_path: Path | None, quick: bool) -> None:
         rows.append(Row("blue noise", library, len(points), seconds, _spread(points, area)))
     rows += _normals(mesh, normals)
     _show(rows, path.name)
-    if json_path is not None:
-        write_json(json_path, [asdict(row) for row in rows])
+    write_rows(json_path, rows)
 
 
 def _edges(mesh: Mesh) -> tuple[torch.Tensor, torch.Tensor]:
@@ -172,13 +171,8 @@ def _normals(mesh: Mesh, count: int) -> list[Row]:
 
 
 def _show(rows: list[Row], name: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"sampling {name}")
-    for column in ("job", "library", "points", "seconds", "quality"):
-        table.add_column(column, justify="left" if column in ("job", "library") else "right")
+    lines = []
     for row in sorted(rows, key=lambda row: row.job):
         quality = "-" if np.isnan(row.quality) else f"{row.quality:.3g}"
-        table.add_row(row.job, row.library, f"{row.count:,}", f"{row.seconds:.2f}", quality)
-    Console(width=120).print(table)
+        lines.append((row.job, row.library, f"{row.count:,}", f"{row.seconds:.2f}", quality))
+    print_table(f"sampling {name}", ("job", "library"), ("points", "seconds", "quality"), lines)
