@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from sasnet_ns.kernels.fused_step import FusedStep, StepForm, StepLayer
+from sasnet_ns.kernels import FusedStep, StepForm, StepLayer
 from sasnet_ns.networks.base import Network
 from sasnet_ns.networks.ngp import HashGridMLP
 from sasnet_ns.networks.sasnet import SASNet
