@@ -14,13 +14,16 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
+import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from sasnet_ns.kernels._numba import jit
 
-_WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+# as numba itself asks
+_FEATURES = numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()  # type: ignore[attr-defined]
+_WIDE = "+avx512f" in _FEATURES
 LANES = 16 if _WIDE else 8
 """Numbers in a vector."""
 COLUMNS = 2 * LANES
