@@ -7,15 +7,15 @@ are against libigl in float64: its closest triangle, and the side by its winding
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.report import print_table, write_rows
+from benchmarks.report import best_time, print_table, write_rows
 from benchmarks.shapes import SHARED
 
 from sdf_tools.distance.signed_distance import SignedDistance
@@ -86,14 +86,13 @@ def _one_mesh(name: str, mesh: Mesh, count: int) -> list[Row]:
         for job in JOBS:
             for library, function in contenders[job].items():
                 try:
-                    seconds, answer = _best(function, points if library != "trimesh" else points[:2000])
+                    some = points if library != "trimesh" else points[:2000]
+                    seconds, answer = best_time(partial(function, some), enough=2.0)
                 except Exception as error:
                     print(f"{library}, {job}: {type(error).__name__}: {str(error).splitlines()[0]}")
                     continue
-                rows.append(_row(name, job, kind, library, seconds, answer, truth))
-    start = time.perf_counter()
-    build_sdf_pool(mesh, count)
-    took = time.perf_counter() - start
+                rows.append(_row(name, job, kind, library, seconds, np.asarray(answer), truth))
+    took, _ = best_time(lambda: build_sdf_pool(mesh, count), 1)
     print(f"{name}: {len(mesh.faces):,} faces; a pool of {count:,} points takes {took:.1f} s, set-up included")
     return rows
 
@@ -120,18 +119,6 @@ def _row(name: str, job: str, kind: str, library: str, seconds: float, answer: n
         error = float(np.abs(np.abs(answer) - np.abs(truth)).max())
         wrong = int(((answer < 0) != (truth < 0))[clear].sum())
     return Row(name, job, kind, library, len(answer) / seconds / 1000, error, wrong)
-
-
-def _best(function: Callable[[np.ndarray], np.ndarray], points: np.ndarray) -> tuple[float, np.ndarray]:
-    best, answer, spent = float("inf"), np.zeros(0), 0.0
-    for _ in range(3):
-        start = time.perf_counter()
-        answer = np.asarray(function(points))
-        took = time.perf_counter() - start
-        best, spent = min(best, took), spent + took
-        if spent > 2:
-            break
-    return best, answer
 
 
 def _contenders(mesh: Mesh) -> dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]]:

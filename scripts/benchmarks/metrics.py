@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.report import print_table, write_rows
+from benchmarks.report import best_time, print_table, write_rows
 from benchmarks.shapes import SHARED
 
 from sdf_tools import metrics
@@ -50,12 +49,8 @@ def run(json_path: Path | None, quick: bool) -> None:
 
 
 def _time(job: str, library: str, function: Callable[[], float]) -> Row:
-    seconds, value = [], 0.0
-    for _ in range(2):
-        started = time.perf_counter()
-        value = float(function())
-        seconds.append(time.perf_counter() - started)
-    return Row(job, library, min(seconds), value)
+    seconds, value = best_time(function, 2)
+    return Row(job, library, seconds, float(value))
 
 
 def _nearest(prediction: Mesh, reference: Mesh, count: int) -> list[Row]:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 from sdf_tools.io.writing import write_json
+
+T = TypeVar("T")
+
+
+def best_time(work: Callable[[], T], repeats: int = 3, enough: float = math.inf) -> tuple[float, T]:
+    """Seconds of the fastest of a few calls, and the last answer; no further call after ``enough`` seconds in all."""
+    times: list[float] = []
+    while True:
+        started = time.perf_counter()
+        answer = work()
+        times.append(time.perf_counter() - started)
+        if len(times) == repeats or sum(times) > enough:
+            return min(times), answer
 
 
 def print_table(title: str, words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
