@@ -128,8 +128,8 @@ def test_fit_extract_evaluate_without_the_launcher(tmp_path: Path, sphere_file: 
     )
     door = ("-m", "sasnet_ns.commands")
     fitted = run(
-        *door, "fit-shape", "--data", sphere_file, "--config", tmp_path / "quick.yaml", "--output-dir", tmp_path / "run",
-        "--resolution", "0", "--device", "cpu",
+        *door, "fit-shape", "--data", sphere_file, "--config", tmp_path / "quick.yaml",
+        "--output-dir", tmp_path / "run", "--resolution", "0", "--device", "cpu",
     )  # fmt: skip
     assert fitted.returncode == 0, fitted.stderr
     mesh_file = tmp_path / "mesh.ply"
