@@ -33,14 +33,10 @@ def run(arguments: Arguments) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from sasnet_ns.shapes.named import resolve_shape
-    from sdf_tools.errors import ShapeError
-    from sdf_tools.geometry import Mesh
+    from sasnet_ns.shapes.named import resolve_mesh
     from sdf_tools.pictures.scene_files import write_scene
 
-    mesh = resolve_shape(arguments.data)
-    if not isinstance(mesh, Mesh):
-        raise ShapeError(f"'{arguments.data}' holds points without faces; only meshes can be rendered.")
+    mesh = resolve_mesh(arguments.data)
     started = time.perf_counter()
     settings = arguments.scene
     with Progress(console=Console(stderr=True)) as bar:

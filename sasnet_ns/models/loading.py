@@ -79,9 +79,9 @@ def allow_numpy_scalars() -> None:
     """
     import numpy as np
 
-    core = getattr(np, "_core", None) or np.core
+    scalar: Any = np.float64(0).__reduce__()[0]  # numpy has moved it from one module to another
     kinds = {type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)}
-    torch.serialization.add_safe_globals([core.multiarray.scalar, np.dtype, *kinds])
+    torch.serialization.add_safe_globals([scalar, np.dtype, *kinds])
 
 
 def _last_checkpoint(folder: Path, config: Any) -> dict[str, Tensor]:
