@@ -33,9 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mesh = sdf_tools.Mesh(torch.from_numpy(ball.vertices.copy()), torch.from_numpy(ball.faces.copy()))
     path = tmp_path_factory.mktemp("examples")
     sdf_tools.save_mesh(mesh, path / "ball.ply")
-    sdf_tools.save_points(
-        sdf_tools.PointCloud(sdf_tools.sample_surface(mesh, 4000, seed=0).points), path / "points.ply"
-    )
+    points = sdf_tools.sample_surface(mesh, 4000, seed=0).points
+    sdf_tools.save_points(sdf_tools.PointCloud(points), path / "points.ply")
     return path
 
 
