@@ -6,11 +6,16 @@ CUDA, numba on a CPU, and the twin where neither can be loaded or the dtype is n
 
 from sasnet_ns.kernels._process import small_products, tune
 from sasnet_ns.kernels.functional import Implementation, hash_grid, mask_decoder, masked_sine, masked_sine_embedding
+from sasnet_ns.kernels.fused_step import FusedStep, PointLoss, StepForm, StepLayer
 from sasnet_ns.kernels.layout import HashGridLayout
 
 __all__ = [
+    "FusedStep",
     "HashGridLayout",
     "Implementation",
+    "PointLoss",
+    "StepForm",
+    "StepLayer",
     "hash_grid",
     "mask_decoder",
     "masked_sine",

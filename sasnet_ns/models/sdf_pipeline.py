@@ -14,6 +14,8 @@ from torch.cuda.amp.grad_scaler import GradScaler
 from sasnet_ns.data.shape_datamanager import GeometryProbe, ShapeDataManager, ShapeDataManagerConfig
 from sasnet_ns.models.sdf_model import SASNetSDFModel, SASNetSDFModelConfig
 from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.training.loop import seeded
+from sasnet_ns.training.objective import look_at_shape
 from sdf_tools.chunks import in_chunks
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.geometry import Mesh
@@ -58,6 +60,9 @@ class SASNetSDFPipeline(VanillaPipeline):
         except (ShapeError, MissingLibraryError) as error:
             raise SystemExit(f"sasnet-sdf: {error}") from None
         assert isinstance(self.model, SASNetSDFModel)
+        if test_mode == "val":
+            with seeded(self.datamanager.config.seed):
+                look_at_shape(self.model.field, self.datamanager.distance)
         self.model.viewer_panel.surface = lambda: self.datamanager.surface
 
     def train(self, mode: bool = True) -> SASNetSDFPipeline:

@@ -13,7 +13,9 @@ from sasnet_ns.networks.baselines.pemlp import PEMLP
 from sasnet_ns.networks.baselines.sape import SAPE
 from sasnet_ns.networks.baselines.siren import Siren
 from sasnet_ns.networks.baselines.wire import Wire
+from sasnet_ns.networks.choice import NetworkChoice, NetworkName
 from sasnet_ns.networks.frequencies import FrequencyBands, sample_frequencies
+from sasnet_ns.networks.fused import fused_step, step_form
 from sasnet_ns.networks.mask_generator import MaskGenerator
 from sasnet_ns.networks.registry import build_network, network_names, register_network
 from sasnet_ns.networks.sasnet import SASNet, SASNetConfig
@@ -33,6 +35,8 @@ __all__ = [
     "MaskGenerator",
     "ModulatedSiren",
     "Network",
+    "NetworkChoice",
+    "NetworkName",
     "NeuRBF",
     "SASNet",
     "SASNetConfig",
@@ -40,10 +44,12 @@ __all__ = [
     "Siren",
     "Wire",
     "build_network",
+    "fused_step",
     "network_names",
     "parameter_count",
     "parameter_counts",
     "register_network",
     "sample_frequencies",
     "sized_options",
+    "step_form",
 ]

@@ -41,9 +41,16 @@ class SignedDistanceField(nn.Module):
         self.register_buffer("center", torch.zeros(3, dtype=torch.float64) if center is None else center.double())
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
 
-    def forward(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
-        """Signed distance in box units at (..., 3) box coordinates."""
-        return self.network(2 * points)[..., 0]
+    def forward(self, points: Float[Tensor, "*batch 3"], bands: int | None = None) -> Float[Tensor, "*batch"]:
+        """Signed distance in box units at (..., 3) box coordinates.
+
+        Args:
+            points: box coordinates.
+            bands: of a SASNet, use the low group and only this many high bands; None uses all.
+        """
+        if bands is None:
+            return self.network(2 * points)[..., 0]
+        return self.network(2 * points, bands=bands)[..., 0]
 
     def value_and_gradient(
         self, points: Float[Tensor, "*batch 3"]

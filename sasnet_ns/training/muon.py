@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sasnet_ns.kernels import small_products
-
 # Coefficients of the quintic Newton-Schulz iteration (Jordan et al., "Muon", 2024).
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
@@ -63,7 +61,6 @@ class Muon(torch.optim.Optimizer):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(p)
                 buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-                with small_products(p):
-                    update = orthogonalize(p.grad.lerp(buffer, momentum), group["ns_steps"])
+                update = orthogonalize(p.grad.lerp(buffer, momentum), group["ns_steps"])
                 p.add_(update, alpha=-0.2 * max(p.shape) ** 0.5 * group["lr"])
         return loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from sasnet_ns.networks.base import Network, ParameterRole
 from sasnet_ns.training.muon import Muon
+from sdf_tools import schedules
 
 
 @dataclass
@@ -41,9 +41,9 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
         return (step + 1) / recipe.warmup_steps
     if recipe.schedule == "constant":
         return 1.0
-    progress = min(1.0, (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps))
-    decay = 0.5 * (1 + math.cos(math.pi * progress)) if recipe.schedule == "cosine" else 1 - progress
-    return recipe.final_factor + (1 - recipe.final_factor) * decay
+    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    shape = schedules.cosine if recipe.schedule == "cosine" else schedules.linear
+    return shape(progress, 1.0, recipe.final_factor)
 
 
 def build_optimizer(role: ParameterRole, parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
