@@ -212,9 +212,7 @@ class Evaluate:
     """Seed of all samples."""
 
     def run(self) -> None:
-        import json
-
-        from sdf_tools.io.writing import write_atomically
+        from sdf_tools.io.writing import write_json
         from sdf_tools.metrics import evaluate
 
         if self.json is not None and not self.json.resolve().parent.is_dir():
@@ -228,7 +226,7 @@ class Evaluate:
         )
         print(result)
         if self.json is not None:
-            write_atomically(self.json, json.dumps(result.to_dict(), indent=1).encode())
+            write_json(self.json, result.to_dict())
 
 
 @dataclass

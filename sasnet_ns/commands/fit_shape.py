@@ -6,7 +6,6 @@ sasnet fit-shape --data armadillo --config configs/sdf_paper_armadillo.yaml --ou
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,16 +36,15 @@ def run(arguments: Arguments) -> None:
     """Fit, save, extract."""
     from sasnet_ns.fitting import ShapeFit, fit_shape
     from sasnet_ns.training.config import load_config
-    from sdf_tools.io.writing import save_mesh, write_atomically
+    from sdf_tools.io.writing import save_mesh, write_json
 
     config = load_config(arguments.config, ShapeFit) if arguments.config else ShapeFit()
     if arguments.steps is not None:
         config.recipe.steps = arguments.steps
     fitted = fit_shape(arguments.data, config, device=arguments.device)
     folder = arguments.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
     fitted.field.save(folder / "field.pt")
-    write_atomically(folder / "losses.json", json.dumps(fitted.losses).encode())
+    write_json(folder / "losses.json", fitted.losses, indent=None)
     print(f"{folder / 'field.pt'}: {'interrupted, kept as it is' if fitted.interrupted else 'trained'}")
     if arguments.resolution:
         save_mesh(fitted.extract_mesh(arguments.resolution), folder / "mesh.ply")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -59,15 +59,37 @@ class FittedShape:
     losses: list[float]
     interrupted: bool = False
 
-    def extract_mesh(self, resolution: int = 512, **options: Any) -> Mesh:
-        """The surface in the shape's own units; options as for ``sdf_tools.extract_mesh``, in box units.
+    def extract_mesh(
+        self,
+        resolution: int = 512,
+        bounds: Sequence[Sequence[float]] = ((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5)),
+        level: float = 0.0,
+        *,
+        method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes",
+        search: Literal["auto", "lipschitz", "growth"] = "auto",
+        lipschitz: float | None = None,
+        coarse_resolution: int = 64,
+        probes: int = 16_384,
+        refine_steps: int = 0,
+        normals: bool = False,
+        cap: bool = False,
+        chunk: int | None = None,
+        seed: int = 0,
+        progress: Callable[[str, int], None] | None = None,
+    ) -> Mesh:
+        """The surface in the shape's own units; options as for ``sdf_tools.extract_meshes``, in box units.
 
         Raises:
             ShapeError: the field has no surface.
         """
         from sdf_tools.extraction import extract_mesh
 
-        return self.normalized.mesh_to_world(extract_mesh(self.field, resolution, **options))
+        mesh = extract_mesh(
+            self.field, resolution, bounds, level, method=method, search=search, lipschitz=lipschitz,
+            coarse_resolution=coarse_resolution, probes=probes, refine_steps=refine_steps, normals=normals, cap=cap,
+            chunk=chunk, seed=seed, progress=progress,
+        )  # fmt: skip
+        return self.normalized.mesh_to_world(mesh)
 
 
 def fit_shape(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import math
 import re
 from pathlib import Path
@@ -17,12 +16,11 @@ from torch import Tensor
 
 from sasnet_ns.fitting import pictures
 from sasnet_ns.fitting.grid_fit import FittedGrid
-from sasnet_ns.fitting.image import without_nan
 from sasnet_ns.fitting.image_metrics import psnr, ssim
 from sasnet_ns.fitting.signal import Signal, encode_png, shrink, signal_from_array
 from sasnet_ns.networks import SASNet
-from sdf_tools.errors import MissingLibraryError
-from sdf_tools.io.writing import write_atomically
+from sdf_tools.errors import MissingLibraryError, needs
+from sdf_tools.io.writing import write_atomically, write_json
 
 VOLUME_SUFFIXES = (".npy", ".npz", ".nii", ".nii.gz", ".nrrd", ".tif", ".tiff", ".raw", ".bin")
 _KEYS = ("volume", "data", "arr_0", "density")
@@ -123,20 +121,16 @@ def _from_npz(path: Path, key: str | None) -> tuple[np.ndarray, tuple[float, ...
 
 
 def _from_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    try:
+    with needs("nibabel", f"'{path.name}'"):
         import nibabel
-    except ImportError:
-        raise MissingLibraryError(f"'{path.name}' needs nibabel to be read: pip install nibabel") from None
     image: Any = nibabel.load(path)
     # NIfTI is (x, y, z): slices first, as everywhere here.
     return np.asarray(image.dataobj).T, tuple(float(s) for s in image.header.get_zooms()[:3][::-1])
 
 
 def _from_nrrd(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    try:
+    with needs("pynrrd", f"'{path.name}'"):
         import nrrd
-    except ImportError:
-        raise MissingLibraryError(f"'{path.name}' needs pynrrd to be read: pip install pynrrd") from None
     array, header = nrrd.read(str(path), index_order="C")
     directions = header.get("space directions")
     if directions is not None:
@@ -287,8 +281,8 @@ def write_volume_results(
             "population covariance",
         },
     }
-    write_atomically(folder / "metrics.json", json.dumps(without_nan(content), indent=1).encode())
-    write_atomically(folder / "history.json", json.dumps(without_nan(dataclasses.asdict(fitted.history))).encode())
+    write_json(folder / "metrics.json", content)
+    write_json(folder / "history.json", dataclasses.asdict(fitted.history), indent=None)
     if draw:
         for name, data in _volume_pictures(fitted, prediction, quality, threshold).items():
             write_atomically(folder / name, data)

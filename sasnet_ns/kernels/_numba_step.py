@@ -20,7 +20,7 @@ from sasnet_ns.kernels import _numba_grid
 from sasnet_ns.kernels._numba import jit, span
 from sasnet_ns.kernels._numba_sine import ONE, ZERO, cosine_of, reduce_to_half_turn, sine_of
 from sasnet_ns.kernels._openmp import on_team
-from sasnet_ns.kernels._vector import dot, product, transpose
+from sasnet_ns.kernels._vector import dot, product, transpose, wide
 
 BLOCK = 64
 """Points per block: at 128 and more, the activations of SASNet's paper size no longer fit beside its weights."""
@@ -79,6 +79,7 @@ def _sigmoid(a):  # type: ignore[no-untyped-def]
 @jit
 def _activate(layer, omega, weights, neurons, work):  # type: ignore[no-untyped-def]
     """Products of a layer to its output: bias and activation, a neuron's row at a time."""
+    wide()
     kind, bias_start, target, wave, neuron = layer[KIND], layer[BIAS], layer[TARGET], layer[WAVE], layer[NEURON]
     for j in range(layer[OUTPUTS]):
         out, bias = work[target + j], weights[bias_start + j]
@@ -111,6 +112,7 @@ def _activate(layer, omega, weights, neurons, work):  # type: ignore[no-untyped-
 @jit
 def _deactivate(layer, omega, neurons, work):  # type: ignore[no-untyped-def]
     """Gradient by a layer's output to that by its products, in place; adds to the gradients by its masks."""
+    wide()
     kind, slope, target, wave, neuron = layer[KIND], layer[SLOPE], layer[TARGET], layer[WAVE], layer[NEURON]
     for j in range(layer[OUTPUTS]):
         g = work[slope + j]
@@ -128,7 +130,7 @@ def _deactivate(layer, omega, neurons, work):  # type: ignore[no-untyped-def]
         elif kind == RELU:
             out = work[target + j]
             for b in range(BLOCK):
-                g[b] = g[b] if out[b] > ZERO else ZERO
+                g[b] *= ONE if out[b] > ZERO else ZERO
         elif kind == SIGMOID:
             out = work[target + j]
             for b in range(BLOCK):
@@ -137,6 +139,7 @@ def _deactivate(layer, omega, neurons, work):  # type: ignore[no-untyped-def]
 
 @jit
 def _forward_layer(layer, omega, weights, neurons, work, flat):  # type: ignore[no-untyped-def]
+    wide()
     inputs, outputs = layer[INPUTS], layer[OUTPUTS]
     product(weights, layer[WEIGHT], inputs, 1, flat, layer[SOURCE] * PITCH, PITCH, flat, layer[WAVE] * PITCH, PITCH, outputs, BLOCK, inputs, False)  # fmt: skip  # noqa: E501
     _activate(layer, omega, weights, neurons, work)
@@ -144,6 +147,7 @@ def _forward_layer(layer, omega, weights, neurons, work, flat):  # type: ignore[
 
 @jit
 def _backward_layer(layer, omega, weights, neurons, work, flat, ones, turned, turned_pitch, sums):  # type: ignore[no-untyped-def]
+    wide()
     inputs, outputs, slope = layer[INPUTS], layer[OUTPUTS], layer[SLOPE]
     _deactivate(layer, omega, neurons, work)
     if layer[BIAS_GRAD] >= 0:
@@ -254,6 +258,7 @@ def step_part(part, parts, x, target, weight, rules, weights, plan, omegas, neur
     coordinates are in the first rows of ``work_``; ``grid_rows`` are the first rows of the grid's features and of their
     gradients, and that of the masks' gradients with their number.
     """
+    wide()
     points, in_dim, out_dim = x.shape[0], x.shape[1], target.shape[1]
     work, turned, sums, places, shares = work_[part], turned_[part], sums_[part], places_[part], shares_[part]
     flat, turned_flat = work.reshape(-1), turned.reshape(-1)

@@ -14,13 +14,16 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
+import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from sasnet_ns.kernels._numba import jit
 
-_WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+# as numba itself asks
+_FEATURES = numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()  # type: ignore[attr-defined]
+_WIDE = "+avx512f" in _FEATURES
 LANES = 16 if _WIDE else 8
 """Numbers in a vector."""
 COLUMNS = 2 * LANES
@@ -146,6 +149,22 @@ def _dot(_: Any, a: Any, a0: Any, b: Any, b0: Any, count: Any) -> tuple[Any, Cal
     return signature, generate
 
 
+def _wide(_: Any) -> tuple[Any, Callable[..., Any]]:
+    """Let the compiler use the widest vectors in the loops of the calling function.
+
+    Left alone it takes vectors half as wide on processors with AVX-512; sines were measured 1.6 times faster in full
+    ones. The attribute is LLVM's own, but not among those that llvmlite has names for. A function that is inlined loses
+    it to its caller, which has to ask as well.
+    """
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        set.add(builder.function.attributes, f'"prefer-vector-width"="{32 * LANES}"')
+        return context.get_dummy_value()
+
+    return types.none(), generate
+
+
+wide: Any = intrinsic(_wide)
 tile: Any = intrinsic(_tile)
 turn: Any = intrinsic(_turn)
 dot: Any = intrinsic(_dot)

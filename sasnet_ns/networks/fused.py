@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from sasnet_ns.kernels.fused_step import FusedStep, StepForm, StepLayer
+from sasnet_ns.kernels import FusedStep, StepForm, StepLayer
 from sasnet_ns.networks.base import Network
 from sasnet_ns.networks.baselines.ngp import HashGridMLP
 from sasnet_ns.networks.baselines.siren import Siren

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sasnet_ns.networks.registry import build_network
+from sdf_tools.io.writing import write_atomically
 
 
 class SignedDistanceField(nn.Module):
@@ -61,10 +63,8 @@ class SignedDistanceField(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write the field to a file that ``torch.load(weights_only=True)`` accepts; appears whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        torch.save({"description": self.description, "state": self.state_dict()}, partial)
-        partial.replace(path)
+        content = {"description": self.description, "state": self.state_dict()}
+        write_atomically(path, partial(torch.save, content))
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> SignedDistanceField:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from sasnet_ns.kernels import Adam
 from sasnet_ns.networks.base import Network, ParameterRole
 from sasnet_ns.training.muon import Muon
 from sdf_tools import schedules
@@ -52,7 +53,7 @@ def build_optimizer(role: ParameterRole, parameters: list[nn.Parameter], recipe:
         return Muon(parameters, lr=recipe.hidden_learning_rate)
     rate = recipe.mask_learning_rate if role == "masks" else recipe.learning_rate
     # eps far below the gradients of a hash grid that few points touch, as instant-ngp does.
-    return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.99), eps=1e-15, fused=True)
+    return Adam(parameters, lr=rate, betas=(0.9, 0.99), eps=1e-15)
 
 
 def build_optimizers(network: Network, recipe: Recipe) -> dict[ParameterRole, torch.optim.Optimizer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from sdf_tools import metrics
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import Mesh, normalize
 from sdf_tools.io.loading import load
+from sdf_tools.io.writing import write_json
 from sdf_tools.sampling import sample_surface
 
 
@@ -47,7 +47,7 @@ def run(json_path: Path | None, quick: bool) -> None:
     rows.append(_time("everything", "sdf_tools.metrics.evaluate", lambda: metrics.evaluate(prediction, reference).iou))
     _show(rows)
     if json_path is not None:
-        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        write_json(json_path, [asdict(row) for row in rows])
 
 
 def _time(job: str, library: str, function: Callable[[], float]) -> Row:

@@ -14,7 +14,6 @@ import copy
 import dataclasses
 import gc
 import importlib.util
-import json
 import os
 import platform
 import tempfile
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from sdf_tools.io.writing import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -80,7 +81,7 @@ def run(json_path: Path | None, quick: bool, pictures: Path | None = None) -> No
                 rows.append(measure(scene, data, method, seconds, pictures and pictures / scene))
                 print_table(rows)
                 if json_path is not None:
-                    json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+                    write_json(json_path, [dataclasses.asdict(row) for row in rows])
 
 
 def render_armadillo(folder: Path) -> Path:
@@ -242,8 +243,8 @@ def surface_error(model: Any, data: Path) -> dict[str, Any]:
     result = evaluate(mesh, truth, samples=100_000, iou_samples=20_000, paper=False)
     side = 0.9  # the longest side in the metric's units
     return {
-        "mesh_to_truth": result.point_to_surface_mean / side,
-        "truth_to_mesh": result.surface_to_point_mean / side,
+        "mesh_to_truth": result.accuracy_mean / side,
+        "truth_to_mesh": result.completeness_mean / side,
         "components": result.components_prediction,
     }
 

@@ -9,7 +9,6 @@ runs from the command to its end, imports and sampling included.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from sdf_tools.io.writing import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -42,8 +43,8 @@ class Row:
     extract_s: float
     extract_peak_mb: float
     iou: float
-    point_to_surface: float
-    surface_to_point: float
+    accuracy: float
+    completeness: float
     normal_error_deg: float
     components: int
     components_reference: int
@@ -62,7 +63,7 @@ def run(json_path: Path | None, quick: bool) -> None:
             rows.append(measure(shape, present[shape], network, steps, Path(folder) / shape))
             print_table(rows)
             if json_path is not None:
-                json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+                write_json(json_path, [dataclasses.asdict(row) for row in rows])
             return rows[-1].steps
 
         done = {shape: add(shape, "sasnet", None) for shape in present}
@@ -123,8 +124,8 @@ def measure(shape: str, data: str, network: str, steps: int | None, folder: Path
         extract_s=extract_s,
         extract_peak_mb=peak,
         iou=metrics["iou"],
-        point_to_surface=metrics["point_to_surface_mean"],
-        surface_to_point=metrics["surface_to_point_mean"],
+        accuracy=metrics["accuracy_mean"],
+        completeness=metrics["completeness_mean"],
         normal_error_deg=metrics["normal_error_mean"],
         components=int(metrics["components_prediction"]),
         components_reference=int(metrics["components_reference"]),

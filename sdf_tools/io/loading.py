@@ -12,6 +12,7 @@ from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.geometry import Mesh, PointCloud, Shape, positions
 from sdf_tools.io.ply import read_ply, triangles_of
 from sdf_tools.io.writing import save_mesh, save_points, write_atomically
+from sdf_tools.vectors import unit_vectors
 
 __all__ = ["load", "save_mesh", "save_points", "validate_for_fitting", "write_atomically"]
 
@@ -72,7 +73,7 @@ def _to_shape(fields: dict[str, Any], name: str, where: str, merge: bool) -> Sha
         raise ShapeError(
             f"'{where}' has {bad} of {len(points)} points with coordinates that are NaN or infinite; remove them first."
         )
-    normals = _unit_rows(fields.get("normals"), len(points))
+    normals = _unit_normals(fields.get("normals"), len(points))
     colors = fields.get("colors")
     if colors is not None and len(colors) != len(points):
         colors = None
@@ -103,15 +104,12 @@ def _to_shape(fields: dict[str, Any], name: str, where: str, merge: bool) -> Sha
     return merge_vertices(mesh)
 
 
-def _unit_rows(normals: np.ndarray | None, count: int) -> np.ndarray | None:
+def _unit_normals(normals: np.ndarray | None, count: int) -> np.ndarray | None:
     """Unit normals, or None if they are not there for every point."""
     if normals is None or len(normals) != count:
         return None
     normals = np.ascontiguousarray(normals, dtype=np.float64)
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    if not np.isfinite(normals).all() or not (length > 0).any():
-        return None
-    return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
+    return unit_vectors(normals) if np.isfinite(normals).all() and normals.any() else None
 
 
 def _read_ply(path: Path) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_evaluate_writes_json(run, ball, tmp_path, capsys):
     options = ("--samples", 2000, "--iou-samples", 20000)
     run("evaluate", "--prediction", ball, "--reference", ball, "--json", tmp_path / "m.json", *options)
     stored = json.loads((tmp_path / "m.json").read_text())
-    assert stored["iou"] == 1.0 and stored["point_to_surface_mean"] < 1e-6
+    assert stored["iou"] == 1.0 and stored["accuracy_mean"] < 1e-6
     assert "box units" in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("numba")
-from sasnet_ns.kernels import FusedStep, HashGridLayout, PointLoss, StepForm, StepLayer, _openmp, fused_step
+from sasnet_ns.kernels import FusedStep, HashGridLayout, PointLoss, StepForm, StepLayer, _numba_step_plan, _openmp
 from sasnet_ns.networks import (
     Finer,
     HashGridMLP,
@@ -154,7 +154,7 @@ def test_sizes_and_threads(points: int, threads: int) -> None:
 
 def test_a_large_table_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that would each need a gradient of the whole table take levels of it instead."""
-    monkeypatch.setattr(fused_step, "LARGE_TABLE", 1)
+    monkeypatch.setattr(_numba_step_plan, "LARGE_TABLE", 1)
     before = torch.get_num_threads()
     network = make("one hidden layer, smoothstep")
     x, target = data(network, 200)
