@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("numba")
-from sasnet_ns.training.muon import orthogonalize
-
 from sasnet_ns.kernels.optimizers import Adam, compiled_updates, muon_step
+from sasnet_ns.training.muon import orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (96, 80), (20, 48), (37, 53), (5, 3), (1, 7)])
