@@ -36,7 +36,7 @@ SASNET_128 = {
     "grid_log2_entries": 12,
 }
 SASNET_96 = {**SASNET_128, "embedding_width": 96, "hidden_widths": (96, 96), "groups": (12, 12)}
-NEAR, FAR_WEIGHT = 2.5e-4, 0.03
+LOSS = {"near": 2.5e-4, "far_weight": 0.03}
 
 
 @dataclass
@@ -128,11 +128,11 @@ def passes(network: Network, points: int) -> dict[str, Callable[[], object]]:
     step, form = fused_step(network), step_form(network)
     if step is None or form is None:
         raise ValueError("the fused step needs numba on a CPU.")
-    loss = PointLoss(1, near=NEAR, far_weight=FAR_WEIGHT)
+    loss = PointLoss(1, near=LOSS["near"], far_weight=LOSS["far_weight"])
 
     def autograd() -> None:
         network.zero_grad(set_to_none=True)
-        distance_weighted_loss(network(2 * x), target, near=NEAR, far_weight=FAR_WEIGHT).backward()
+        distance_weighted_loss(network(2 * x), target, **LOSS).backward()
 
     return {
         "autograd": autograd,
