@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from sasnet_ns.models.next_commands import resume
 from sasnet_ns.models.optimization import SparseLogOptimizers
 from sdf_tools.io.writing import write_atomically
 
@@ -246,9 +247,8 @@ class ResumableTrainer(Trainer):
         rows["run"] = str(self.base_dir)
         config_path = shlex.quote(str(self.base_dir / "config.yml"))
         if self._interrupted:
-            data = shlex.quote(str(self.config.pipeline.datamanager.data))
-            folder = shlex.quote(str(self.checkpoint_dir))
-            rows["resume"] = f"ns-train {self.config.method_name} --data {data} --load-dir {folder}"
+            data = self.config.pipeline.datamanager.data
+            rows["resume"] = resume(str(self.config.method_name), data, self.checkpoint_dir)
         rows |= self.summary_rows(config_path)
         title = "Training interrupted, checkpoint kept" if self._interrupted else "Training finished"
         CONSOLE.rule(title, align="left", style="green")

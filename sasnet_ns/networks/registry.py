@@ -64,6 +64,22 @@ def network_names() -> tuple[str, ...]:
     return tuple(_BUILDERS)
 
 
+def register_network(name: str, builder: Callable[..., Network]) -> None:
+    """Give a network of your own a name: fitting, the fields and the console commands then build it like any other.
+
+    Args:
+        name: the new name; one that exists is not replaced.
+        builder: a :class:`Network` class, or any function that returns one, called as
+            ``builder(in_dim=..., out_dim=..., **options)``.
+
+    Raises:
+        ValueError: another network has that name.
+    """
+    if _BUILDERS.get(name, builder) is not builder:
+        raise ValueError(f"a network is called '{name}' already; choose another name.")
+    _BUILDERS[name] = builder
+
+
 def build_network(name: str, in_dim: int, out_dim: int, **config: Any) -> Network:
     """Build a network by name.
 

@@ -16,7 +16,7 @@ from typing import IO
 
 from sasnet_ns.shapes.download import DownloadError, download
 from sdf_tools.errors import ShapeError
-from sdf_tools.geometry import Shape
+from sdf_tools.geometry import Mesh, Shape
 from sdf_tools.io.writing import write_atomically
 
 STANFORD_URL = "https://graphics.stanford.edu"
@@ -92,6 +92,18 @@ def resolve_shape(name_or_path: str | os.PathLike[str]) -> Shape:
     from sdf_tools.io.loading import load
 
     return load(path)
+
+
+def resolve_mesh(name_or_path: str | os.PathLike[str]) -> Mesh:
+    """As :func:`resolve_shape`, for what needs faces.
+
+    Raises:
+        ShapeError: neither a file nor a name, a file that cannot be used, or points without faces.
+    """
+    shape = resolve_shape(name_or_path)
+    if not isinstance(shape, Mesh):
+        raise ShapeError(f"'{os.fspath(name_or_path)}' holds points without faces; a mesh is needed.")
+    return shape
 
 
 def cache_dir() -> Path:

@@ -155,7 +155,8 @@ def _add_open3d(jobs: dict[str, Any], vertices: np.ndarray, faces: np.ndarray) -
     import open3d
 
     scene = open3d.t.geometry.RaycastingScene()
-    scene.add_triangles(vertices.astype(np.float32), faces.astype(np.uint32))
+    as_tensor = open3d.core.Tensor.from_numpy
+    scene.add_triangles(as_tensor(vertices.astype(np.float32)), as_tensor(faces.astype(np.uint32)))
     jobs["signed distance"]["Open3D, 3 rays"] = lambda p: scene.compute_signed_distance(
         p.astype(np.float32), nsamples=3
     ).numpy()

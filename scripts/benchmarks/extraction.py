@@ -172,7 +172,7 @@ def _dense(method: str, volume_path: Path, mesh_path: Path) -> dict[str, Any]:
         import open3d
 
         started = time.perf_counter()
-        found = open3d.t.geometry.TriangleMesh.create_isosurfaces(open3d.core.Tensor(volume), [0.0])
+        found = open3d.t.geometry.TriangleMesh.create_isosurfaces(open3d.core.Tensor.from_numpy(volume), [0.0])
         vertices, faces = found.vertex.positions.numpy()[:, ::-1], found.triangle.indices.numpy()
     seconds = time.perf_counter() - started
     peak = _peak_mb()

@@ -128,7 +128,7 @@ def passes(network: Network, points: int) -> dict[str, Callable[[], object]]:
     step, form = fused_step(network), step_form(network)
     if step is None or form is None:
         raise ValueError("the fused step needs numba on a CPU.")
-    loss = PointLoss(1, **LOSS)
+    loss = PointLoss(1, near=LOSS["near"], far_weight=LOSS["far_weight"])
 
     def autograd() -> None:
         network.zero_grad(set_to_none=True)

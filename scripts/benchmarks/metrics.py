@@ -99,8 +99,9 @@ def _exact(prediction: Mesh, reference: Mesh, count: int) -> list[Row]:
         import open3d as o3d
 
         scene = o3d.t.geometry.RaycastingScene()
-        scene.add_triangles(vertices.astype(np.float32), faces.astype(np.uint32))
-        return float(scene.compute_distance(points.numpy().astype(np.float32)).numpy().mean())
+        as_tensor = o3d.core.Tensor.from_numpy
+        scene.add_triangles(as_tensor(vertices.astype(np.float32)), as_tensor(faces.astype(np.uint32)))
+        return float(scene.compute_distance(as_tensor(points.numpy().astype(np.float32))).numpy().mean())
 
     libraries = {"sdf_tools": ours, "libigl": libigl, "point-cloud-utils": pcu, "Open3D": open3d}
     return _all(f"point to surface, {count:,} samples", libraries)
@@ -128,8 +129,11 @@ def _overlap(prediction: Mesh, reference: Mesh, count: int) -> list[Row]:
         import open3d as o3d
 
         scene = o3d.t.geometry.RaycastingScene()
-        scene.add_triangles(mesh.vertices.numpy().astype(np.float32), mesh.faces.numpy().astype(np.uint32))
-        return scene.compute_occupancy(points.numpy().astype(np.float32), nsamples=3).numpy() > 0.5
+        as_tensor = o3d.core.Tensor.from_numpy
+        scene.add_triangles(
+            as_tensor(mesh.vertices.numpy().astype(np.float32)), as_tensor(mesh.faces.numpy().astype(np.uint32))
+        )
+        return scene.compute_occupancy(as_tensor(points.numpy().astype(np.float32)), nsamples=3).numpy() > 0.5
 
     libraries = {
         "sdf_tools": lambda: share(lambda mesh: metrics.Inside(mesh)(points).numpy()),

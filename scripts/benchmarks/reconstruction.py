@@ -70,7 +70,7 @@ def run(json_path: Path | None, quick: bool, pictures: Path | None = None) -> No
     if not FOX.is_dir():
         print(f"reconstruction: the fox scene is not at '{FOX}' and is left out; set SASNET_SHARED_DATA.")
     with tempfile.TemporaryDirectory() as folder:
-        scenes = {"fox": (FOX, RADIANCE_ROWS)} if FOX.is_dir() else {}
+        scenes: dict[str, tuple[Path, tuple[str, ...]]] = {"fox": (FOX, RADIANCE_ROWS)} if FOX.is_dir() else {}
         surface_rows = tuple(row for row in SURFACE_ROWS if row != "neus-facto" or can_build_neus)
         scenes["armadillo"] = (render_armadillo(Path(folder) / "armadillo"), surface_rows)
         rows = []
@@ -84,12 +84,10 @@ def run(json_path: Path | None, quick: bool, pictures: Path | None = None) -> No
 
 def render_armadillo(folder: Path) -> Path:
     """Forty small pictures of the Armadillo with their truth, see scripts/render_scene.py."""
-    from sasnet_ns.shapes.named import resolve_shape
-    from sdf_tools.geometry import Mesh
+    from sasnet_ns.shapes.named import resolve_mesh
     from sdf_tools.pictures.scene_files import SceneSettings, write_scene
 
-    mesh = resolve_shape("armadillo")
-    assert isinstance(mesh, Mesh)
+    mesh = resolve_mesh("armadillo")
     write_scene(mesh, folder, SceneSettings(views=40, val_views=4, test_views=1, size=(160, 160), occlusion_rays=8))
     return folder
 
@@ -103,8 +101,8 @@ def build_config(scene: str, data: Path, method: str, steps: int, folder: Path) 
     from sasnet_ns.methods import sasnet_nerfacto, sasnet_neus_facto
 
     name, network = (*method.split(), "")[:2]
-    ours = sasnet_neus_facto.config if "neus" in name else sasnet_nerfacto.config
-    config = copy.deepcopy(ours if name.startswith("sasnet") else method_configs[name])
+    ours: Any = sasnet_neus_facto.config if "neus" in name else sasnet_nerfacto.config
+    config: Any = copy.deepcopy(ours if name.startswith("sasnet") else method_configs[name])
     manager = copy.deepcopy(ours.pipeline.datamanager)
     if scene == "fox":
         manager.dataparser = InstantNGPDataParserConfig(data=data)

@@ -21,7 +21,7 @@ from benchmarks.report import print_table, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
-SHAPES = {
+SHAPES: dict[str, str | Path] = {
     "armadillo": "armadillo",
     "lucy": SHARED / "meshes" / "lucy.ply",
     "dragon": SHARED / "meshes" / "dragon.ply",
@@ -101,17 +101,18 @@ def measure(shape: str, data: str, network: str, steps: int | None, folder: Path
     started = time.perf_counter()
     extraction = [
         sys.executable,
-        "scripts/extract_mesh.py",
+        "-m",
+        "sasnet_ns.commands",
+        "extract",
         "--load-config",
         str(folder / "run/sasnet-sdf" / network / "config.yml"),
     ]
     peak = peak_memory([*extraction, "--output-path", str(mesh_path)])
     extract_s = time.perf_counter() - started
-    from sasnet_ns.shapes.named import resolve_shape
-    from sdf_tools.io.loading import load
+    from sasnet_ns.shapes.named import resolve_mesh
     from sdf_tools.metrics import evaluate
 
-    metrics = evaluate(load(mesh_path), resolve_shape(data)).to_dict()
+    metrics = evaluate(resolve_mesh(mesh_path), resolve_mesh(data)).to_dict()
     done, seconds = training_summary(output)
     return Row(
         shape=shape,

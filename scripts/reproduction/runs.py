@@ -201,7 +201,7 @@ def _fit_grid(job: Job, folder: Path, device: str | None, show: bool) -> None:
 
 def _fit_shape(job: Job, folder: Path, device: str | None, show: bool) -> None:
     from sasnet_ns.fitting import ShapeFit, fit_shape
-    from sasnet_ns.shapes.named import resolve_shape
+    from sasnet_ns.shapes.named import resolve_mesh
     from sasnet_ns.training.config import config_from
     from sdf_tools.errors import ShapeError
     from sdf_tools.io.writing import save_mesh
@@ -220,7 +220,7 @@ def _fit_shape(job: Job, folder: Path, device: str | None, show: bool) -> None:
         content["surface"] = str(error)
     else:
         save_mesh(mesh, folder / "mesh.ply")
-        found = evaluate(mesh, resolve_shape(job.data), samples=job.samples, iou_samples=5 * job.samples)
+        found = evaluate(mesh, resolve_mesh(job.data), samples=job.samples, iou_samples=5 * job.samples)
         content |= {key: value for key, value in found.to_dict().items() if isinstance(value, int | float)}
     write_json(folder / "metrics.json", content)
 

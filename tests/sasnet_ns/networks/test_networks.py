@@ -230,6 +230,27 @@ def test_field_round_trip_keeps_values_and_frame(tmp_path):
         SignedDistanceField.load(tmp_path / "text.pt")
 
 
+def test_a_network_of_ones_own_is_built_by_name() -> None:
+    from sasnet_ns.networks import Siren, build_network, network_names, register_network, registry
+
+    class Mine(Siren):
+        """A network that nobody else has."""
+
+    try:
+        register_network("mine", Mine)
+        register_network("mine", Mine)  # the same one again: a module that is imported twice
+        assert "mine" in network_names()
+        network = build_network("mine", in_dim=2, out_dim=3, width=8)
+        assert isinstance(network, Mine) and (network.in_dim, network.out_dim) == (2, 3)
+        with pytest.raises(ValueError, match="'mine' does not take these options"):
+            build_network("mine", in_dim=2, out_dim=3, widht=8)
+        with pytest.raises(ValueError, match="called 'siren' already"):
+            register_network("siren", Mine)
+        assert type(build_network("siren", in_dim=2, out_dim=3, width=8)) is Siren
+    finally:
+        registry._BUILDERS.pop("mine", None)
+
+
 @pytest.mark.parametrize("preset", ["image", "volume", "sdf", "sdf_compact", "tiger_p", "tiger_d", "toy"])
 def test_no_preset_has_an_empty_band(preset):
     network = getattr(SASNetConfig, preset)().setup()
