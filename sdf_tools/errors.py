@@ -1,4 +1,4 @@
-"""The one exception that users meet: a sentence that says what is wrong, where, and what to do."""
+"""The exceptions that users meet, and the warning: a sentence that says what is wrong, where, and what to do."""
 
 
 class ShapeError(ValueError):
@@ -7,3 +7,7 @@ class ShapeError(ValueError):
 
 class MissingLibraryError(ImportError):
     """An optional library is not installed. ``str(error)`` names it and the command that installs it."""
+
+
+class ShapeWarning(UserWarning):
+    """What was mended, taken or left out while a shape was read; one sentence fit to print as it is."""

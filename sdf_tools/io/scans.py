@@ -1,0 +1,97 @@
+"""Laser scans: .las and .laz through laspy, .e57 through pye57 (both optional)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.io.limits import require_memory
+
+_BYTES = 120  # a point while it is read: three coordinates twice, colours, the record
+
+
+def read_las(path: Path) -> dict[str, Any]:
+    """Points and colours of an airborne or mobile scan.
+
+    Raises:
+        ShapeError: damaged, or too large.
+        MissingLibraryError: laspy (for .laz also lazrs) is not installed.
+    """
+    try:
+        import laspy
+    except ImportError:
+        raise MissingLibraryError(
+            f"Reading {path.suffix} files needs laspy, which is not installed: pip install 'laspy[lazrs]'"
+        ) from None
+    try:
+        with laspy.open(path) as reader:
+            count = int(reader.header.point_count)
+            if path.suffix.lower() == ".las" and count * reader.header.point_format.size > path.stat().st_size:
+                raise ValueError("its header promises more points than it holds")
+            require_memory(_BYTES * count, path.name)
+            cloud = reader.read()
+        names = set(cloud.point_format.dimension_names)
+        fields: dict[str, Any] = {"points": np.stack([np.asarray(cloud[axis], np.float64) for axis in "xyz"], 1)}
+        if {"red", "green", "blue"} <= names:
+            colors = np.stack([np.asarray(cloud[c], np.float64) for c in ("red", "green", "blue")], 1)
+            if colors.any():  # all zero: the format has a place for colours, the scanner had none
+                fields["colors"] = colors
+    except ShapeError:
+        raise
+    except laspy.errors.LaspyException as error:
+        if "backend" in str(error).lower():
+            raise MissingLibraryError(
+                f"'{path.name}' is compressed, which needs lazrs: pip install 'laspy[lazrs]'"
+            ) from None
+        raise _unreadable(path, error) from None
+    except Exception as error:  # laspy and lazrs raise whatever their parsers meet
+        raise _unreadable(path, error) from None
+    return fields
+
+
+def read_e57(path: Path) -> dict[str, Any]:
+    """Points of all scans in the coordinates of the file, colours, and which scan each point belongs to.
+
+    Raises:
+        ShapeError: damaged, or too large.
+        MissingLibraryError: pye57 is not installed.
+    """
+    try:
+        import pye57
+    except ImportError:
+        raise MissingLibraryError(
+            f"Reading {path.suffix} files needs pye57, which is not installed: pip install pye57"
+        ) from None
+    points, colors, scans = [], [], []
+    try:
+        file = pye57.E57(str(path))
+        counts = [int(file.get_header(index).point_count) for index in range(file.scan_count)]
+        require_memory(_BYTES * sum(counts), path.name)
+        for index in range(len(counts)):
+            scan = file.read_scan(index, ignore_missing_fields=True, colors=True)
+            points.append(np.stack([np.asarray(scan[f"cartesian{axis}"], np.float64) for axis in "XYZ"], 1))
+            channels = [f"color{c}" for c in ("Red", "Green", "Blue")]
+            found = all(c in scan for c in channels)
+            colors.append(np.stack([np.asarray(scan[c], np.float64) for c in channels], 1) if found else None)
+            scans.append(np.full(len(points[-1]), index))
+        file.close()
+    except ShapeError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from None
+    if not points:
+        raise ShapeError(f"'{path.name}' holds no geometry: there are no scans in it.")
+    fields: dict[str, Any] = {"points": np.concatenate(points)}
+    if all(c is not None for c in colors):
+        fields["colors"] = np.concatenate(colors)
+    if len(scans) > 1:
+        fields["scan_ids"] = np.concatenate(scans)
+    return fields
+
+
+def _unreadable(path: Path, error: Exception) -> ShapeError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:150]
+    return ShapeError(f"'{path.name}' cannot be read as a {path.suffix} file ({reason}); export it again.")
