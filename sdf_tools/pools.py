@@ -171,3 +171,42 @@ def build_sdf_pool(
             progress(min(1.0, (start + step) / count))
     kind = torch.repeat_interleave(torch.arange(3, dtype=torch.uint8), torch.tensor(counts))
     return SDFPool(points, sdf, kind, counts)
+
+
+@dataclass
+class PoolConfig:
+    """How a shape is sampled for training: one set of options for every way to train."""
+
+    points_per_batch: int = 2_500
+    """Points in an optimisation step (paper: 10,000)."""
+    pool_size: int = 1_000_000
+    """Points whose signed distance is computed before training; batches are drawn from them."""
+    coarse_scales: tuple[float, ...] = (0.01, 0.03, 0.1)
+    """Laplace scales that share the coarse samples around the surface, in box units (paper: 0.1 alone)."""
+    fine_scale: float = 0.001
+    """Laplace scale of the fine samples around the surface, in box units (paper: 0.001)."""
+    uniform_share: float = 0.15
+    """Share of each batch drawn uniformly from the box instead, which keeps stray sheets out of empty space."""
+    seed: int = 0
+    """Seed of the samples; a step's batch depends on it and the step alone."""
+
+    def build_pool(
+        self,
+        shape: Shape,
+        *,
+        sign: str = "auto",
+        distance: SignedDistance | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> SDFPool:
+        """The pool of a shape in box units; arguments and errors as for :func:`build_sdf_pool`."""
+        return build_sdf_pool(
+            shape,
+            self.pool_size,
+            coarse_scale=self.coarse_scales,
+            fine_scale=self.fine_scale,
+            uniform_share=self.uniform_share,
+            seed=self.seed,
+            sign=sign,
+            distance=distance,
+            progress=progress,
+        )

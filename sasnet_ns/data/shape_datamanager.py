@@ -19,6 +19,7 @@ from sasnet_ns.data.views import Axis, OrientedPoints, ShapeViews, orbit_cameras
 from sasnet_ns.shapes.named import resolve_shape, shape_names
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh, NormalizedShape, PointCloud, positions
+from sdf_tools.pools import PoolConfig
 
 if TYPE_CHECKING:
     from sdf_tools.distance.signed_distance import SignedDistance
@@ -44,7 +45,7 @@ class GeometryProbe:
 
 
 @dataclass
-class ShapeDataManagerConfig(DataManagerConfig):
+class ShapeDataManagerConfig(PoolConfig, DataManagerConfig):
     """Configuration of the datamanager that turns a mesh or point cloud into signed-distance samples."""
 
     _target: type = field(default_factory=lambda: ShapeDataManager)
@@ -52,18 +53,6 @@ class ShapeDataManagerConfig(DataManagerConfig):
     data: Path | None = None
     """A shape's name (armadillo, bunny, dragon, happy_buddha, lucy, thai_statue), or a mesh or point-cloud file. The
     same as --data."""
-    points_per_batch: int = 2_500
-    """Points in an optimisation step (paper: 10,000)."""
-    pool_size: int = 1_000_000
-    """Points whose exact signed distance is computed before training; batches are drawn from them."""
-    coarse_scales: tuple[float, ...] = (0.01, 0.03, 0.1)
-    """Laplace scales that share the coarse samples around the surface, in box units (paper: 0.1 alone)."""
-    fine_scale: float = 0.001
-    """Laplace scale of the fine samples around the surface, in box units (paper: 0.001)."""
-    uniform_share: float = 0.15
-    """Share of each batch drawn uniformly from the box instead, which keeps stray sheets out of empty space."""
-    seed: int = 0
-    """Seed of the samples; a step's batch depends on it and the step alone."""
     probe_points: int = 150_000
     """Points at which intersection over union is measured during training."""
     up_axis: Literal["x", "y", "z"] = "y"
@@ -168,21 +157,12 @@ class ShapeDataManager(DataManager):
     def setup_train(self) -> None:
         """Compute the pool of samples that batches are drawn from, and the points that progress is measured on."""
         from sdf_tools.distance.signed_distance import SignedDistance
-        from sdf_tools.pools import build_sdf_pool
 
         config, shape = self.config, self.normalized.shape
         start = time.perf_counter()
         with CONSOLE.status(f"Computing {config.pool_size:,} signed distances to '{shape.name}'"):
             distance = SignedDistance(shape)
-            pool = build_sdf_pool(
-                shape,
-                config.pool_size,
-                coarse_scale=config.coarse_scales,
-                fine_scale=config.fine_scale,
-                uniform_share=config.uniform_share,
-                seed=config.seed,
-                distance=distance,
-            )
+            pool = config.build_pool(shape, distance=distance)
             self.probe = self._probe(distance)
         size = f"{shape.faces.shape[0]:,} faces" if isinstance(shape, Mesh) else f"{shape.points.shape[0]:,} points"
         CONSOLE.print(

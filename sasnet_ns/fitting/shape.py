@@ -16,14 +16,14 @@ from sasnet_ns.training.loop import History, Report, progress_bar, train
 from sasnet_ns.training.objective import SDFObjective, sdf_losses
 from sasnet_ns.training.recipe import Recipe
 from sasnet_ns.training.sphere_start import start_as_sphere
+from sdf_tools.pools import PoolConfig, SDFPool
 
 if TYPE_CHECKING:
     from sdf_tools.geometry import Mesh, NormalizedShape, Shape
-    from sdf_tools.pools import SDFPool
 
 
 @dataclass
-class ShapeFit:
+class ShapeFit(PoolConfig):
     """How :func:`fit_shape` trains; the defaults are those of ``ns-train sasnet-sdf``."""
 
     network: str = "sasnet"
@@ -34,18 +34,6 @@ class ShapeFit:
     """Optimiser and schedule."""
     objective: SDFObjective = field(default_factory=SDFObjective)
     """Loss terms."""
-    points_per_batch: int = 2_500
-    """Points in an optimisation step (paper: 10,000)."""
-    pool_size: int = 1_000_000
-    """Points whose signed distance is computed before training."""
-    fine_scale: float = 0.001
-    """Laplace scale of the fine samples around the surface, box units (paper: 0.001)."""
-    coarse_scales: tuple[float, ...] = (0.01, 0.03, 0.1)
-    """Laplace scales that share the coarse samples, box units (paper: 0.1 alone)."""
-    uniform_share: float = 0.15
-    """Share of each batch drawn uniformly from the box, which keeps stray sheets out of empty space (paper: 0)."""
-    seed: int = 0
-    """Seed of weights, samples and batches."""
 
 
 def default_network_config(network: str) -> dict[str, Any]:
@@ -108,15 +96,7 @@ def fit_shape(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     agnostic = config.objective.loss == "sign_agnostic"
     normalized = prepare_shape(shape, normals=not agnostic)
-    from sdf_tools.pools import build_sdf_pool
-
-    pool = build_sdf_pool(
-        normalized.shape,
-        config.pool_size,
-        uniform_share=config.uniform_share,
-        seed=config.seed,
-        sign="unsigned" if agnostic else "auto",
-    ).to(device)
+    pool = config.build_pool(normalized.shape, sign="unsigned" if agnostic else "auto").to(device)
     options = default_network_config(config.network) if config.network_config is None else config.network_config
     torch.manual_seed(config.seed)
     sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
