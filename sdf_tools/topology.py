@@ -133,6 +133,20 @@ def duplicate_faces(faces: np.ndarray) -> np.ndarray:
     return extra
 
 
+def same_vertices(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first of each set of triangles on the same vertices, (F,) the set of each, (F,) which oppose the first."""
+    first, group = first_occurrences(np.sort(faces, axis=1))
+    # A triangle is even if its order is a rotation of the sorted one.
+    rank = np.argsort(np.argsort(faces, axis=1), axis=1)
+    even = (rank[:, 1] - rank[:, 0]) % 3 == 1
+    return first, group, even != even[first][group]
+
+
+def opposite_duplicates(faces: np.ndarray) -> int:
+    """How many triangles have the same three vertices as an earlier one, the other way round."""
+    return int(same_vertices(faces)[2].sum())
+
+
 @dataclass(frozen=True)
 class EdgeTable:
     """The undirected edges of a mesh.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class ShapeFit(PoolConfig):
     """Optimiser and schedule."""
     objective: SDFObjective = field(default_factory=SDFObjective)
     """Loss terms."""
+    orientation: Literal["check", "guess", "trust"] = "check"
+    """How the inside is found. check mends triangles and given normals where that is certain, says so, and refuses what
+    would be a guess; guess takes the better guess; trust takes them as they are."""
 
 
 def default_network_config(network: str) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def fit_shape(
     config = config or ShapeFit()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     agnostic = config.objective.loss == "sign_agnostic"
-    normalized = prepare_shape(shape, normals=not agnostic)
+    normalized = prepare_shape(shape, normals=not agnostic, orientation=config.orientation)
     pool = config.build_pool(normalized.shape, sign="unsigned" if agnostic else "auto").to(device)
     options = default_network_config(config.network) if config.network_config is None else config.network_config
     torch.manual_seed(config.seed)

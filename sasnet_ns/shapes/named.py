@@ -90,6 +90,11 @@ def resolve_shape(name_or_path: str | os.PathLike[str]) -> Shape:
     return load(path)
 
 
+def named_shape(name: str) -> Shape | None:
+    """A registered shape, or None for other names: how ``sdf-tools`` finds them (entry point ``sdf_tools.shapes``)."""
+    return None if canonical_name(name) is None else resolve_shape(name)
+
+
 def cache_dir() -> Path:
     """Where fetched shapes live: ``SASNET_CACHE``, else the platform's cache folder for this user."""
     override = os.environ.get("SASNET_CACHE")

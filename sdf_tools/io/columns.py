@@ -107,7 +107,6 @@ def what_are(values: np.ndarray) -> str | None:
         return None
     length = np.sqrt((values**2).sum(1))
     length = length[length > 0]
-    # A few grey levels of 1/255 make no unit vectors; axis-parallel normals that are all positive look like 0/1 colours.
     if len(length) and (np.abs(length - 1) < 0.02).mean() > 0.95:
         return "normals"
     if values.min() < 0:

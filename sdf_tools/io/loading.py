@@ -216,7 +216,7 @@ def _ply_fields(path: Path) -> dict[str, Any]:
         if fields.get("colors") is None:
             fields["colors"] = columns(*names)
     for key in ("scan_id", "scan_ids"):
-        if np.ndim(vertex.get(key)) == 1:
+        if key in vertex and np.ndim(vertex[key]) == 1:
             fields["scan_ids"] = vertex[key]
     return fields
 

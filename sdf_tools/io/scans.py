@@ -85,8 +85,9 @@ def read_e57(path: Path) -> dict[str, Any]:
     if not points:
         raise ShapeError(f"'{path.name}' holds no geometry: there are no scans in it.")
     fields: dict[str, Any] = {"points": np.concatenate(points)}
-    if all(c is not None for c in colors):
-        fields["colors"] = np.concatenate(colors)
+    there = [c for c in colors if c is not None]
+    if len(there) == len(colors):
+        fields["colors"] = np.concatenate(there)
     if len(scans) > 1:
         fields["scan_ids"] = np.concatenate(scans)
     return fields

@@ -40,7 +40,7 @@ def read_text_cloud(data: bytes, where: str) -> dict[str, Any]:
         text, notes = text.replace(",", " ").replace(";", " "), []
     packed = text.encode("latin-1", "replace")
     widths = words_per_line(packed)
-    odd = np.flatnonzero(widths != np.bincount(widths).argmax()) if len(widths) else []
+    odd = np.flatnonzero(widths != np.bincount(widths).argmax()) if len(widths) else widths
     if len(widths) != len(kept) or len(odd):
         row = kept[int(odd[0])][0] + 1 if len(odd) else first + 1
         raise ShapeError(

@@ -20,7 +20,7 @@ from sdf_tools.topology import (
     edge_table,
     face_components,
     face_cross,
-    first_occurrences,
+    same_vertices,
     unit_face_normals,
 )
 
@@ -52,21 +52,6 @@ class Oriented:
     doubtful: float = 0.0
 
 
-def opposite_duplicates(faces: np.ndarray) -> int:
-    """How many triangles have the same three vertices as an earlier one, the other way round."""
-    _, _, opposite = _pairs(faces)
-    return int(opposite.sum())
-
-
-def _pairs(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The first of each set of triangles on the same vertices, (F,) the set of each, (F,) which oppose the first."""
-    first, group = first_occurrences(np.sort(faces, axis=1))
-    # A triangle is even if its order is a rotation of the sorted one.
-    rank = np.argsort(np.argsort(faces, axis=1), axis=1)
-    even = (rank[:, 1] - rank[:, 0]) % 3 == 1
-    return first, group, even != even[first][group]
-
-
 def orient(mesh: Mesh, seed: int = 0) -> Oriented:
     """Find the outside of a mesh with merged vertices and no degenerate triangles.
 
@@ -79,7 +64,7 @@ def orient(mesh: Mesh, seed: int = 0) -> Oriented:
     vertices, faces = mesh.vertices.double().numpy(), mesh.faces.numpy()
     table = edge_table(faces)
     odd = (table.count == 2) & (table.balance != 0)
-    first, group, opposite = _pairs(faces)
+    first, group, opposite = same_vertices(faces)
     if not odd.any() and not opposite.any():
         return _orient_bodies(mesh, vertices, faces)
     twins = np.zeros(len(first), bool)
@@ -170,9 +155,7 @@ def _same_way(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return same
 
 
-def _volumes(
-    vertices: np.ndarray, faces: np.ndarray, body: np.ndarray | None = None, count: int = 0
-) -> np.ndarray:
+def _volumes(vertices: np.ndarray, faces: np.ndarray, body: np.ndarray | None = None, count: int = 0) -> np.ndarray:
     """(F,) share of each face in the volume, about the centre of the box, or of its own body's faces."""
     corners = vertices[faces]
     if body is None:
@@ -232,9 +215,7 @@ def _votes(
     return front, back
 
 
-def _enclosed(
-    vertices: np.ndarray, outward: np.ndarray, body: np.ndarray, count: int, asked: np.ndarray
-) -> np.ndarray:
+def _enclosed(vertices: np.ndarray, outward: np.ndarray, body: np.ndarray, count: int, asked: np.ndarray) -> np.ndarray:
     """(B,) bodies that lie wholly within others, when all of ``outward`` faces outward."""
     rng = np.random.default_rng(0)
     rows = np.flatnonzero(asked[body])
@@ -250,9 +231,9 @@ def _enclosed(
 
         around = Columns(vertices, outward).winding(points).astype(np.float64)
     else:
-        around = np.asarray(
-            import_igl().fast_winding_number(vertices, np.ascontiguousarray(outward), points)
-        ).reshape(-1)
+        around = np.asarray(import_igl().fast_winding_number(vertices, np.ascontiguousarray(outward), points)).reshape(
+            -1
+        )
     outside = np.bincount(body[order], around < 0.5, count)
     return asked & (outside == 0)
 

@@ -56,13 +56,15 @@ def prepare_mesh(mesh: Mesh, orientation: str = "check") -> tuple[Mesh, list[str
     faces = mesh.faces.numpy()
     if not notes and _is_one_body(mesh.vertices.numpy(), faces):
         return mesh, notes
+    if not (len(faces) and face_cross(mesh.vertices.numpy(), faces).any()):
+        raise ShapeError(f"'{mesh.name}' has no triangle with an area; there is no surface to find an inside of.")
     if is_sealed(faces) and not degenerate_faces(mesh.vertices.numpy(), faces).any():
         work = mesh
     else:
         work = _tidy(mesh, notes)
     found = orient(work)
     changed = found.mesh is not work
-    notes += _say(found)
+    notes += say(found)
     if found.mesh.faces.shape[0] == 0:
         raise ShapeError(nothing_inside(mesh.name))
     sealed = is_sealed(found.mesh.faces.numpy())
@@ -166,7 +168,8 @@ def _tidy(mesh: Mesh, notes: list[str]) -> Mesh:
     return closed
 
 
-def _say(found: Oriented) -> list[str]:
+def say(found: Oriented) -> list[str]:
+    """One sentence for each thing that orientation changed."""
     notes = []
     for number, words in (
         (found.doubled, "{} triangles were there twice, the two opposite ways round: kept one of each"),

@@ -27,7 +27,7 @@ class Evaluation:
     Lengths are in box units (reference's longest side 0.9, centred) unless the name ends in ``_world``.
 
     Attributes:
-        iou: volumetric, see ``metrics.iou``.
+        iou: volumetric, see ``metrics.iou``; NaN, like the other two, where neither shape encloses a sample.
         iou_low: lower end of its 95 % confidence interval.
         iou_high: upper end.
         iou_near_surface: IoU within 0.01 of the reference's surface.
@@ -109,9 +109,9 @@ class Evaluation:
         both = f"{self.components_prediction} (reference {self.components_reference})"
         closed = f"{_yes(self.watertight_prediction)} (reference {_yes(self.watertight_reference)})"
         return [
-            ("iou", f"{self.iou:.5f}  [{self.iou_low:.5f}, {self.iou_high:.5f}] from {self.iou_samples:,} points"),
-            ("iou_near_surface", f"{self.iou_near_surface:.5f}  within {_BAND} of the surface"),
-            ("iou_paper", f"{self.iou_paper:.5f}  128^3 grid over [-1, 1]^3"),
+            ("iou", _share(self.iou, f"  [{self.iou_low:.5f}, {self.iou_high:.5f}] from {self.iou_samples:,} points")),
+            ("iou_near_surface", _share(self.iou_near_surface, f"  within {_BAND} of the surface")),
+            ("iou_paper", _share(self.iou_paper, "  128^3 grid over [-1, 1]^3")),
             ("chamfer_paper", f"{self.chamfer_paper:.4e}  sum of squared means, 300,000 samples"),
             ("chamfer_floor", f"{self.chamfer_floor:.4e}  of two samplings of one surface"),
             (
@@ -136,6 +136,10 @@ class Evaluation:
             ("faces", f"{self.faces_prediction:,}"),
             ("area_ratio", f"{self.area_ratio:.5f}"),
         ]
+
+
+def _share(value: float, more: str) -> str:
+    return "undefined: neither shape encloses anything there" if np.isnan(value) else f"{value:.5f}{more}"
 
 
 def _yes(value: bool) -> str:

@@ -19,7 +19,7 @@ class Overlap:
     """Intersection over union from sample points.
 
     Attributes:
-        iou: points inside both over points inside either; 1 if neither holds any.
+        iou: points inside both over points inside either; NaN, as it is undefined, if neither holds any.
         low: lower end of the 95 % confidence interval (Wilson's score).
         high: upper end.
         inside_either: how many points the estimate rests on.
@@ -34,7 +34,7 @@ class Overlap:
 def _overlap(inside_a: Tensor, inside_b: Tensor) -> Overlap:
     both, either = int((inside_a & inside_b).sum()), int((inside_a | inside_b).sum())
     if either == 0:
-        return Overlap(1.0, 0.0, 1.0, 0)
+        return Overlap(float("nan"), float("nan"), float("nan"), 0)
     share, z2 = both / either, 1.959964**2
     middle = (share + z2 / (2 * either)) / (1 + z2 / either)
     half = np.sqrt(share * (1 - share) * z2 / either + z2**2 / (4 * either**2)) / (1 + z2 / either)
