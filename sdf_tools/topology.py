@@ -70,7 +70,7 @@ def close_cracks(mesh: Mesh) -> tuple[Mesh, int]:
     tree = cKDTree(vertices[boundary])
     best, fewest = None, int((table.count == 1).sum())
     crowded = int((table.count > 2).sum())
-    for tolerance in sorted({min(max(1e-7 * extent, rounding), 1e-4 * extent), 1e-6 * extent, 1e-5 * extent}):
+    for tolerance in sorted({min(max(1e-7 * extent, rounding), 1e-3 * extent), 1e-6 * extent, 1e-5 * extent}):
         pairs = tree.query_pairs(tolerance, output_type="ndarray")
         if len(pairs) == 0:
             continue

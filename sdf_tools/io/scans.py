@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,8 @@ def read_las(path: Path) -> dict[str, Any]:
             f"Reading {path.suffix} files needs laspy, which is not installed: pip install 'laspy[lazrs]'"
         ) from None
     try:
-        with laspy.open(path) as reader:
-            count = int(reader.header.point_count)
-            if path.suffix.lower() == ".las" and count * reader.header.point_format.size > path.stat().st_size:
-                raise ValueError("its header promises more points than it holds")
-            require_memory(_BYTES * count, path.name)
+        require_memory(_BYTES * _checked_count(path), path.name)
+        with laspy.open(path, read_evlrs=False) as reader:
             cloud = reader.read()
         names = set(cloud.point_format.dimension_names)
         fields: dict[str, Any] = {"points": np.stack([np.asarray(cloud[axis], np.float64) for axis in "xyz"], 1)}
@@ -47,9 +45,35 @@ def read_las(path: Path) -> dict[str, Any]:
                 f"'{path.name}' is compressed, which needs lazrs: pip install 'laspy[lazrs]'"
             ) from None
         raise _unreadable(path, error) from None
-    except Exception as error:  # laspy and lazrs raise whatever their parsers meet
+    except BaseException as error:  # laspy and lazrs raise whatever their parsers meet; a panic of Rust is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise _unreadable(path, error) from None
     return fields
+
+
+def _checked_count(path: Path) -> int:
+    """The number of points that a LAS header promises, after its other promises were held against the file's size.
+
+    Offsets are those of the public header block of LAS 1.0 to 1.4.
+    """
+    with open(path, "rb") as file:
+        head = file.read(375)
+    size = path.stat().st_size
+    if head[:4] != b"LASF" or len(head) < 227:
+        raise ValueError("it does not start like one")
+    (header_size,) = struct.unpack_from("<H", head, 94)
+    (start, records) = struct.unpack_from("<II", head, 96)
+    (length, count) = struct.unpack_from("<HI", head, 105)
+    if head[25] >= 4 and len(head) >= 255:
+        (more,) = struct.unpack_from("<Q", head, 247)
+        count = max(count, more)
+    if not header_size <= start <= size or records * 54 > start - header_size:
+        raise ValueError("its header and data do not agree")
+    packed = path.suffix.lower() == ".laz" or bool(head[104] & 0x80)
+    if (not packed and count * length > size - start) or count > 1000 * size:
+        raise ValueError("its header promises more points than it holds")
+    return int(count)
 
 
 def read_e57(path: Path) -> dict[str, Any]:
@@ -93,6 +117,6 @@ def read_e57(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _unreadable(path: Path, error: Exception) -> ShapeError:
+def _unreadable(path: Path, error: BaseException) -> ShapeError:
     reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:150]
     return ShapeError(f"'{path.name}' cannot be read as a {path.suffix} file ({reason}); export it again.")
