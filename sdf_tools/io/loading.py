@@ -105,6 +105,9 @@ def load(path: str | Path, name: str | None = None, *, merge: bool = True) -> Sh
         raise ShapeError(f"'{where}' needs more memory than there is; give a smaller file.") from None
     except OSError as error:
         raise ShapeError(f"'{where}' cannot be read: {error.strerror or type(error).__name__}.") from None
+    except Exception as error:  # the last net: a stranger's file must not end in a traceback
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")[:150]
+        raise ShapeError(f"'{where}' is damaged in an unforeseen way ({reason}); export it again.") from error
     if isinstance(shape, Mesh) and suffix == ".stl" and merge:
         shape = _close_cracks(shape, fields)
     for note in fields.get("notes", ()):

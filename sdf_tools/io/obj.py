@@ -92,10 +92,14 @@ def _corners(
     try:
         if b"/" not in text:
             corners[:, 0] = _one_based(numbers(text))
-        elif text.count(b"//") == len(corners) and text.count(b"/") == 2 * len(corners):
+        elif (
+            text.count(b"//") == len(corners)
+            and not re.search(rb"//(\s|$)", text)
+            and text.count(b"/") == 2 * len(corners)
+        ):
             both = _one_based(numbers(text.replace(b"//", b" "))).reshape(-1, 2)
             corners[:, 0], corners[:, 2] = both.T
-        elif text.count(b"/") == 2 * len(corners) and not re.search(rb"/[/\s]", text):
+        elif text.count(b"/") == 2 * len(corners) and not re.search(rb"/([/\s]|$)", text):
             corners[:] = _one_based(numbers(text.replace(b"/", b" "))).reshape(-1, 3)
         else:
             for at, word in enumerate(text.split()):

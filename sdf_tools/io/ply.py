@@ -122,7 +122,7 @@ def _ragged(rows: np.ndarray | Ragged) -> tuple[np.ndarray, np.ndarray]:
     """Values and offsets of a list property; a property that is no list has rows of one value."""
     if isinstance(rows, Ragged):
         return rows.values, rows.offsets
-    rows = rows.reshape(len(rows), -1)
+    rows = rows.reshape(len(rows), rows.size // max(1, len(rows)))
     return rows.reshape(-1), np.arange(len(rows) + 1) * rows.shape[1]
 
 

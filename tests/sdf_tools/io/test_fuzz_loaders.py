@@ -222,6 +222,7 @@ def run(suffix: str, count: int, folder: Path, monkeypatch: pytest.MonkeyPatch) 
                 shape = load(path)
             except (ShapeError, MissingLibraryError) as error:
                 assert "\n" not in str(error) and len(str(error)) < 500
+                assert "unforeseen" not in str(error), error.__cause__
             else:
                 check(shape)
         assert time.process_time() - start < 30

@@ -90,6 +90,10 @@ def test_obj_of_points_alone_and_with_everything(tmp_path: Path) -> None:
     mesh, _ = quietly(tmp_path / "all.obj")
     assert summarize(mesh).watertight and summarize(mesh).volume == pytest.approx(1 / 6)
     assert mesh.vertex_colors.tolist() == [[1, 0, 0]] * 4
+    (tmp_path / "slashes.obj").write_text(
+        "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1// 2//\nf 1// 2// 3//\nf 1/ 2/ 4/\nf 1/"
+    )
+    assert quietly(tmp_path / "slashes.obj")[0].faces.tolist() == [[0, 1, 2], [0, 1, 3]]
     for bad in ("f 1 2 9", "f 0 1 2", "f -9 1 2", "f 1 2 x", "f 1.5 2 3"):
         (tmp_path / "bad.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\n" + bad)
         with pytest.raises(ShapeError):
@@ -106,6 +110,15 @@ def test_ply_lines_longer_than_the_header_says(tmp_path: Path) -> None:
     stream = rows.replace("\n", " ").replace("  ", " ") + "\n" + "".join("3 %d\n%d %d\n" % tuple(f) for f in TRIANGLES)
     (tmp_path / "n.ply").write_text(head + stream)
     assert summarize(load(tmp_path / "n.ply")).volume == pytest.approx(1)
+
+
+def test_a_ply_with_an_empty_list_of_faces_is_a_cloud(tmp_path: Path) -> None:
+    head = (
+        "ply\nformat binary_little_endian 1.0\nelement vertex 8\nproperty float x\nproperty float y\nproperty float z\n"
+    )
+    head += "element face 0\nproperty list uchar int vertex_indices\nend_header\n"
+    (tmp_path / "c.ply").write_bytes(head.encode() + CUBE.astype("<f4").tobytes())
+    assert isinstance(load(tmp_path / "c.ply"), PointCloud)
 
 
 def test_cracks_in_the_last_digits_close(tmp_path: Path) -> None:
@@ -316,5 +329,5 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, library, None)
     path = tmp_path / ("c.las" if library == "laspy" else "c.e57")
     path.write_bytes(b"LASF")
-    with pytest.raises(MissingLibraryError, match=f"pip install .*{library}"):
+    with pytest.raises(MissingLibraryError, match=rf"pip install .*{library}"):
         load(path)

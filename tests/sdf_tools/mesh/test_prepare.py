@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """The inside that a person sees: each kind of mesh as it is found in the wild, against the true inside."""
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def test_walls_hidden_inside_are_left_out() -> None:
 @pytest.mark.parametrize("make", [sheet, terrain])
 def test_a_sheet_that_encloses_nothing_is_refused(make: Callable[[], Mesh], change: Callable[[Mesh], Mesh]) -> None:
     for orientation in ("check", "guess"):
-        with pytest.raises(ShapeError, match="encloses nothing.*sign_agnostic") as caught:
+        with pytest.raises(ShapeError, match=r"encloses nothing.*sign_agnostic") as caught:
             prepare_mesh(change(make()), orientation)
         assert "\n" not in str(caught.value)
     assert prepare_mesh(change(make()), "trust")[1] == []
@@ -153,7 +154,7 @@ def test_a_sheet_that_encloses_nothing_is_refused(make: Callable[[], Mesh], chan
 
 def test_a_guess_needs_the_users_word() -> None:
     bowl = replace(BALL, faces=BALL.faces[BALL.vertices[BALL.faces].mean(1)[:, 2] < 0])
-    with pytest.raises(ShapeError, match="would be a guess.*orientation guess"):
+    with pytest.raises(ShapeError, match=r"would be a guess.*orientation guess"):
         prepare_mesh(mixed(bowl))
     ready, notes = prepare_mesh(mixed(bowl), "guess")
     inner = SignedDistance(ready).contains(torch.tensor([[0.0, 0.0, -0.5], [0.0, 0.0, 1.5]]))
