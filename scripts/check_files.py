@@ -28,7 +28,7 @@ class Arguments:
     """Compare what is read with what trimesh reads."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """Files in it and in its folders are tried: .ply .obj .stl .off .glb against trimesh, all other known kinds alone."""
+    """Files in it and in its folders are tried: .ply .obj .stl .off .glb against trimesh, other known kinds alone."""
     all: bool = False
     """Print agreeing files too."""
 

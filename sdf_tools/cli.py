@@ -258,7 +258,7 @@ def _run(command: Command) -> None:
     import warnings
 
     torch.set_grad_enabled(False)
-    warnings.formatwarning = lambda message, *_: f"sdf-tools: {message}\n"
+    usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"sdf-tools: {message}\n"
     try:
         command.run()
         sys.stdout.flush()
@@ -267,3 +267,5 @@ def _run(command: Command) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, MissingLibraryError) as error:
         sys.exit(f"sdf-tools: {error}")
+    finally:
+        warnings.formatwarning = usual

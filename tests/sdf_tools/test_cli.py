@@ -121,7 +121,8 @@ def test_info_says_what_training_mends(run, tmp_path, capsys):
 
 def test_repair_writes_a_closed_mesh_and_says_what_it_did(run, tmp_path, capsys):
     mesh = box()
-    save_mesh(Mesh(mesh.vertices, torch.cat([mesh.faces[2:], mesh.faces[2:].flip(1)])), tmp_path / "double.ply")
+    five = mesh.faces[(mesh.vertices[mesh.faces][:, :, 0] > 0).any(1)]  # of six sides
+    save_mesh(Mesh(mesh.vertices, torch.cat([five, five.flip(1)])), tmp_path / "double.ply")
     run("repair", tmp_path / "double.ply", tmp_path / "good.ply")
     out = capsys.readouterr().out
     assert "10 triangles were there twice" in out and "filled 1 holes" in out
@@ -160,7 +161,7 @@ def test_render_a_cloud(run, ball, tmp_path):
         from PIL import Image
 
         picture = np.asarray(Image.open(tmp_path / "scan.png").convert("RGB"))
-        assert (picture[16:32, 16:32].astype(int) < 240).all(-1).mean() > 0.5
+        assert (picture[16:32, 16:32].astype(int) < 240).all(-1).mean() > 0.3
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import re
 import struct
 import time
@@ -251,4 +252,4 @@ def test_a_few_mutants(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_hundred_thousand_mutants(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(suffix, 9_100, tmp_path, monkeypatch)
+    run(suffix, int(os.environ.get("SDF_TOOLS_MUTANTS", 9_100)), tmp_path, monkeypatch)
