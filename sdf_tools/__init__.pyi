@@ -30,7 +30,7 @@ from .extraction.field_files import load_field
 from .geometry import Mesh, NormalizedShape, PointCloud, Shape, normalize
 from .io import load, save_mesh, save_points, validate_for_fitting
 from .mesh import Summary, clean, prepare_mesh, repair, summarize
-from .metrics import Evaluation, chamfer, evaluate, iou, vertex_error
+from .metrics import CloudEvaluation, Evaluation, chamfer, evaluate, evaluate_cloud, iou, vertex_error
 from .pictures.plots import add_color_bar, slice_plot
 from .pictures.render import Camera, error_colors, error_range, render_mesh, save_picture, turntable
 from .pools import SDFBatch, SDFPool, build_sdf_pool
@@ -39,6 +39,7 @@ from .sampling import sample_near_surface, sample_poisson_disk, sample_surface, 
 __all__ = [
     "Camera",
     "ClosestPoints",
+    "CloudEvaluation",
     "Evaluation",
     "Mesh",
     "MissingLibraryError",
@@ -64,6 +65,7 @@ __all__ = [
     "errors",
     "estimate_normals",
     "evaluate",
+    "evaluate_cloud",
     "extract_mesh",
     "extract_meshes",
     "extraction",

@@ -99,10 +99,7 @@ class Evaluate:
     normals as they are."""
 
     def run(self) -> None:
-        import json
-        import math
-
-        from sdf_tools.io.writing import write_atomically
+        from sdf_tools.io.writing import write_json
         from sdf_tools.metrics import CloudEvaluation, Evaluation, evaluate, evaluate_cloud
 
         if self.json is not None and not self.json.resolve().parent.is_dir():
@@ -119,8 +116,7 @@ class Evaluate:
             )
         print(result)
         if self.json is not None:
-            figures = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in result.to_dict().items()}
-            write_atomically(self.json, json.dumps(figures, indent=1).encode())
+            write_json(self.json, result.to_dict())
 
     def _ready(self, name: str) -> Shape:
         """The shape with its inside found; one that encloses nothing as it is, since distances to it still count."""

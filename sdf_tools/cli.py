@@ -248,11 +248,6 @@ def main() -> None:
     _run(tyro.cli(Command, description=__doc__))  # type: ignore[call-overload]
 
 
-def evaluate_main() -> None:
-    """``sdf-tools evaluate`` as a command of its own, for scripts/evaluate_mesh.py."""
-    _run(tyro.cli(Evaluate))
-
-
 def _run(command: Command) -> None:
     """Run a command; one sentence and exit code 1 where the input is at fault."""
     import warnings

@@ -97,6 +97,14 @@ class NormalizedShape:
 def normalize(shape: Shape, longest_side: float = 0.9) -> NormalizedShape:
     """Centre a shape's bounding box on the origin and scale its longest side to ``longest_side``.
 
+    >>> import torch
+    >>> from sdf_tools import PointCloud, normalize
+    >>> frame = normalize(PointCloud(torch.tensor([[10.0, 0, 0], [14, 2, 0]])))
+    >>> frame.scale, frame.center.tolist()
+    (0.225, [12.0, 1.0, 0.0])
+    >>> frame.to_world(torch.zeros(3)).tolist()
+    [12.0, 1.0, 0.0]
+
     Raises:
         ShapeError: the shape is empty, has coordinates that are not finite, or no extent.
     """

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sdf_tools.distance.signed_distance import SignedDistance
+from sdf_tools.distance.signed_distance import Sign, SignedDistance
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Shape, positions
 from sdf_tools.io.loading import validate_for_fitting
+from sdf_tools.losses import COARSE, FINE, UNIFORM
 from sdf_tools.mesh.prepare import nothing_inside
 from sdf_tools.sampling import near_surface, surface_points
 
-FINE, COARSE, UNIFORM = 0, 1, 2
+__all__ = ["COARSE", "FINE", "UNIFORM", "PoolConfig", "SDFBatch", "SDFPool", "build_sdf_pool"]
+
 GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 
@@ -114,8 +117,8 @@ def build_sdf_pool(
     fine_scale: float = 0.001,
     uniform_share: float = 0.1,
     seed: int = 0,
-    sign: str = "auto",
-    method: str = "imls",
+    sign: Sign = "auto",
+    method: Literal["imls", "knn_mean"] = "imls",
     distance: SignedDistance | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SDFPool:
@@ -126,6 +129,13 @@ def build_sdf_pool(
     the paper (Supp. 1). The uniform points are not in the paper; without them the coarse samples hardly reach the
     corners of the domain, and stray sheets of surface appear there. Noise that leaves the domain is drawn again, not
     wrapped round (FINER) nor clamped: wrapping puts samples on the other side of the shape.
+
+    >>> from sdf_tools import build_sdf_pool, extract_mesh
+    >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=32)
+    >>> pool = build_sdf_pool(ball, 10_000)
+    >>> batch = pool.batch(1000, step=0)
+    >>> batch.points.shape, batch.counts
+    (torch.Size([1000, 3]), (450, 450, 100))
 
     Args:
         shape: mesh, or point cloud with normals (``sign="unsigned"``: with or without), box units.
@@ -198,7 +208,7 @@ class PoolConfig:
         self,
         shape: Shape,
         *,
-        sign: str = "auto",
+        sign: Sign = "auto",
         distance: SignedDistance | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> SDFPool:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sdf_tools.geometry import Mesh
+from sdf_tools.vectors import unit_vectors
 
 
 def first_occurrences(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -232,9 +233,7 @@ def signed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
 
 def unit_face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(F, 3) unit normals; zero for triangles without area."""
-    cross = face_cross(vertices, faces)
-    length = np.linalg.norm(cross, axis=1, keepdims=True)
-    return np.divide(cross, length, out=np.zeros_like(cross), where=length > 0)
+    return unit_vectors(face_cross(vertices, faces))
 
 
 def corner_angles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -250,9 +249,37 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(V, 3) unit normals, each the angle-weighted mean of the faces around it."""
     weighted = corner_angles(vertices, faces)[:, :, None] * unit_face_normals(vertices, faces)[:, None]
     flat, index = weighted.reshape(-1, 3), faces.reshape(-1)
-    normals = np.stack([np.bincount(index, flat[:, i], minlength=len(vertices)) for i in range(3)], 1)
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
+    return unit_vectors(np.stack([np.bincount(index, flat[:, i], minlength=len(vertices)) for i in range(3)], 1))
+
+
+def edge_pairs(table: EdgeTable) -> tuple[np.ndarray, np.ndarray]:
+    """The S edges with exactly two faces, and the (S, 2) places ``3 * face + i`` where these have them."""
+    order = np.argsort(table.of_face.reshape(-1), kind="stable")
+    first = np.concatenate([[0], np.cumsum(table.count)[:-1]])
+    shared = np.flatnonzero(table.count == 2)
+    return shared, np.stack([order[first[shared]], order[first[shared] + 1]], 1)
+
+
+def corner_normals(vertices: np.ndarray, faces: np.ndarray, sharp: float) -> np.ndarray:
+    """(F, 3, 3) unit normals of the faces' corners, smooth but for edges that bend by more than ``sharp`` degrees.
+
+    Each is the angle-weighted mean over the faces that are reached around the vertex without crossing such an edge.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    face = unit_face_normals(vertices, faces)
+    pairs = edge_pairs(edge_table(faces))[1]
+    bend = np.einsum("ij,ij->i", *(face[pairs[:, k] // 3] for k in range(2)))
+    start = pairs[bend > np.cos(np.radians(sharp))]
+    end = start + np.where(start % 3 == 2, -2, 1)
+    # Both faces run along the edge, in opposite directions: the corner where one starts is where the other ends.
+    links = np.concatenate([start[:, 0], end[:, 0]]), np.concatenate([end[:, 1], start[:, 1]])
+    graph = coo_array((np.ones(len(links[0]), np.int8), links), shape=(faces.size, faces.size))
+    count, group = connected_components(graph, directed=False)
+    weighted = (corner_angles(vertices, faces)[:, :, None] * face[:, None]).reshape(-1, 3)
+    total = np.stack([np.bincount(group, weighted[:, i], minlength=count) for i in range(3)], 1)
+    return unit_vectors(total)[group].reshape(-1, 3, 3)
 
 
 def pseudo_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -265,7 +292,5 @@ def pseudo_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     table = edge_table(faces)
     index = table.of_face.reshape(-1)
     repeated = np.repeat(face, 3, axis=0)
-    edge = np.stack([np.bincount(index, repeated[:, i], minlength=len(table.edges)) for i in range(3)], 1)
-    length = np.linalg.norm(edge, axis=1, keepdims=True)
-    edge = np.divide(edge, length, out=np.zeros_like(edge), where=length > 0)
+    edge = unit_vectors(np.stack([np.bincount(index, repeated[:, i], minlength=len(table.edges)) for i in range(3)], 1))
     return np.concatenate([vertex_normals(vertices, faces)[faces], edge[table.of_face], face[:, None]], axis=1)

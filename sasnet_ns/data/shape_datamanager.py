@@ -99,7 +99,7 @@ class ShapeDataManager(DataManager):
         self.local_rank = local_rank
         super().__init__()
         up: Axis = config.up_axis
-        metadata: dict[str, object] = {"up_axis": up}
+        metadata: dict[str, object] = {"up_axis": up, "seed": config.seed}
         if test_mode == "val":
             metadata |= {"center": self.normalized.center, "scale": self.normalized.scale}
             self.setup_train()
@@ -170,9 +170,9 @@ class ShapeDataManager(DataManager):
         config, shape = self.config, self.normalized.shape
         start = time.perf_counter()
         with CONSOLE.status(f"Computing {config.pool_size:,} signed distances to '{shape.name}'"):
-            distance = SignedDistance(shape)
-            pool = config.build_pool(shape, distance=distance)
-            self.probe = self._probe(distance)
+            self.distance = SignedDistance(shape)
+            pool = config.build_pool(shape, distance=self.distance)
+            self.probe = self._probe(self.distance)
         size = f"{shape.faces.shape[0]:,} faces" if isinstance(shape, Mesh) else f"{shape.points.shape[0]:,} points"
         CONSOLE.print(
             f"'{shape.name}', {size}: {len(pool):,} signed distances in {time.perf_counter() - start:.1f} s",

@@ -12,10 +12,11 @@ from torch import Tensor
 from sasnet_ns.fitting.grid_field import GridField, TargetRange
 from sasnet_ns.fitting.image_metrics import psnr
 from sasnet_ns.fitting.signal import CoordinateGrid, Signal
-from sasnet_ns.networks import SASNet
+from sasnet_ns.networks import SASNet, fused_step
 from sasnet_ns.networks.presets import PRESETS
-from sasnet_ns.training.loop import History, Report, progress_bar, train
+from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
 from sasnet_ns.training.recipe import Recipe
+from sdf_tools.losses import mask_sparsity_loss
 
 
 def _recipe() -> Recipe:
@@ -101,13 +102,13 @@ def fit_grid(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if config.network_config is None:
         config.network_config = default_network_config(config.network, len(signal.grid))
-    torch.manual_seed(config.seed)
-    grid_field = GridField(
-        signal.grid, signal.channels, config.network, config.network_config, config.coordinates,
-        config.target_range, signal.name, signal.low, signal.high, signal.bits, signal.spacing,
-    ).to(device)  # fmt: skip
-    target = grid_field.target(signal.values).to(device)
-    grid_field.network.initialize_from(target)
+    with seeded(config.seed):
+        grid_field = GridField(
+            signal.grid, signal.channels, config.network, config.network_config, config.coordinates,
+            config.target_range, signal.name, signal.low, signal.high, signal.bits, signal.spacing,
+        ).to(device)  # fmt: skip
+        target = grid_field.target(signal.values).to(device)
+        grid_field.network.initialize_from(target)
     fitted = FittedGrid(grid_field, signal, History(), grid_field.render() if keep_before else None)
     steps = config.recipe.steps
     step_loss = GridLoss(grid_field, target, config)
@@ -147,6 +148,7 @@ class GridLoss:
         self.config = config
         self.generator = torch.Generator(target.device).manual_seed(config.seed)
         self._last: tuple[Tensor, Tensor] | None = None
+        self._fused = fused_step(self.network)
         masked = isinstance(self.network, SASNet) and self.network.mask_generator is not None
         if config.mask_sparsity_weight and not masked:
             raise ValueError(f"mask_sparsity_weight needs a network with masks, and '{config.network}' has none.")
@@ -158,13 +160,18 @@ class GridLoss:
         if 0 < count < len(x):
             index = torch.randint(len(x), (count,), generator=self.generator, device=x.device)
             x, wanted = x[index], wanted[index]
-        error = (self.network(x) - wanted).square()
+        if self._fused is None:
+            error = (self.network(x) - wanted).square()
+            loss = error.mean()
+        else:
+            loss, predicted = self._fused.with_graph(x, wanted)
+            error = (predicted - wanted).square()
         self._last = (x, error.detach())
-        loss = error.mean() + self.network.penalty()
+        loss = loss + self.network.penalty()
         if self.config.mask_sparsity_weight:
             assert isinstance(self.network, SASNet)
-            open_masks = [mask.sum(-1) for mask in self.network.masks(x) if mask is not None]
-            loss = loss + self.config.mask_sparsity_weight * torch.stack(open_masks).sum(0).mean()
+            open_masks = [mask for mask in self.network.masks(x) if mask is not None]
+            loss = loss + self.config.mask_sparsity_weight * mask_sparsity_loss(open_masks)
         return loss
 
     def finish(self, step: int) -> None:

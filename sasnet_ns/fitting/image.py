@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sasnet_ns.fitting.grid_fit import FittedGrid
 from sasnet_ns.fitting.image_metrics import EdgeRegion, gray
 from sasnet_ns.fitting.signal import Signal, axis_coordinates, encode_png, encode_tiff, grid_coordinates
 from sasnet_ns.networks import SASNet
-from sdf_tools.io.writing import write_atomically
+from sdf_tools.io.writing import write_atomically, write_json
 
 MAX_PICTURE = 512
 """Longest side of pictures of masks, gradients and contributions; larger images are sampled more coarsely."""
@@ -126,8 +125,8 @@ def write_image_results(
             "noisiness": "grey in [0, 1] per unit of [-1, 1]; finite differences of second order for the image",
         },
     }
-    write_atomically(folder / "metrics.json", json.dumps(without_nan(content), indent=1).encode())
-    write_atomically(folder / "history.json", json.dumps(without_nan(dataclasses.asdict(fitted.history))).encode())
+    write_json(folder / "metrics.json", content)
+    write_json(folder / "history.json", dataclasses.asdict(fitted.history), indent=None)
     files = reconstruction_files(signal, prediction)
     if draw:
         files |= image_pictures(fitted, prediction, metrics, edges)
@@ -230,12 +229,3 @@ def _gradient_picture(field: GridField, signal: Signal, network: Float[Tensor, "
         largest = float(reference.flatten().kthvalue(max(1, int(0.99 * reference.numel()))).values)
         found.insert(0, ("image, finite differences", reference))
     return pictures.panels(found, 2, "gray", (0.0, max(largest, 1e-6)), "gradient per unit of [-1, 1]", 4.0)
-
-
-def without_nan(content: Any) -> Any:
-    """NaN as null, which is what JSON has."""
-    if isinstance(content, dict):
-        return {key: without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.shapes.prepare import prepare_shape
-from sasnet_ns.training.loop import History, Report, progress_bar, train
-from sasnet_ns.training.objective import SDFObjective, sdf_losses
+from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
+from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
 from sasnet_ns.training.recipe import Recipe
 from sasnet_ns.training.sphere_start import start_as_sphere
+from sdf_tools.distance import SignedDistance
 from sdf_tools.pools import PoolConfig, SDFPool
 
 if TYPE_CHECKING:
@@ -40,8 +42,8 @@ class ShapeFit(PoolConfig):
 
 
 def default_network_config(network: str) -> dict[str, Any]:
-    """Options that fitting starts from: for SASNet the preset whose parameters go further in a short run."""
-    return {"preset": "sdf_fast"} if network == "sasnet" else {}
+    """Options that fitting starts from: for SASNet the preset for short runs, which ns-train has as well."""
+    return {"preset": "sdf_compact"} if network == "sasnet" else {}
 
 
 @dataclass
@@ -60,15 +62,37 @@ class FittedShape:
     losses: list[float]
     interrupted: bool = False
 
-    def extract_mesh(self, resolution: int = 512, **options: Any) -> Mesh:
-        """The surface in the shape's own units; options as for ``sdf_tools.extract_mesh``, in box units.
+    def extract_mesh(
+        self,
+        resolution: int = 512,
+        bounds: Sequence[Sequence[float]] = ((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5)),
+        level: float = 0.0,
+        *,
+        method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes",
+        search: Literal["auto", "lipschitz", "growth"] = "auto",
+        lipschitz: float | None = None,
+        coarse_resolution: int = 64,
+        probes: int = 16_384,
+        refine_steps: int = 0,
+        normals: bool = False,
+        cap: bool = False,
+        chunk: int | None = None,
+        seed: int = 0,
+        progress: Callable[[str, int], None] | None = None,
+    ) -> Mesh:
+        """The surface in the shape's own units; options as for ``sdf_tools.extract_meshes``, in box units.
 
         Raises:
             ShapeError: the field has no surface.
         """
         from sdf_tools.extraction import extract_mesh
 
-        return self.normalized.mesh_to_world(extract_mesh(self.field, resolution, **options))
+        mesh = extract_mesh(
+            self.field, resolution, bounds, level, method=method, search=search, lipschitz=lipschitz,
+            coarse_resolution=coarse_resolution, probes=probes, refine_steps=refine_steps, normals=normals, cap=cap,
+            chunk=chunk, seed=seed, progress=progress,
+        )  # fmt: skip
+        return self.normalized.mesh_to_world(mesh)
 
 
 def fit_shape(
@@ -99,10 +123,12 @@ def fit_shape(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     agnostic = config.objective.loss == "sign_agnostic"
     normalized = prepare_shape(shape, normals=not agnostic, orientation=config.orientation)
-    pool = config.build_pool(normalized.shape, sign="unsigned" if agnostic else "auto").to(device)
+    distance = SignedDistance(normalized.shape, sign="unsigned" if agnostic else "auto")
+    pool = config.build_pool(normalized.shape, distance=distance).to(device)
     options = default_network_config(config.network) if config.network_config is None else config.network_config
-    torch.manual_seed(config.seed)
-    sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
+    with seeded(config.seed):
+        sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
+        look_at_shape(sdf, distance)
     fitted = FittedShape(sdf, normalized, [])
     bar = (
         contextlib.nullcontext(progress)
@@ -120,9 +146,11 @@ def fit_shape(
 
 
 def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report) -> None:
-    def loss_at(step: int) -> Tensor:
-        batch = pool.batch(config.points_per_batch, step)
-        losses, _ = sdf_losses(fitted.field, batch, config.objective, step / config.recipe.steps)
-        return torch.stack(list(losses.values())).sum()
+    steps = SDFStep(fitted.field, config.objective, config.recipe.steps)
 
-    train(fitted.field.network, config.recipe, loss_at, report=report, history=History(loss=fitted.losses))
+    def loss_at(step: int) -> Tensor:
+        losses, _ = steps.losses(pool.batch(config.points_per_batch, step), step)
+        return functools.reduce(torch.add, losses.values())
+
+    history = History(loss=fitted.losses)
+    train(fitted.field.network, config.recipe, loss_at, after_step=steps.finish, report=report, history=history)

@@ -6,15 +6,25 @@ CUDA, numba on a CPU, and the twin where neither can be loaded or the dtype is n
 
 from sasnet_ns.kernels._process import small_products, tune
 from sasnet_ns.kernels.functional import Implementation, hash_grid, mask_decoder, masked_sine, masked_sine_embedding
+from sasnet_ns.kernels.fused_step import FusedStep
 from sasnet_ns.kernels.layout import HashGridLayout
+from sasnet_ns.kernels.optimizers import Adam, compiled_updates, muon_step
+from sasnet_ns.kernels.step_form import PointLoss, StepForm, StepLayer
 
 __all__ = [
+    "Adam",
+    "FusedStep",
     "HashGridLayout",
     "Implementation",
+    "PointLoss",
+    "StepForm",
+    "StepLayer",
+    "compiled_updates",
     "hash_grid",
     "mask_decoder",
     "masked_sine",
     "masked_sine_embedding",
+    "muon_step",
     "small_products",
     "tune",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from sasnet_ns.models.next_commands import after_training
 from sasnet_ns.models.sdf_pipeline import SASNetSDFPipeline, SASNetSDFPipelineConfig, quick_metrics
 from sasnet_ns.models.trainer import ResumableTrainer
 from sasnet_ns.shapes.named import canonical_name
@@ -70,8 +71,4 @@ class SASNetTrainer(ResumableTrainer):
         if self._last_report:
             rows["IoU"] = f"{self._last_report['iou']:.4f}"
             rows["surface error"] = f"{self._last_report['surface_error']:.1e} (longest side is 0.9)"
-        return rows | {
-            "mesh": f"python scripts/extract_mesh.py --load-config {config_path} --output-path mesh.ply",
-            "measure": f"ns-eval --load-config {config_path} --output-path eval.json",
-            "look": f"ns-viewer --load-config {config_path} --viewer.websocket-host 127.0.0.1",
-        }
+        return rows | after_training(config_path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,9 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from sasnet_ns.models.next_commands import resume
 from sasnet_ns.models.optimization import SparseLogOptimizers
+from sdf_tools.io.writing import write_atomically
 
 _TIMINGS = {
     name.value for name in (writer.EventName.ITER_TRAIN_TIME, writer.EventName.TRAIN_RAYS_PER_SEC, writer.EventName.ETA)
@@ -195,13 +197,10 @@ class ResumableTrainer(Trainer):
         )
 
     def save_checkpoint(self, step: int) -> None:
-        """Write a checkpoint by write-then-rename; older checkpoints go afterwards."""
+        """Write a checkpoint, whole or not at all; older checkpoints go afterwards."""
         if self.local_rank != 0:
             return
-        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
-        # Not in the checkpoint folder: nerfstudio reads a step from every file name there.
-        partial = self.base_dir / f"{path.name}.partial"
         pipeline = getattr(self.pipeline, "module", self.pipeline)
         state = {
             "step": step,
@@ -210,8 +209,8 @@ class ResumableTrainer(Trainer):
             "schedulers": {name: s.state_dict() for name, s in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
         }
-        torch.save(state, partial)
-        os.replace(partial, path)
+        # Not begun in the checkpoint folder: nerfstudio reads a step from every file name there.
+        write_atomically(path, partial(torch.save, state), folder=self.base_dir)
         self.save_extras()
         if self.config.save_only_latest_checkpoint:
             for other in self.checkpoint_dir.glob("*.ckpt"):
@@ -248,9 +247,8 @@ class ResumableTrainer(Trainer):
         rows["run"] = str(self.base_dir)
         config_path = shlex.quote(str(self.base_dir / "config.yml"))
         if self._interrupted:
-            data = shlex.quote(str(self.config.pipeline.datamanager.data))
-            folder = shlex.quote(str(self.checkpoint_dir))
-            rows["resume"] = f"ns-train {self.config.method_name} --data {data} --load-dir {folder}"
+            data = self.config.pipeline.datamanager.data
+            rows["resume"] = resume(str(self.config.method_name), data, self.checkpoint_dir)
         rows |= self.summary_rows(config_path)
         title = "Training interrupted, checkpoint kept" if self._interrupted else "Training finished"
         CONSOLE.rule(title, align="left", style="green")

@@ -7,7 +7,6 @@ are against libigl in float64: its closest triangle, and the side by its winding
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from benchmarks.shapes import SHARED
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import Mesh, normalize
 from sdf_tools.io.loading import load
+from sdf_tools.io.writing import write_json
 from sdf_tools.pools import build_sdf_pool
 from sdf_tools.sampling import near_surface, sample_surface
 from sdf_tools.topology import first_occurrences, is_watertight
@@ -69,7 +69,7 @@ def run(json_path: Path | None, quick: bool) -> None:
         _show(found)
         rows += found
     if json_path is not None:
-        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        write_json(json_path, [asdict(row) for row in rows])
 
 
 def _one_mesh(name: str, mesh: Mesh, count: int) -> list[Row]:
@@ -169,7 +169,8 @@ def _add_open3d(jobs: dict[str, Any], vertices: np.ndarray, faces: np.ndarray) -
     import open3d
 
     scene = open3d.t.geometry.RaycastingScene()
-    scene.add_triangles(vertices.astype(np.float32), faces.astype(np.uint32))
+    as_tensor = open3d.core.Tensor.from_numpy
+    scene.add_triangles(as_tensor(vertices.astype(np.float32)), as_tensor(faces.astype(np.uint32)))
     jobs["signed distance"]["Open3D, 3 rays"] = lambda p: scene.compute_signed_distance(
         p.astype(np.float32), nsamples=3
     ).numpy()

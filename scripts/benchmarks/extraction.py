@@ -6,7 +6,6 @@ their time is the evaluation's plus the library's marching cubes, their peak tha
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import resource
 import tempfile
@@ -22,6 +21,7 @@ import torch
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.extraction import SampledField, extract_mesh
 from sdf_tools.geometry import Mesh
+from sdf_tools.io.writing import write_json
 from sdf_tools.topology import face_components, is_watertight
 
 DENSE = ("scikit-image", "PyMCubes", "Open3D")
@@ -58,7 +58,7 @@ def run(json_path: Path | None, quick: bool, field_path: Path | None = None) -> 
         rows = measure(field_path, Path(folder), sparse, dense)
     show(rows)
     if json_path is not None:
-        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        write_json(json_path, [asdict(row) for row in rows])
 
 
 def train(path: Path, steps: int) -> None:
@@ -173,7 +173,7 @@ def _dense(method: str, volume_path: Path, mesh_path: Path) -> dict[str, Any]:
         import open3d
 
         started = time.perf_counter()
-        found = open3d.t.geometry.TriangleMesh.create_isosurfaces(open3d.core.Tensor(volume), [0.0])
+        found = open3d.t.geometry.TriangleMesh.create_isosurfaces(open3d.core.Tensor.from_numpy(volume), [0.0])
         vertices, faces = found.vertex.positions.numpy()[:, ::-1], found.triangle.indices.numpy()
     seconds = time.perf_counter() - started
     peak = _peak_mb()

@@ -6,7 +6,6 @@ preview that leaves out the highest bands. The error is the largest difference f
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.networks.export import export_field, portable
+from sdf_tools.io.writing import write_json
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "sasnet": ("sasnet", {}),
@@ -64,9 +64,7 @@ def run(json_path: Path | None, quick: bool) -> None:
         f"{machine['threads']:.0f} threads; torch.mm 10,000x256x224: {machine['gemm_gflop_per_s']:.0f} GFLOP/s"
     )
     if json_path is not None:
-        partial = json_path.with_suffix(".part")
-        partial.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1))
-        partial.replace(json_path)
+        write_json(json_path, {"machine": machine, "rows": [asdict(row) for row in rows]})
 
 
 def time_network(label: str, points: Tensor, rounds: int) -> list[Row]:

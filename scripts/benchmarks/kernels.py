@@ -7,7 +7,6 @@ the same run: no kernel can be faster once its data leave the caches. Times are 
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from torch.utils.benchmark import Timer
 
 from sasnet_ns.kernels import HashGridLayout, hash_grid, mask_decoder, masked_sine, tune
 from sasnet_ns.kernels._choose import choose
+from sdf_tools.io.writing import write_json
 
 LAYOUT = HashGridLayout.geometric(3, 10, 16, 256, 10)
 WIDTH, GROUPS = 224, (28,) * 8
@@ -53,9 +53,7 @@ def run(json_path: Path | None, quick: bool) -> None:
         rows += time_decoder(points, device, machine["copy_gb_per_s"], quick)
     show(rows, machine)
     if json_path is not None:
-        partial = json_path.with_suffix(".part")
-        partial.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1))
-        partial.replace(json_path)
+        write_json(json_path, {"machine": machine, "rows": [asdict(row) for row in rows]})
 
 
 def median_and_spread(work: Callable[[], object], seconds: float) -> tuple[float, float]:

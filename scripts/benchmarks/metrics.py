@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from sdf_tools import metrics
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import Mesh, normalize
 from sdf_tools.io.loading import load
+from sdf_tools.io.writing import write_json
 from sdf_tools.sampling import sample_surface
 
 
@@ -47,7 +47,7 @@ def run(json_path: Path | None, quick: bool) -> None:
     rows.append(_time("everything", "sdf_tools.metrics.evaluate", lambda: metrics.evaluate(prediction, reference).iou))
     _show(rows)
     if json_path is not None:
-        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        write_json(json_path, [asdict(row) for row in rows])
 
 
 def _time(job: str, library: str, function: Callable[[], float]) -> Row:
@@ -105,8 +105,9 @@ def _exact(prediction: Mesh, reference: Mesh, count: int) -> list[Row]:
         import open3d as o3d
 
         scene = o3d.t.geometry.RaycastingScene()
-        scene.add_triangles(vertices.astype(np.float32), faces.astype(np.uint32))
-        return float(scene.compute_distance(points.numpy().astype(np.float32)).numpy().mean())
+        as_tensor = o3d.core.Tensor.from_numpy
+        scene.add_triangles(as_tensor(vertices.astype(np.float32)), as_tensor(faces.astype(np.uint32)))
+        return float(scene.compute_distance(as_tensor(points.numpy().astype(np.float32))).numpy().mean())
 
     libraries = {"sdf_tools": ours, "libigl": libigl, "point-cloud-utils": pcu, "Open3D": open3d}
     return _all(f"point to surface, {count:,} samples", libraries)
@@ -134,8 +135,11 @@ def _overlap(prediction: Mesh, reference: Mesh, count: int) -> list[Row]:
         import open3d as o3d
 
         scene = o3d.t.geometry.RaycastingScene()
-        scene.add_triangles(mesh.vertices.numpy().astype(np.float32), mesh.faces.numpy().astype(np.uint32))
-        return scene.compute_occupancy(points.numpy().astype(np.float32), nsamples=3).numpy() > 0.5
+        as_tensor = o3d.core.Tensor.from_numpy
+        scene.add_triangles(
+            as_tensor(mesh.vertices.numpy().astype(np.float32)), as_tensor(mesh.faces.numpy().astype(np.uint32))
+        )
+        return scene.compute_occupancy(as_tensor(points.numpy().astype(np.float32)), nsamples=3).numpy() > 0.5
 
     libraries = {
         "sdf_tools": lambda: share(lambda mesh: metrics.Inside(mesh)(points).numpy()),

@@ -7,7 +7,6 @@ on the outward side in per cent.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from sdf_tools.cloud.normals import estimate_normals, orient_normals
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import Mesh, normalize
 from sdf_tools.io.loading import load
+from sdf_tools.io.writing import write_json
 from sdf_tools.sampling import sample_poisson_disk, sample_surface
 
 Sampler = Callable[[int], np.ndarray]
@@ -61,7 +61,7 @@ def run(json_path: Path | None, quick: bool) -> None:
     rows += _normals(mesh, normals)
     _show(rows, path.name)
     if json_path is not None:
-        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        write_json(json_path, [asdict(row) for row in rows])
 
 
 def _edges(mesh: Mesh) -> tuple[torch.Tensor, torch.Tensor]:

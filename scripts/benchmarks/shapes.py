@@ -9,7 +9,6 @@ runs from the command to its end, imports and sampling included.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -18,9 +17,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdf_tools.io.writing import write_json
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
-SHAPES = {
+SHAPES: dict[str, str | Path] = {
     "armadillo": "armadillo",
     "lucy": SHARED / "meshes" / "lucy.ply",
     "dragon": SHARED / "meshes" / "dragon.ply",
@@ -42,8 +43,8 @@ class Row:
     extract_s: float
     extract_peak_mb: float
     iou: float
-    point_to_surface: float
-    surface_to_point: float
+    accuracy: float
+    completeness: float
     normal_error_deg: float
     components: int
     components_reference: int
@@ -62,7 +63,7 @@ def run(json_path: Path | None, quick: bool) -> None:
             rows.append(measure(shape, present[shape], network, steps, Path(folder) / shape))
             print_table(rows)
             if json_path is not None:
-                json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+                write_json(json_path, [dataclasses.asdict(row) for row in rows])
             return rows[-1].steps
 
         done = {shape: add(shape, "sasnet", None) for shape in present}
@@ -101,17 +102,18 @@ def measure(shape: str, data: str, network: str, steps: int | None, folder: Path
     started = time.perf_counter()
     extraction = [
         sys.executable,
-        "scripts/extract_mesh.py",
+        "-m",
+        "sasnet_ns.commands",
+        "extract",
         "--load-config",
         str(folder / "run/sasnet-sdf" / network / "config.yml"),
     ]
     peak = peak_memory([*extraction, "--output-path", str(mesh_path)])
     extract_s = time.perf_counter() - started
-    from sasnet_ns.shapes.named import resolve_shape
-    from sdf_tools.io.loading import load
+    from sasnet_ns.shapes.named import resolve_mesh
     from sdf_tools.metrics import evaluate
 
-    metrics = evaluate(load(mesh_path), resolve_shape(data)).to_dict()
+    metrics = evaluate(resolve_mesh(mesh_path), resolve_mesh(data)).to_dict()
     done, seconds = training_summary(output)
     return Row(
         shape=shape,
@@ -122,8 +124,8 @@ def measure(shape: str, data: str, network: str, steps: int | None, folder: Path
         extract_s=extract_s,
         extract_peak_mb=peak,
         iou=metrics["iou"],
-        point_to_surface=metrics["point_to_surface_mean"],
-        surface_to_point=metrics["surface_to_point_mean"],
+        accuracy=metrics["accuracy_mean"],
+        completeness=metrics["completeness_mean"],
         normal_error_deg=metrics["normal_error_mean"],
         components=int(metrics["components_prediction"]),
         components_reference=int(metrics["components_reference"]),

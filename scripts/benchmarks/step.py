@@ -9,7 +9,6 @@ steps each, so that what else the machine does hits all alike.
 from __future__ import annotations
 
 import gc
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from sasnet_ns.fitting import Recipe, SDFObjective
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.training.objective import sdf_losses
 from sasnet_ns.training.recipe import build_optimizers
+from sdf_tools.io.writing import write_json
 from sdf_tools.pools import SDFBatch
 
 PASSES = ("forward", "step", "step, Eikonal")
@@ -59,9 +59,7 @@ def run(json_path: Path | None, quick: bool) -> None:
     rows = [row for points in sizes for row in time_networks(points, device, 3 if quick else 9)]
     show(rows, machine, device)
     if json_path is not None:
-        partial = json_path.with_suffix(".part")
-        partial.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1))
-        partial.replace(json_path)
+        write_json(json_path, {"machine": machine, "rows": [asdict(row) for row in rows]})
 
 
 def candidates() -> list[tuple[str, str, str, dict[str, Any]]]:

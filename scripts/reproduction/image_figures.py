@@ -228,6 +228,6 @@ def _rough_and_smooth(image: torch.Tensor, side: int) -> dict[str, tuple[int, in
     return places
 
 
-def _history(folder: Path) -> dict[str, list[float]]:
+def _history(folder: Path) -> dict[str, list[Any]]:
     content = json.loads((folder / "history.json").read_text())
     return {key: [math.nan if v is None else v for v in values] for key, values in content.items()}

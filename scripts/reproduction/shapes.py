@@ -31,7 +31,7 @@ def shape_results(context: Context, shapes: tuple[str, ...]) -> tuple[list[Row],
         made = []
         for shape in shapes:
             fit = merge(row.fit(shape, *(["quick"] if context.quick else [])), {"seed": seed})
-            small = {"resolution": 128, "samples": 50_000} if context.quick else {}
+            small: dict[str, Any] = {"resolution": 128, "samples": 50_000} if context.quick else {}
             made.append(Job("shape", shape, fit, f"{row.label} on {shape}", **small))
         return made
 

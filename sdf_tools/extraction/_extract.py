@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.extraction._fields import Field, Grid, SampledField
 from sdf_tools.extraction._search import (
     CoarseLattice,
@@ -25,6 +25,7 @@ from sdf_tools.extraction._search import (
     sample_coarse,
 )
 from sdf_tools.geometry import Mesh
+from sdf_tools.vectors import unit_vectors
 
 if TYPE_CHECKING:
     from sdf_tools.extraction._sparse import CrossingEdges, SparseLattice
@@ -44,10 +45,38 @@ _SUSPECT_SHARE = 0.25
 
 
 def extract_mesh(
-    field: Field, resolution: int = 512, bounds: Bounds = UNIT_BOX, level: float = 0.0, **options: object
+    field: Field,
+    resolution: int = 512,
+    bounds: Bounds = UNIT_BOX,
+    level: float = 0.0,
+    *,
+    method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes",
+    inside: Literal["below", "above"] = "below",
+    search: Literal["auto", "lipschitz", "growth"] = "auto",
+    lipschitz: float | None = None,
+    coarse_resolution: int = 64,
+    probes: int = 16_384,
+    refine_steps: int = 0,
+    normals: bool = False,
+    cap: bool = False,
+    device: torch.device | str | None = None,
+    chunk: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str, int], None] | None = None,
+    name: str = "extracted mesh",
 ) -> Mesh:
-    """The surface ``field == level`` as one mesh; see ``extract_meshes`` for every option."""
-    return extract_meshes(field, [level], resolution, bounds, **options)[0]  # type: ignore[arg-type]
+    """The surface ``field == level`` as one mesh; see :func:`extract_meshes` for every option.
+
+    >>> from sdf_tools import extract_mesh
+    >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.3, resolution=32)
+    >>> round(float(ball.vertices.norm(dim=1).mean()), 3)
+    0.3
+    """
+    return extract_meshes(
+        field, [level], resolution, bounds, method=method, inside=inside, search=search, lipschitz=lipschitz,
+        coarse_resolution=coarse_resolution, probes=probes, refine_steps=refine_steps, normals=normals, cap=cap,
+        device=device, chunk=chunk, seed=seed, progress=progress, name=name,
+    )[0]  # fmt: skip
 
 
 def extract_meshes(
@@ -121,10 +150,8 @@ def extract_meshes(
         ShapeError: a level has no surface in the box, or the field is NaN somewhere.
         ValueError: bad arguments.
     """
-    try:
+    with needs("numba", "Extraction"):
         from sdf_tools.extraction._sparse import SparseLattice
-    except ImportError as error:
-        raise MissingLibraryError("Extraction needs numba; install it with 'pip install numba'.") from error
 
     grid = make_grid(resolution, bounds)
     limit = float(np.finfo(np.float32).max)
@@ -176,8 +203,7 @@ def extract_meshes(
         vertex_normals = None
         if normals:
             sampled.stage = "normals"
-            gradient = sampled.gradient(vertices, grid.spacing * 1e-2)
-            gradient /= np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-30)
+            gradient = unit_vectors(sampled.gradient(vertices, grid.spacing * 1e-2))
             vertex_normals = torch.from_numpy(gradient if inside == "below" else -gradient)
         if inside == "above":
             faces = np.ascontiguousarray(faces[:, ::-1])

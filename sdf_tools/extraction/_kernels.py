@@ -10,6 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+# Why bricks: 1024^3 values take 4 GB, and a hash table a search at every corner. A map of 128^3 bricks takes 8 MB, the
+# values around the surface lie in blocks of 2 KB, and cells that follow each other are mostly in the same block.
+
 VISITED = np.uint8(1)
 CROSSING = np.uint8(2)
 
@@ -23,6 +26,7 @@ def _split(key, nodes):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, inline="always")
 def _slot(i, j, k):  # type: ignore[no-untyped-def]
+    # The place inside a brick; its number along each axis is i >> 3.
     return ((i & 7) << 6) | ((j & 7) << 3) | (k & 7)
 
 
@@ -50,7 +54,7 @@ def prefill(start, count, nodes, bricks, values, coarse, step):  # type: ignore[
         for di in range(8):
             i = bricks[row, 0] * 8 + di
             if i >= nodes[0] or (i % step != 0 and i != nodes[0] - 1):
-                continue
+                continue  # the last node is in the coarse lattice whether or not the step divides it
             for dj in range(8):
                 j = bricks[row, 1] * 8 + dj
                 if j >= nodes[1] or (j % step != 0 and j != nodes[1] - 1):
@@ -101,7 +105,8 @@ def _configuration(i, j, k, brick_map, values, level):  # type: ignore[no-untype
 def grow(cells, nodes, brick_map, values, flags, level, out):  # type: ignore[no-untyped-def]
     """Flag the crossing ones among evaluated ``cells``; list the cells behind each face that the surface crosses."""
     count = 0
-    # Corners on the low and high face of each axis, as bits of the configuration.
+    # Corners on the low face of each axis, as bits of the configuration; the others are on the high face. A face is
+    # crossed where its four corners disagree, and then the surface goes on behind it (Wyvill et al. 1986).
     low = (0x55, 0x33, 0x0F)
     for n in range(cells.shape[0]):
         i, j, k = _split(cells[n], nodes)
@@ -171,6 +176,8 @@ def _value(i, j, k, nodes, brick_map, values):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def crossing_edges(count, nodes, brick_map, bricks, values, level, masks, prefix, offsets):  # type: ignore[no-untyped-def]
     """Mark the edges (bit per axis) that the surface crosses and number them brick by brick; return how many."""
+    # An edge's number is its vertex's: brick's offset + prefix of the node + lower axes of the node. Any cell finds it
+    # without a search, so vertices are shared.
     total = 0
     for row in range(count):
         offsets[row] = total

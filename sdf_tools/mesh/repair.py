@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.geometry import Mesh, normalize, positions
 from sdf_tools.mesh import orientation
 from sdf_tools.mesh.clean import clean
@@ -134,12 +134,8 @@ def watertight_remesh(mesh: Mesh, resolution: int = 192) -> Mesh:
     Raises:
         ShapeError: no grid point is inside.
     """
-    try:
+    with needs("scikit-image", "The watertight remesh"):
         from skimage.measure import marching_cubes
-    except ImportError:
-        raise MissingLibraryError(
-            "The watertight remesh needs scikit-image, which is not installed: pip install scikit-image"
-        ) from None
 
     from sdf_tools.distance.signed_distance import SignedDistance
 

@@ -28,12 +28,12 @@ class CloudEvaluation:
     Attributes:
         iou: at points uniform in the box of both, NaN where a shape has no inside (a cloud without normals).
         chamfer_l1: mean of the two mean distances.
-        point_to_surface_mean: from the prediction (samples of a mesh, points of a cloud) to the reference.
-        surface_to_point_mean: from the reference to the prediction.
-        point_to_surface_mean_world: the former, in the reference's units.
-        surface_to_point_mean_world: the latter, in the reference's units.
-        point_to_surface_percentiles: 50, 90, 95, 99 and 99.9 of those distances.
-        surface_to_point_percentiles: the same for the other direction.
+        accuracy_mean: from the prediction (samples of a mesh, points of a cloud) to the reference.
+        completeness_mean: from the reference to the prediction.
+        accuracy_mean_world: the former, in the reference's units.
+        completeness_mean_world: the latter, in the reference's units.
+        accuracy_percentiles: 50, 90, 95, 99 and 99.9 of those distances.
+        completeness_percentiles: the same for the other direction.
         hausdorff: the largest distance in either direction.
         hausdorff_world: the same in the reference's units.
         f_score: at 0.009 (1 % of the longest side), see ``metrics.f_score``.
@@ -45,12 +45,12 @@ class CloudEvaluation:
 
     iou: float
     chamfer_l1: float
-    point_to_surface_mean: float
-    surface_to_point_mean: float
-    point_to_surface_mean_world: float
-    surface_to_point_mean_world: float
-    point_to_surface_percentiles: dict[str, float]
-    surface_to_point_percentiles: dict[str, float]
+    accuracy_mean: float
+    completeness_mean: float
+    accuracy_mean_world: float
+    completeness_mean_world: float
+    accuracy_percentiles: dict[str, float]
+    completeness_percentiles: dict[str, float]
     hausdorff: float
     hausdorff_world: float
     f_score: float
@@ -64,8 +64,8 @@ class CloudEvaluation:
         return asdict(self)
 
     def __str__(self) -> str:
-        both = ((self.point_to_surface_mean, self.point_to_surface_mean_world, "point_to_surface_mean"),
-                (self.surface_to_point_mean, self.surface_to_point_mean_world, "surface_to_point_mean"))  # fmt: skip
+        both = ((self.accuracy_mean, self.accuracy_mean_world, "accuracy_mean"),
+                (self.completeness_mean, self.completeness_mean_world, "completeness_mean"))  # fmt: skip
         rows = [
             ("box units", f"reference's longest side = 0.9 ({self.scale:.6g} box units per unit of it)"),
             (
@@ -73,8 +73,8 @@ class CloudEvaluation:
                 "undefined: a point cloud without normals has no inside" if np.isnan(self.iou) else f"{self.iou:.5f}",
             ),
             *((name, f"{box:.4e}  ({world:.4e} world)") for box, world, name in both),
-            ("point_to_surface", _percentiles(self.point_to_surface_percentiles)),
-            ("surface_to_point", _percentiles(self.surface_to_point_percentiles)),
+            ("accuracy", _percentiles(self.accuracy_percentiles)),
+            ("completeness", _percentiles(self.completeness_percentiles)),
             ("hausdorff", f"{self.hausdorff:.4e}  ({self.hausdorff_world:.4e} world)"),
             (
                 "f_score",
@@ -120,12 +120,12 @@ def evaluate_cloud(
     return CloudEvaluation(
         iou=_iou(a, b, iou_samples, seed),
         chamfer_l1=(p2s + s2p) / 2,
-        point_to_surface_mean=p2s,
-        surface_to_point_mean=s2p,
-        point_to_surface_mean_world=p2s / frame.scale,
-        surface_to_point_mean_world=s2p / frame.scale,
-        point_to_surface_percentiles=parts[0],
-        surface_to_point_percentiles=parts[1],
+        accuracy_mean=p2s,
+        completeness_mean=s2p,
+        accuracy_mean_world=p2s / frame.scale,
+        completeness_mean_world=s2p / frame.scale,
+        accuracy_percentiles=parts[0],
+        completeness_percentiles=parts[1],
         hausdorff=far,
         hausdorff_world=far / frame.scale,
         f_score=f_score(forward, backward, 0.009),

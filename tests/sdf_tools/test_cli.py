@@ -84,7 +84,7 @@ def test_evaluate_writes_json(run, ball, tmp_path, capsys):
     options = ("--samples", 2000, "--iou-samples", 20000)
     run("evaluate", "--prediction", ball, "--reference", ball, "--json", tmp_path / "m.json", *options)
     stored = json.loads((tmp_path / "m.json").read_text())
-    assert stored["iou"] == 1.0 and stored["point_to_surface_mean"] < 1e-6
+    assert stored["iou"] == 1.0 and stored["accuracy_mean"] < 1e-6
     assert "box units" in capsys.readouterr().out
 
 
@@ -138,7 +138,7 @@ def test_evaluate_against_clouds(run, ball, tmp_path, capsys):
     options = ("--samples", 2000, "--iou-samples", 20000, "--json", tmp_path / "m.json")
     run("evaluate", "--prediction", ball, "--reference", tmp_path / "bare.ply", *options)
     stored = json.loads((tmp_path / "m.json").read_text())
-    assert stored["iou"] is None and stored["surface_to_point_mean"] < 1e-5 < stored["point_to_surface_mean"] < 0.02
+    assert stored["iou"] is None and stored["completeness_mean"] < 1e-5 < stored["accuracy_mean"] < 0.02
     assert "undefined" in capsys.readouterr().out
     run("evaluate", "--prediction", ball, "--reference", tmp_path / "scan.ply", *options)
     assert json.loads((tmp_path / "m.json").read_text())["iou"] > 0.95
