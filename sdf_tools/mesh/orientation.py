@@ -14,6 +14,7 @@ import torch
 
 from sdf_tools.geometry import Mesh
 from sdf_tools.spatial._libraries import import_igl
+from sdf_tools.spatial.ray_winding import RayWinding
 from sdf_tools.spatial.visibility import Sky
 from sdf_tools.topology import (
     drop_unreferenced,
@@ -227,9 +228,7 @@ def _enclosed(vertices: np.ndarray, outward: np.ndarray, body: np.ndarray, count
     size = np.sqrt(np.linalg.norm(face_cross(vertices, outward[order]), axis=1))
     points = corner.mean(1) + 1e-3 * size[:, None] * unit_face_normals(vertices, outward[order])
     if is_sealed(outward):
-        from sdf_tools.spatial.ray_winding import Columns
-
-        around = Columns(vertices, outward).winding(points).astype(np.float64)
+        around = RayWinding(vertices, outward).winding(points).astype(np.float64)
     else:
         around = np.asarray(import_igl().fast_winding_number(vertices, np.ascontiguousarray(outward), points)).reshape(
             -1

@@ -10,6 +10,8 @@ import torch
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh, normalize
 from sdf_tools.mesh.orientation import Oriented, is_sealed, orient
+from sdf_tools.spatial._libraries import import_igl
+from sdf_tools.spatial.ray_winding import RayWinding
 from sdf_tools.topology import (
     close_cracks,
     degenerate_faces,
@@ -107,8 +109,6 @@ def enclosure(mesh: Mesh, samples: int = _SAMPLES) -> float:
         mesh: triangles that face outward.
         samples: points, uniform by area.
     """
-    from sdf_tools.distance.mesh_distance import MeshDistance
-
     frame = normalize(mesh)
     box = frame.shape
     assert isinstance(box, Mesh)
@@ -120,11 +120,11 @@ def enclosure(mesh: Mesh, samples: int = _SAMPLES) -> float:
     corner = vertices[faces[chosen]]
     points = (1 - u) * corner[:, 0] + u * (1 - v) * corner[:, 1] + u * v * corner[:, 2]
     points = np.ascontiguousarray(points - 1e-3 * unit_face_normals(vertices, faces)[chosen])
-    distance = MeshDistance(box, "winding")
-    if distance.sealed:
-        return float(np.minimum(np.abs(distance._columns.winding(points)), 1).mean())
-    # Its sign is that of the whole; the sides are already found here.
-    return float(np.clip(distance.winding(points) * distance._flip, 0, 1).mean())
+    solid = np.ascontiguousarray(faces[~degenerate_faces(vertices, faces)])
+    if is_sealed(solid):
+        return float(np.minimum(np.abs(RayWinding(vertices, solid).winding(points)), 1).mean())
+    around = np.asarray(import_igl().fast_winding_number(np.ascontiguousarray(vertices), solid, points)).reshape(-1)
+    return float(np.clip(around, 0, 1).mean())
 
 
 def _referenced(mesh: Mesh, notes: list[str]) -> Mesh:
