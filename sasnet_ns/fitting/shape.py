@@ -41,6 +41,9 @@ class ShapeFit(PoolConfig):
     seconds: float | None = None
     """Seconds of training, instead of the recipe's number of steps: as many as fit, measured beforehand, and the
     schedule spans them. Another number of steps each time, so another result."""
+    orientation: Literal["check", "guess", "trust"] = "check"
+    """How the inside is found. check mends triangles and given normals where that is certain, says so, and refuses what
+    would be a guess; guess takes the better guess; trust takes them as they are."""
 
 
 def default_network_config(network: str) -> dict[str, Any]:
@@ -124,7 +127,7 @@ def fit_shape(
     config = config or ShapeFit()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     agnostic = config.objective.loss == "sign_agnostic"
-    normalized = prepare_shape(shape, normals=not agnostic)
+    normalized = prepare_shape(shape, normals=not agnostic, orientation=config.orientation)
     distance = SignedDistance(normalized.shape, sign="unsigned" if agnostic else "auto")
     pool = config.build_pool(normalized.shape, distance=distance).to(device)
     options = default_network_config(config.network) if config.network_config is None else config.network_config

@@ -94,6 +94,11 @@ def resolve_shape(name_or_path: str | os.PathLike[str]) -> Shape:
     return load(path)
 
 
+def named_shape(name: str) -> Shape | None:
+    """A registered shape, or None for other names: how ``sdf-tools`` finds them (entry point ``sdf_tools.shapes``)."""
+    return None if canonical_name(name) is None else resolve_shape(name)
+
+
 def resolve_mesh(name_or_path: str | os.PathLike[str]) -> Mesh:
     """As :func:`resolve_shape`, for what needs faces.
 
