@@ -56,7 +56,7 @@ def trimesh_facts(path: Path) -> dict[str, Any] | None:
         if not meshes:
             rows = np.concatenate([np.asarray(p.vertices) for p in points if np.shape(p.vertices)[1:] == (3,)])
             return {"points": len(rows), "bounds": np.stack([rows.min(0), rows.max(0)])} if len(rows) else None
-        mesh = trimesh.util.concatenate([trimesh.Trimesh(m.vertices, m.faces, process=False) for m in meshes])
+        mesh: Any = trimesh.util.concatenate([trimesh.Trimesh(m.vertices, m.faces, process=False) for m in meshes])
         _, first, index = np.unique(mesh.vertices + 0.0, axis=0, return_index=True, return_inverse=True)
         joined = trimesh.Trimesh(mesh.vertices[first], index.reshape(-1)[mesh.faces], process=False)
         kept = joined.vertices[np.unique(joined.faces)]
