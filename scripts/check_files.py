@@ -44,7 +44,7 @@ def trimesh_facts(path: Path) -> dict[str, Any] | None:
     import trimesh
 
     try:
-        scene = trimesh.load(
+        scene: Any = trimesh.load(
             io.BytesIO(path.read_bytes()), file_type=path.suffix.lower()[1:], force="scene", process=False
         )
         meshes, points = [], []
