@@ -21,7 +21,7 @@ from sasnet_ns.viewer.offline_client import serve_offline
 from sasnet_ns.viewer.panel import Panel
 from sasnet_ns.viewer.quantities import Reference, ViewSettings
 from sasnet_ns.viewer.rendering import MISS_DEPTH, SurfaceRenderer
-from sasnet_ns.viewer.session import VISER_SCALE, Session, run_folder
+from sasnet_ns.viewer.session import VISER_SCALE, Session, Status, run_folder
 from sasnet_ns.viewer.shown_field import ShownField
 from sasnet_ns.viewer.stages import StagedRenderer, use_stages
 from sdf_tools.geometry import Shape
@@ -71,7 +71,8 @@ class ShapeViewerControl(ViewerControl):
         self.cameras = CameraMan(self.up, front, (low + high) / 2, float((high - low).max()), VISER_SCALE)
         self.field.take_snapshot()
         reference = None if self.shape is None else self._reference
-        self.session = session = Session(viewer, self.field, ViewSettings(), reference)
+        normal = tuple(float(c) for c in front)
+        self.session = session = Session(viewer, self.field, ViewSettings(plane_normal=normal), reference)  # type: ignore[arg-type]
         self.renderer = SurfaceRenderer(self.field, self.up)
         server.scene.set_up_direction(tuple(self.up.tolist()))
         self._replace_panel(viewer)
@@ -123,37 +124,17 @@ class ShapeViewerControl(ViewerControl):
         return measure
 
     def _history(self) -> list[Row]:
-        """The run's numbers: the trainer's, or those beside a finished run's checkpoints."""
-        viewer = self.shown_in
-        assert viewer is not None
-        if viewer.trainer is not None:
-            return list(getattr(viewer.trainer, "history", ()))
-        if not hasattr(self, "_finished_history"):
-            self._finished_history = read_history(run_folder(viewer))
-        return self._finished_history
+        assert self.shown_in is not None
+        return run_history(self.shown_in)
 
     def _tell(self) -> None:
         """Bring the header and the panel up to date."""
         assert self.session is not None and self.panel is not None and self.shown_in is not None
-        status, trainer = self.session.status, self.shown_in.trainer
-        state = "completed" if trainer is None else trainer.training_state
-        total = getattr(trainer, "total_steps", 0)
-        done = status.step + 1
-        lines = {
-            "training": f"**Training**, step {done:,} of {total:,}{_time_left(trainer, done)}",
-            "paused": f"**Paused** at step {done:,} of {total:,}",
-            "completed": f"**{'Finished run' if trainer is None else 'Training done'}**, step {done:,}",
-        }
-        text = lines[state]
-        if status.message:
-            text += f"  \n{status.message}"
-        elif self.session.settings.draw == "mesh" and status.shown_step >= 0:
-            text += f"  \nPicture of step {status.shown_step + 1:,}, {status.vertices:,} vertices"
-        elif status.shown_step >= 0:
-            text += f"  \nPicture of step {status.shown_step + 1:,}, ray traced"
+        text = tell_state(self.shown_in, self.session.status)
         if text != self.header.content:
             self.header.content = text
-        self.pause.visible = state != "completed"
+        trainer = self.shown_in.trainer
+        self.pause.visible = trainer is not None and trainer.training_state != "completed"
         if not hasattr(self, "_cameras_hidden") and getattr(self.shown_in, "camera_handles", None):
             self._cameras_hidden = True
             self.panel.show_cameras(False)
@@ -247,6 +228,33 @@ class ShapeViewerControl(ViewerControl):
         assert self.shown_in is not None
         state = self.shown_in.get_camera_state(client)
         return self._trace(state, height, max(1, round(height * state.aspect)), self.settings)[0]
+
+
+def run_history(viewer: Viewer) -> list[Row]:
+    """The run's numbers: the trainer's, or those beside a finished run's checkpoints."""
+    if viewer.trainer is not None:
+        return list(getattr(viewer.trainer, "history", ()))
+    rows: list[Row] | None = getattr(viewer, "_finished_history", None)
+    if rows is None:
+        rows = viewer._finished_history = read_history(run_folder(viewer))  # type: ignore[attr-defined]
+    return rows
+
+
+def tell_state(viewer: Viewer, status: Status) -> str:
+    """Where the run stands, and of which step the picture is, as markdown."""
+    trainer = viewer.trainer
+    state = "completed" if trainer is None else trainer.training_state
+    total, done = getattr(trainer, "total_steps", 0), status.step + 1
+    text = {
+        "training": f"**Training**, step {done:,} of {total:,}{_time_left(trainer, done)}",
+        "paused": f"**Paused** at step {done:,} of {total:,}",
+        "completed": f"**{'Finished run' if trainer is None else 'Training done'}**, step {done:,}",
+    }[state]
+    if status.message:
+        return f"{text}  \n{status.message}"
+    if status.vertices and status.shown_step >= 0:
+        return f"{text}  \nSurface of step {status.shown_step + 1:,}, {status.vertices:,} vertices"
+    return text
 
 
 def default_front(up: Float[Tensor, "3"]) -> Float[Tensor, "3"]:

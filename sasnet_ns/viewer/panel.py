@@ -30,6 +30,7 @@ class Panel:
         history: the run's numbers so far.
         name: of extracted files.
         picture: (client, height) to a ray-traced picture of what that browser sees; None leaves the button away.
+        rays: what the panel calls pictures that are computed here.
     """
 
     def __init__(
@@ -41,10 +42,11 @@ class Panel:
         history: Callable[[], list[Row]],
         name: str,
         picture: Callable[[Any, int], Any] | None = None,
+        rays: str = "ray tracing",
     ) -> None:
         self._server, self._session, self._cameras = server, session, cameras
         self._shape, self._history, self._picture = shape, history, picture
-        self._name = name
+        self._name, self._rays = name, rays
         self._input_layer: Any = None
         self._box_layer: Any = None
         self._last_curves: tuple[int, int] = (-1, -1)
@@ -74,11 +76,12 @@ class Panel:
             self.color = gui.add_dropdown("Colour", names, "shaded", hint=hints)
             self.color.on_update(lambda _: session.update(color=self.color.value))
             self.legend = gui.add_markdown("", visible=False)
+            first = "browser" if session.settings.draw == "mesh" else self._rays
             self.draw = gui.add_dropdown(
                 "Drawn by",
-                ("browser", "ray tracing"),
-                "browser",
-                hint="browser: a mesh, smooth to move.  ray tracing: the field itself, exact to the pixel, slower.",
+                ("browser", self._rays),
+                first,
+                hint=f"browser: a mesh of the surface, smooth to move.  {self._rays}: the field itself, slower.",
             )
             self.draw.on_update(lambda _: session.update(draw="mesh" if self.draw.value == "browser" else "rays"))
             self.level = gui.add_slider(
@@ -109,10 +112,10 @@ class Panel:
         self.gizmo = self._server.scene.add_transform_controls(
             "/plane", scale=2.0, disable_sliders=True, visible=False, depth_test=False
         )
-        self.slice.on_update(lambda _: self._set_slice())
+        self.slice.on_update(lambda event: self._begin_slice(event.client))
         self.cut.on_update(lambda _: self._set_slice())
         self.slice_color.on_update(lambda _: session.update(slice_color=self.slice_color.value))
-        self.axis.on_click(lambda _: self._set_plane(_PLANES[self.axis.value]))
+        self.axis.on_click(lambda event: self._set_axis(event.client, _PLANES[self.axis.value]))
         self.offset.on_update(lambda _: self._set_plane(session.settings.plane_normal))
         self.gizmo.on_update(lambda _: self._gizmo_moved())
 
@@ -182,11 +185,14 @@ class Panel:
                 buttons.on_click(lambda event: self._cameras.place(event.client, event.target.value))
             self.turntable = gui.add_button("Turntable", hint="Walk around the shape; click again to stop.")
             self.turntable.on_click(lambda event: self._cameras.toggle_turntable(event.client))
-            self.rows = gui.add_number("Rows", 1080, min=64, max=8192, step=1, hint="Height of the screenshot, pixels.")
-            self.screenshot = gui.add_button(
-                "Screenshot", hint="Download what you see as a .png: ray traced at any size, with its colours."
-            )
-            self.screenshot.on_click(lambda event: self._send_screenshot(event.client))
+            if self._picture is not None:
+                self.rows = gui.add_number(
+                    "Rows", 1080, min=64, max=8192, step=1, hint="Height of the screenshot in pixels."
+                )
+                self.screenshot = gui.add_button(
+                    "Screenshot", hint="Download the surface from here as a .png: ray traced at any size."
+                )
+                self.screenshot.on_click(lambda event: self._send_screenshot(event.client))
 
     def show_cameras(self, visible: bool) -> None:
         """Show or hide the virtual cameras, once nerfstudio has drawn them."""
@@ -213,9 +219,23 @@ class Panel:
         self.gizmo.visible = on
         self._session.update(slice=on, cut=on and bool(self.cut.value))
 
+    def _begin_slice(self, client: Any) -> None:
+        if self.slice.value and client is not None:
+            self._set_axis(client, self._session.settings.plane_normal)
+        self._set_slice()
+
+    def _set_axis(self, client: Any, normal: tuple[float, ...]) -> None:
+        """A plane across the normal that faces the camera, so that what is cut away is what hides it."""
+        low, high = self._session.field.bounds
+        towards = torch.as_tensor(client.camera.position).float() / VISER_SCALE - (low + high) / 2
+        facing = float(towards @ torch.tensor(normal)) >= 0
+        self._set_plane(normal if facing else tuple(-c for c in normal))
+
     def _set_plane(self, normal: tuple[float, ...]) -> None:
         low, high = self._session.field.bounds
-        way = int(self.offset.value) / 100 * float((high - low).max())
+        # Percentages count along the axis itself, whichever way the plane faces.
+        sign = 1.0 if max(normal, key=abs) > 0 else -1.0
+        way = sign * int(self.offset.value) / 100 * float((high - low).max())
         point = tuple(float(m) + way * c for m, c in zip((low + high) / 2, normal, strict=True))
         self._place_gizmo(point, normal)
         self._session.update(plane_point=point, plane_normal=tuple(normal))

@@ -31,7 +31,7 @@ TRAINING_SHARE = 0.12
 _REFRESH = 0.8  # seconds between two pictures of a run that trains
 _EXTRACTION_SECONDS = 0.5  # the dearest extraction that is made during training
 _RESOLUTIONS = (48, 64, 96, 128)  # while training
-_SLICE_SIZES = (96, 384)
+_SLICE_SIZES = (96, 320)
 
 
 class Outdated(Exception):
@@ -224,7 +224,8 @@ class Session:
             self._draw_surface(settings, step, training, due)
         else:
             self.nodes.show_surface(False)
-            self.status.shown_step = step
+            self._drawn = ()
+            self.status.shown_step, self.status.vertices = step, 0
         if time.thread_time() - started > 0 and training:
             self._budget.spend(time.thread_time() - started)
         self._draw_slice(settings, step, training)

@@ -203,3 +203,22 @@ def shown_shape(source: Callable[[], SignedDistanceField], copies: bool = True) 
 
     bounds = torch.tensor([[-0.5] * 3, [0.5] * 3])
     return ShownField(source, values, lambda _, points: 2 * points, lambda field: field.network, bounds, frame, copies)
+
+
+def shown_scene(source: Callable[[], nn.Module], aabb: Float[Tensor, "2 3"]) -> ShownField:
+    """The geometry of a scene that is learned from photographs (``SceneGeometry``), in scene units."""
+
+    def values(geometry: Any, points: Tensor, bands: int | None) -> Tensor:
+        if bands is None:
+            return geometry(points)[..., 0]
+        before, geometry.bands = geometry.bands, bands
+        try:
+            return geometry(points)[..., 0]
+        finally:
+            geometry.bands = before
+
+    def coordinates(geometry: Any, points: Tensor) -> Tensor:
+        return geometry.network_points(points).clamp(-1, 1)
+
+    frame = Frame(torch.zeros(3, dtype=torch.float64), 1.0)
+    return ShownField(source, values, coordinates, lambda geometry: geometry.network, aabb, lambda: frame)

@@ -16,6 +16,9 @@ from sasnet_ns.viewer.shown_field import ShownField
 SLICE_COLORS = ("distance", "gradient", "error", "mask", "group", "band")
 
 
+_FINER = 3  # pixels a sample along each axis
+
+
 @dataclass(frozen=True)
 class Slice:
     """A picture of a plane.
@@ -46,33 +49,49 @@ def paint_slice(
     size: int,
     reference: Reference | None = None,
 ) -> Slice:
-    """A square picture of the plane around its point, as large as the box.
+    """A square picture of the plane around its point, large enough for the box.
 
     Args:
         field: what is shown.
         settings: the plane's point and colours.
         axes: (3, 3) the plane's frame as columns, the normal last.
-        size: pixels a side.
+        size: samples a side; the picture has three times as many pixels.
         reference: distance from the input, for errors.
     """
     side = 1.5 * float((field.bounds[1] - field.bounds[0]).max())
-    line = (torch.arange(size, dtype=torch.float64) + 0.5) / size - 0.5
-    # Rows run down the picture, which is the second axis turned around.
-    across, down = torch.meshgrid(side * line, side * line, indexing="xy")
-    point = torch.tensor(settings.plane_point, dtype=torch.float64)
-    points = (point + across[..., None] * axes[:, 0] + down[..., None] * axes[:, 1]).float().reshape(-1, 3)
-    inside = ((points >= field.bounds[0]) & (points <= field.bounds[1])).all(dim=1)
-    shown = points[inside].to(field.device)
+    points = _square(settings.plane_point, axes, side, size)
+    near = ((points >= field.bounds[0] - side / size) & (points <= field.bounds[1] + side / size)).all(dim=1)
+    asked = points[near].clamp(field.bounds[0], field.bounds[1]).to(field.device)
+    distance = torch.zeros(size * size)
+    distance[near] = (field.values(asked, settings.bands) - settings.level).float().cpu()
+    fine = _finer(distance.reshape(1, size, size))[0]
+    extent = float((field.bounds[1] - field.bounds[0]).max())
     scale = None
     if settings.slice_color == "distance":
-        extent = float((field.bounds[1] - field.bounds[0]).max())
-        distance = field.values(shown, settings.bands) / extent
-        colors = color_distances(distance, settings.level / extent, width=max(0.0012, 0.6 / size))
+        colors = color_distances(fine / extent, width=0.0015)
     else:
-        values, title, kind = evaluate(field, settings.slice_color, shown, settings, reference)
-        colors, scale = color_values(values, title, kind)
-        distance = field.values(shown, settings.bands) - settings.level
-        colors = torch.where((distance.abs() < side / size)[:, None], torch.zeros_like(colors), colors)
-    image = torch.zeros(size * size, 4)
-    image[inside] = torch.cat([colors.float().cpu(), torch.ones(len(shown), 1)], dim=1)
-    return Slice((image.reshape(size, size, 4) * 255).round().byte().numpy(), side, scale)
+        values, title, kind = evaluate(field, settings.slice_color, asked, settings, reference)
+        painted, scale = color_values(values, title, kind)
+        coarse = torch.ones(size * size, 3)
+        coarse[near] = painted.float().cpu()
+        colors = _finer(coarse.reshape(size, size, 3).permute(2, 0, 1)).permute(1, 2, 0).clamp(0, 1)
+        colors = torch.where((fine.abs() < 0.003 * extent)[..., None], torch.zeros_like(colors), colors)
+    pixels = _square(settings.plane_point, axes, side, _FINER * size)
+    inside = ((pixels >= field.bounds[0]) & (pixels <= field.bounds[1])).all(dim=1).reshape(fine.shape)
+    image = torch.cat([colors, inside[..., None].float()], dim=-1)
+    return Slice((image * 255).round().byte().numpy(), side, scale)
+
+
+def _square(
+    point: tuple[float, float, float], axes: Float[Tensor, "3 3"], side: float, size: int
+) -> Float[Tensor, "N 3"]:
+    """(size^2, 3) pixel centres of a square around a point; rows along the second axis, as viser draws images."""
+    line = side * ((torch.arange(size, dtype=torch.float64) + 0.5) / size - 0.5)
+    across, down = torch.meshgrid(line, line, indexing="xy")
+    middle = torch.tensor(point, dtype=torch.float64)
+    return (middle + across[..., None] * axes[:, 0] + down[..., None] * axes[:, 1]).float().reshape(-1, 3)
+
+
+def _finer(values: Float[Tensor, "c n n"]) -> Float[Tensor, "c m m"]:
+    """Values between the samples: lines come out crisp without more evaluations."""
+    return torch.nn.functional.interpolate(values[None], scale_factor=_FINER, mode="bicubic", align_corners=False)[0]

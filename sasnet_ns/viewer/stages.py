@@ -21,6 +21,9 @@ STAGES = (38, 128, 512, 960)
 FIRST_WITHIN = 0.12
 """Seconds in which the first picture after a move has to be there."""
 
+LONGEST_IN_TRAINING = 2.0
+"""Seconds that a picture may take while a run trains, even if somebody waits for it."""
+
 
 class StagedRenderer(RenderStateMachine):
     """One browser's pictures, in place of nerfstudio's renderer.
@@ -128,12 +131,14 @@ class StagedRenderer(RenderStateMachine):
         """Heights of the pictures to make now.
 
         After a move: the largest stage that is there soon enough, then every sharper one; while training goes on, none
-        sharper than 512. A step of training makes one picture, as large as its share of a second allows.
+        sharper than 512 or dearer than two seconds. A step of training makes one picture, as large as its share of a
+        second allows.
         """
         affordable = [stage for stage in STAGES if stage**2 * aspect * self._seconds_per_ray < FIRST_WITHIN]
         first = affordable[-1] if affordable else STAGES[0]
         if self._training():
-            return [stage for stage in STAGES[:3] if stage >= first] if moved else [first]
+            cheap = [s for s in STAGES[:3] if s**2 * aspect * self._seconds_per_ray < LONGEST_IN_TRAINING]
+            return [stage for stage in cheap if stage >= first] or [first] if moved else [first]
         return [stage for stage in STAGES if stage >= first]
 
 
