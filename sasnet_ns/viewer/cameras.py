@@ -17,6 +17,11 @@ _OBLIQUE = (0.55, 0.3)  # azimuth from the front and elevation, radians
 _TURN_SECONDS, _FRAMES_A_SECOND = 8.0, 30
 
 
+def default_front(up: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
+    """Where scans usually look: along +z where y is up, along -y where z is up."""
+    return torch.tensor([0.0, -1.0, 0.0]) if float(up[2]) else torch.tensor([0.0, 0.0, 1.0])
+
+
 def directions(up: Float[Tensor, "3"], front: Float[Tensor, "3"]) -> dict[str, Float[Tensor, "3"]]:
     """Unit vectors from the middle of the shape to the camera, by the name of the preset.
 

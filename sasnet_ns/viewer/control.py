@@ -15,7 +15,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from torch import Tensor
 
 from sasnet_ns.data.views import Axis, axis_vector
-from sasnet_ns.viewer.cameras import CameraMan
+from sasnet_ns.viewer.cameras import CameraMan, default_front
 from sasnet_ns.viewer.curves import Row, read_history
 from sasnet_ns.viewer.offline_client import serve_offline
 from sasnet_ns.viewer.panel import Panel
@@ -43,7 +43,7 @@ class ShapeViewerControl(ViewerControl):
     """
 
     front: Float[Tensor, "3"] | None
-    """Unit vector towards whoever looks at the shape's front; None for the usual one, see :func:`default_front`."""
+    """Unit vector towards whoever looks at the shape's front; None for the usual one, see ``cameras.default_front``."""
     shape: Callable[[], Shape | None] | None
     """Reads the input in box units; the pipeline sets it."""
     name: str
@@ -255,11 +255,6 @@ def tell_state(viewer: Viewer, status: Status) -> str:
     if status.vertices and status.shown_step >= 0:
         return f"{text}  \nSurface of step {status.shown_step + 1:,}, {status.vertices:,} vertices"
     return text
-
-
-def default_front(up: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
-    """Where scans usually look: along +z where y is up, along -y where z is up."""
-    return torch.tensor([0.0, -1.0, 0.0]) if float(up[2]) else torch.tensor([0.0, 0.0, 1.0])
 
 
 def _time_left(trainer: Any, done: int) -> str:

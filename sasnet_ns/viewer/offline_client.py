@@ -17,7 +17,7 @@ _ANALYTICS = re.compile(
 
 def without_analytics(page: str) -> str:
     """An HTML page less its scripts of Google's tag manager."""
-    return _ANALYTICS.sub("", page)
+    return re.sub(r"<!--\s*Google tag.*?-->", "", _ANALYTICS.sub("", page), flags=re.S)
 
 
 @functools.cache

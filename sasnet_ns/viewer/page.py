@@ -6,12 +6,13 @@ import base64
 import html
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.viewer.cameras import default_front, directions
 from sasnet_ns.viewer.live_surface import Surface, extract
 from sasnet_ns.viewer.quantities import Reference, ViewSettings, color_values, evaluate
 from sasnet_ns.viewer.shading import CLAY, color_distances
@@ -20,6 +21,7 @@ from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.geometry import Shape
 
 _LEVELS = 255  # of a slice's distances; a byte each
+_REACH = 0.26  # the largest of them as a share of the box; between two level lines
 _TEMPLATE = Path(__file__).with_name("page_template.html")
 
 
@@ -32,6 +34,8 @@ def write_page(
     masks: int = 8,
     slices: int = 31,
     slice_size: int = 160,
+    up: Literal["x", "y", "z"] = "y",
+    front: tuple[float, float, float] | None = None,
     title: str | None = None,
 ) -> Path:
     """Write a page that shows a field: no server, nothing from the web, 5 MB and what the surface needs.
@@ -47,6 +51,8 @@ def write_page(
         masks: how many masks to show, those that vary most over the surface; 0 for none.
         slices: positions of the slice along each axis.
         slice_size: samples along a side of it.
+        up: the shape's upward axis.
+        front: unit vector towards whoever looks at the front; default +z, or -y where z is up.
         title: of the page; default the file's name.
 
     Returns:
@@ -75,6 +81,7 @@ def write_page(
         "faces": _packed(surface.faces.int()),
         "looks": _looks(shown, surface, reference, masks),
         **_slices(shown, slices, slice_size),
+        **_camera(torch.eye(3)["xyz".index(up)], front),
     }
     page = _TEMPLATE.read_text(encoding="utf-8")
     for name, text in (
@@ -86,6 +93,13 @@ def write_page(
         page = page.replace(f"%%{name}%%", text)
     write_atomically(path, page.encode("utf-8"))
     return path
+
+
+def _camera(up: torch.Tensor, front: tuple[float, float, float] | None) -> dict[str, list[float]]:
+    """Where the page's camera stands first, and its light, in plotly's units."""
+    ahead = default_front(up) if front is None else torch.tensor(front)
+    eye = 1.9 * directions(up, ahead)["oblique"]
+    return {"up": up.tolist(), "eye": eye.tolist(), "light": (1e4 * (0.7 * eye + 0.7 * up)).tolist()}
 
 
 def _distance_from(shape: Shape) -> Reference:
@@ -146,7 +160,7 @@ def _slices(field: ShownField, count: int, size: int) -> dict[str, Any]:
     """Distances on planes across each axis as bytes, and the colours that the bytes stand for."""
     low, high = field.bounds
     reach = float((high - low).max())
-    painted = color_distances(torch.linspace(-0.25, 0.25, _LEVELS), spacing=0.025, width=0.0016)
+    painted = color_distances(torch.linspace(-_REACH, _REACH, _LEVELS), spacing=0.025, width=0.0016)
     steps = [
         [i / (_LEVELS - 1), f"rgb({r},{g},{b})"] for i, (r, g, b) in enumerate((painted * 255).round().int().tolist())
     ]
@@ -160,7 +174,7 @@ def _slices(field: ShownField, count: int, size: int) -> dict[str, Any]:
         for position in np.linspace(float(low[axis]), float(high[axis]), count):
             points[..., axis] = position
             values = field.values(points.reshape(-1, 3).to(field.device)).float().cpu() / reach
-            levels = ((values + 0.25) / 0.5 * (_LEVELS - 1)).round().clamp(0, _LEVELS - 1)
+            levels = ((values / _REACH + 1) / 2 * (_LEVELS - 1)).round().clamp(0, _LEVELS - 1)
             planes[name].append(_packed(levels.to(torch.uint8)))
     corners = field.frame.to_world(field.bounds).tolist()
     return {"slices": planes, "sliceScale": steps, "sliceSize": size, "low": corners[0], "high": corners[1]}

@@ -104,6 +104,7 @@ class Session:
         self._ask, self._given = threading.Event(), threading.Event()
         self._snapshot_lock = threading.Lock()
         self._snapshot_step = -1
+        self._stepping = False
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="sasnet-viewer", daemon=True)
 
@@ -131,9 +132,9 @@ class Session:
 
     @property
     def training(self) -> bool:
-        """Whether weights are changing now."""
+        """Whether weights are changing now; not before the first step, though nerfstudio calls that training too."""
         trainer = self.viewer.trainer
-        return trainer is not None and trainer.training_state == "training"
+        return trainer is not None and trainer.training_state == "training" and self._stepping
 
     @property
     def reference(self) -> Reference | None:
@@ -149,6 +150,7 @@ class Session:
     def at_step(self, step: int) -> None:
         """Called by the training thread between two steps: the only moment at which weights can be copied."""
         self.status.step = step
+        self._stepping = self.viewer.trainer is not None
         if self._ask.is_set():
             self._ask.clear()
             self._copy(step)

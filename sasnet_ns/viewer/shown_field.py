@@ -172,10 +172,10 @@ class ShownField:
         module, network = self.module, self.network
         assert isinstance(network, SASNet)
         columns = _group_columns(network, layer, group)
+        following = f"hidden.{layer}.weight" if layer < len(network.hidden) else "output.weight"
 
         def one(part: Tensor) -> Tensor:
-            maps = list(neuron_contributions(network, self._coordinates(module, part)).values())
-            return maps[layer][:, columns].sum(dim=1)
+            return neuron_contributions(network, self._coordinates(module, part))[following][:, columns].sum(dim=1)
 
         return in_chunks(one, points)
 
