@@ -94,6 +94,7 @@ class Session:
         self._reference: Reference | None = None
         self._surface: Surface | None = None
         self._surface_settings: tuple[Any, ...] = ()
+        self._surface_step = -1
         self._drawn: tuple[Any, ...] = ()
         self._slice_drawn: tuple[Any, ...] = ()
         self._budget = Budget(TRAINING_SHARE)
@@ -210,7 +211,7 @@ class Session:
 
     def _draw(self) -> None:
         settings, training = self.settings, self.training
-        changed = self._surface is None or self._drawn[1:] != (settings,)
+        changed = self._surface is None or self._drawn[2:] != (settings,)
         fresh = self.status.step == self.status.shown_step
         if not training:
             self._budget.reset()
@@ -234,7 +235,7 @@ class Session:
 
     def _draw_surface(self, settings: ViewSettings, step: int, training: bool, due: bool) -> None:
         kind = self._new_surface(settings, step, training, due)
-        drawn = (step, self._surface and self._surface.resolution, settings)
+        drawn = (self._surface_step, self._surface and self._surface.resolution, settings)
         if self._surface is None or (not kind and drawn == self._drawn):
             return
         shown = self._surface
@@ -245,34 +246,32 @@ class Session:
         self.nodes.send_surface(shown, colors)
         self._drawn = drawn
         self._last_update = time.monotonic()
-        self.updates = [*self.updates[-200:], (kind or "colours", step, time.perf_counter())]
+        self.updates = [*self.updates[-200:], (kind or "colours", self._surface_step, time.perf_counter())]
         status = self.status
-        status.shown_step, status.scale, status.message = step, scale, ""
+        status.shown_step, status.scale, status.message = self._surface_step, scale, ""
         status.vertices, status.resolution = len(self._surface.vertices), self._surface.resolution
 
     def _new_surface(self, settings: ViewSettings, step: int, training: bool, due: bool) -> str:
         """Extract or follow, if the field or the level has changed; says which, or nothing."""
-        wanted = (settings.level, settings.bands)
-        old = self._surface
+        wanted, old = (settings.level, settings.bands), self._surface
+        changed = step != self._surface_step
         if old is None or wanted != self._surface_settings:
             self._extract(settings, self._affordable() if training else _RESOLUTIONS[1], training)
-            self._surface_settings = wanted
-            return "extraction"
-        if training:
-            if step == self.status.shown_step or not due:
-                return ""
-            if self._extract_budget.due():
-                self._extract(settings, self._affordable(), training)
-                return "extraction"
-            self._surface = live_surface.follow(self.field, old, settings)
+        elif training and not (changed and due):
+            return ""
+        elif training and not self._extract_budget.due():
+            self._surface, self._surface_step = live_surface.follow(self.field, old, settings), step
             return "following"
-        if step != self.status.shown_step or old.resolution < self._final:
+        elif training:
+            self._extract(settings, self._affordable(), training)
+        elif changed or old.resolution < self._final:
             finer = (resolution for resolution in (64, 128, self._final) if resolution > old.resolution)
-            resolution = _RESOLUTIONS[1] if step != self.status.shown_step else next(finer, self._final)
-            self._extract(settings, resolution, training)
+            self._extract(settings, _RESOLUTIONS[1] if changed else next(finer, self._final), training)
             self._wake.set()
-            return "extraction"
-        return ""
+        else:
+            return ""
+        self._surface_settings, self._surface_step = wanted, step
+        return "extraction"
 
     def _affordable(self) -> int:
         """The finest resolution whose extraction is cheap enough beside training."""
