@@ -56,6 +56,7 @@ class ShapeViewerControl(ViewerControl):
         self.shown_in: Viewer | None = None
         self.session: Session | None = None
         self.panel: Panel | None = None
+        self._cameras_seen = 0
 
     @property
     def settings(self) -> ViewSettings:
@@ -135,9 +136,10 @@ class ShapeViewerControl(ViewerControl):
             self.header.content = text
         trainer = self.shown_in.trainer
         self.pause.visible = trainer is not None and trainer.training_state != "completed"
-        if not hasattr(self, "_cameras_hidden") and getattr(self.shown_in, "camera_handles", None):
-            self._cameras_hidden = True
-            self.panel.show_cameras(False)
+        cameras = len(getattr(self.shown_in, "camera_handles", ()))
+        if cameras != self._cameras_seen:  # nerfstudio adds them one by one, all visible
+            self._cameras_seen = cameras
+            self.panel.show_cameras(bool(self.panel.cameras_box.value))
         self.panel.refresh()
 
     def _toggle_training(self) -> None:

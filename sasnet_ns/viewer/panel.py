@@ -172,8 +172,9 @@ class Panel:
                 self.input.on_update(lambda _: self._toggle_input())
             self.box = gui.add_checkbox("Bounding box", False, hint="The box in which the field was trained.")
             self.box.on_update(lambda _: self._toggle_box())
+            shown = self._shape is None
             self.cameras_box = gui.add_checkbox(
-                "Cameras", False, hint="The views that pictures in TensorBoard and ns-eval are taken from."
+                "Cameras", shown, hint="Where the pictures of training and evaluation are taken from."
             )
             self.cameras_box.on_update(lambda _: self.show_cameras(self.cameras_box.value))
 
@@ -196,7 +197,7 @@ class Panel:
 
     def show_cameras(self, visible: bool) -> None:
         """Show or hide the virtual cameras, once nerfstudio has drawn them."""
-        for handle in getattr(self._session.viewer, "camera_handles", {}).values():
+        for handle in list(getattr(self._session.viewer, "camera_handles", {}).values()):
             handle.visible = visible
 
     def refresh(self) -> None:

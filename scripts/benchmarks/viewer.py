@@ -63,7 +63,7 @@ def run(output: Path | None = None, quick: bool = False) -> None:
 def _start_training(data: str, folder: Path) -> Any:
     from sasnet_ns.methods import sasnet_sdf
 
-    config = copy.deepcopy(sasnet_sdf.config)
+    config: Any = copy.deepcopy(sasnet_sdf.config)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         config.viewer.websocket_port = int(probe.getsockname()[1])
