@@ -14,7 +14,7 @@ from sasnet_ns.viewer.control import run_history, tell_state
 from sasnet_ns.viewer.offline_client import serve_offline
 from sasnet_ns.viewer.panel import Panel
 from sasnet_ns.viewer.quantities import ViewSettings
-from sasnet_ns.viewer.session import VISER_SCALE, Session
+from sasnet_ns.viewer.session import VISER_SCALE, Session, Status
 from sasnet_ns.viewer.shown_field import ShownField
 from sasnet_ns.viewer.stages import StagedRenderer, use_stages
 
@@ -52,6 +52,7 @@ class PhotoViewerControl(ViewerControl):
         self.field = field
         self.shown_in: Viewer | None = None
         self.session: Session | None = None
+        self._resolution = ""
 
     def _setup(self, viewer: Viewer) -> None:
         super()._setup(viewer)
@@ -70,6 +71,7 @@ class PhotoViewerControl(ViewerControl):
         if self.field is not None:
             self._add_surface(viewer, self.field)
         use_stages(viewer, self._machine, self._first_view)
+        viewer.make_stats_markdown = self._stats  # type: ignore[method-assign]
         viewer.update_scene = self._update_scene  # type: ignore[method-assign]
         viewer.training_complete = self._training_complete  # type: ignore[method-assign]
         if viewer.trainer is None:
@@ -94,9 +96,20 @@ class PhotoViewerControl(ViewerControl):
         session.on_status = self._tell
 
     def _tell(self) -> None:
-        assert self.shown_in is not None and self.session is not None
-        self.shown_in.stats_markdown.content = tell_state(self.shown_in, self.session.status)
+        assert self.shown_in is not None
+        text = self._stats()
+        if text != self.shown_in.stats_markdown.content:
+            self.shown_in.stats_markdown.content = text
         self.panel.refresh()
+
+    def _stats(self, step: int | None = None, resolution: str | None = None) -> str:
+        """In place of nerfstudio's, which reads the old step back from the page: the run's state and the size."""
+        assert self.shown_in is not None
+        self._resolution = resolution or self._resolution
+        status = self.session.status if self.session is not None else Status(step=self.shown_in.step)
+        drawn_here = self.session is None or self.session.settings.draw == "rays"
+        size = f"  \n{self._resolution}" if drawn_here and self._resolution else ""
+        return tell_state(self.shown_in, status) + size
 
     def _machine(self, client: Any) -> StagedRenderer:
         assert self.shown_in is not None
@@ -148,21 +161,14 @@ class PhotoViewerControl(ViewerControl):
             machine = viewer.render_statemachines.get(client_id)
             if machine is not None:
                 machine.action(RenderAction("step", viewer.get_camera_state(client)))
-        if self.session is None:
-            from sasnet_ns.viewer.session import Status
-
-            text = tell_state(viewer, Status(step=step, shown_step=step))
-            if step % 10 == 0 or viewer.trainer is None:
-                viewer.stats_markdown.content = text
+        if self.session is None and (step % 10 == 0 or viewer.trainer is None):
+            viewer.stats_markdown.content = self._stats()
 
     def _training_complete(self) -> None:
         viewer = self.shown_in
         assert viewer is not None
         self._without_training()
-        if self.session is None:
-            from sasnet_ns.viewer.session import Status
-
-            viewer.stats_markdown.content = tell_state(viewer, Status(step=viewer.step))
+        viewer.stats_markdown.content = self._stats()
         viewer._trigger_rerender()
 
     def _without_training(self) -> None:
