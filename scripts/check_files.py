@@ -47,7 +47,8 @@ def trimesh_facts(path: Path) -> dict[str, Any] | None:
         scene: Any = trimesh.load(
             io.BytesIO(path.read_bytes()), file_type=path.suffix.lower()[1:], force="scene", process=False
         )
-        meshes, points = [], []
+        meshes: list[Any] = []
+        points: list[Any] = []
         for node in scene.graph.nodes_geometry:
             transform, key = scene.graph[node]
             part = scene.geometry[key].copy()
