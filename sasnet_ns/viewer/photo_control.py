@@ -71,7 +71,7 @@ class PhotoViewerControl(ViewerControl):
         if self.field is not None:
             self._add_surface(viewer, self.field)
         use_stages(viewer, self._machine, self._first_view)
-        viewer.make_stats_markdown = self._stats  # type: ignore[method-assign]
+        viewer.make_stats_markdown = self._stats  # type: ignore[method-assign, assignment]
         viewer.update_scene = self._update_scene  # type: ignore[method-assign]
         viewer.training_complete = self._training_complete  # type: ignore[method-assign]
         if viewer.trainer is None:
