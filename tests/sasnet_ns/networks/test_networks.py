@@ -13,6 +13,7 @@ from sasnet_ns.networks.frequencies import high_candidates, low_candidates
     [
         ("sdf", 130_917),
         ("sdf_grid", 132_809),
+        ("sdf_compact", 117_573),
         ("volume", 138_181),
         ("image", 128_867),
         ("tiger_p", 129_841),
