@@ -162,7 +162,7 @@ def _check_nrrd(path: Path, header: dict[str, Any]) -> None:
     if str(header.get("encoding", "raw")).lower() not in ("gzip", "gz", "bzip2", "bz2"):
         return
     data = path.read_bytes().partition(b"\n\n")[2]
-    unpack = zlib.decompressobj(47) if header["encoding"].lower().startswith("g") else bz2.BZ2Decompressor()
+    unpack: Any = zlib.decompressobj(47) if header["encoding"].lower().startswith("g") else bz2.BZ2Decompressor()
     total, rest = 0, data
     while not unpack.eof and total <= declared:
         block = unpack.decompress(rest, 1 << 20)
