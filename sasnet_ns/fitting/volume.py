@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import dataclasses
 import io
 import math
 import re
@@ -23,7 +22,7 @@ from sasnet_ns.fitting.signal import Signal, encode_png, shrink, signal_from_arr
 from sasnet_ns.networks import SASNet
 from sdf_tools.errors import MissingLibraryError, ShapeError, needs
 from sdf_tools.io.limits import Archive, require_memory
-from sdf_tools.io.writing import write_atomically, write_json
+from sdf_tools.io.writing import write_atomically
 
 VOLUME_SUFFIXES = (".npy", ".npz", ".nii", ".nii.gz", ".nrrd", ".tif", ".tiff", ".raw", ".bin")
 _KEYS = ("volume", "data", "arr_0", "density")
@@ -287,36 +286,21 @@ def write_volume_results(
     Returns:
         The content of ``metrics.json``.
     """
-    field, signal = fitted.field, fitted.signal
-    folder.mkdir(parents=True, exist_ok=True)
-    field.save(folder / "checkpoint.pt")
-    prediction = field.render()
-    parameters = field.network.parameter_count()
+    signal, prediction = fitted.signal, fitted.field.render()
     quality = psnr(prediction, signal.values)
-    content: dict[str, Any] = {
+    figures = {
         "psnr": quality,
         "ssim": ssim(prediction, signal.values) if min(signal.grid) >= 11 else math.nan,
-        "network": field.description["network"],
-        "network_config": field.description["network_config"],
-        "parameters": parameters,
-        "target_values": signal.values.numel(),
-        "parameters_per_target": parameters / signal.values.numel(),
         "volume": signal.name,
-        "size": list(signal.grid),
-        "channels": signal.channels,
         "spacing": list(signal.spacing),
         "window": [signal.low, signal.high],
-        "steps": fitted.history.step[-1] if fitted.history.step else 0,
-        "training_seconds": fitted.history.seconds[-1] if fitted.history.seconds else 0.0,
-        "interrupted": fitted.interrupted,
         "settings": {
             "psnr": "values in [0, 1] (the window), clamped",
             "ssim": "scikit-image: Gaussian window in three dimensions, sigma 1.5, 11 voxels a side, data range 1, "
             "population covariance",
         },
     }
-    write_json(folder / "metrics.json", content)
-    write_json(folder / "history.json", dataclasses.asdict(fitted.history), indent=None)
+    content = fitted.save(folder, figures)
     if draw:
         for name, data in _volume_pictures(fitted, prediction, quality, threshold).items():
             write_atomically(folder / name, data)
