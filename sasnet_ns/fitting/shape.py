@@ -38,12 +38,12 @@ class ShapeFit(PoolConfig):
     """Optimiser and schedule."""
     objective: SDFObjective = field(default_factory=SDFObjective)
     """Loss terms."""
-    orientation: Literal["check", "guess", "trust"] = "check"
-    """How the inside is found. check mends triangles and given normals where that is certain, says so, and refuses what
-    would be a guess; guess takes the better guess; trust takes them as they are."""
     seconds: float | None = None
     """Seconds of training, instead of the recipe's number of steps: as many as fit, measured beforehand, and the
     schedule spans them. Another number of steps each time, so another result."""
+    orientation: Literal["check", "guess", "trust"] = "check"
+    """How the inside is found. check mends triangles and given normals where that is certain, says so, and refuses what
+    would be a guess; guess takes the better guess; trust takes them as they are."""
 
 
 def default_network_config(network: str) -> dict[str, Any]:

@@ -23,8 +23,10 @@ from torch import Tensor
 from sasnet_ns.kernels import tune
 from sasnet_ns.models.next_commands import resume
 from sasnet_ns.models.optimization import SparseLogOptimizers
+from sasnet_ns.viewer.curves import Row, read_history, thinned, write_history
 from sdf_tools.io.writing import write_atomically
 
+_STEPS_PER_ROW = 50  # of the history; on a GPU the loss is waited for no more often
 _TIMINGS = {
     name.value for name in (writer.EventName.ITER_TRAIN_TIME, writer.EventName.TRAIN_RAYS_PER_SEC, writer.EventName.ETA)
 }
@@ -57,6 +59,7 @@ class ResumableTrainer(Trainer):
         self._last_report: dict[str, float] = {}
         self._progress: Progress | None = None
         self._started = time.perf_counter()
+        self.history: list[Row] = []
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Read the data, build everything, load a checkpoint if one is named."""
@@ -66,6 +69,9 @@ class ResumableTrainer(Trainer):
             self._forget_run()
             raise
         self.completed_steps = self._start_step
+        if self.config.load_dir is not None:
+            earlier = read_history(self.config.load_dir.parent)
+            self.history = [row for row in earlier if row["step"] <= self._start_step]
 
     def _forget_run(self) -> None:
         """Remove the folder of a run that never began, and those above it up to the output folder, if empty."""
@@ -148,6 +154,8 @@ class ResumableTrainer(Trainer):
         loss = loss.detach()
         # A running mean on the device: reading it waits for the device, so only reports do.
         self._mean_loss = loss.clone() if self._mean_loss is None else self._mean_loss.lerp_(loss, 0.05)
+        if self.completed_steps % _STEPS_PER_ROW == 0:
+            self._note({"loss": float(self._mean_loss)})
         every = self.report_interval()
         if every and self.completed_steps % every == 0:
             self._report()
@@ -160,6 +168,10 @@ class ResumableTrainer(Trainer):
         if step % self.config.logging.steps_per_log:
             writer.EVENT_STORAGE[:] = [event for event in writer.EVENT_STORAGE if event["name"] not in _TIMINGS]
         super()._update_viewer_state(step)
+
+    def _note(self, numbers: dict[str, float]) -> None:
+        """A row of the run's history, which is kept beside the checkpoints and shown by the viewer."""
+        self.history = thinned([*self.history, {"step": float(self.completed_steps), **numbers}])
 
     def report_interval(self) -> int:
         """Steps between two reports; 0 for none."""
@@ -190,6 +202,7 @@ class ResumableTrainer(Trainer):
         metrics = self.measure()
         self.pipeline.model.train(was_training)
         self._last_report = {"loss": float(self._mean_loss), **metrics}
+        self._note(self._last_report)
         for name, value in self._last_report.items():
             writer.put_scalar(f"Geometry/{name}", value, done)
         CONSOLE.print(
@@ -213,6 +226,7 @@ class ResumableTrainer(Trainer):
         }
         # Not begun in the checkpoint folder: nerfstudio reads a step from every file name there.
         write_atomically(path, partial(torch.save, state), folder=self.base_dir)
+        write_history(self.base_dir, self.history)
         self.save_extras()
         if self.config.save_only_latest_checkpoint:
             for other in self.checkpoint_dir.glob("*.ckpt"):
