@@ -28,3 +28,11 @@ def needs(library: str, what: str) -> Iterator[None]:
     except ImportError as error:
         text = f"{what} needs {library}, which is not installed: pip install {library}"
         raise MissingLibraryError(text) from error
+
+
+def nothing_inside(name: str) -> str:
+    """The sentence for a surface that encloses nothing."""
+    return (
+        f"'{name}' encloses nothing: it is a sheet without an inside, which a signed distance cannot describe; give a "
+        "closed surface, or fit the unsigned distance with objective.loss sign_agnostic."
+    )

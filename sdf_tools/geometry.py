@@ -52,6 +52,21 @@ class PointCloud:
 Shape = Mesh | PointCloud
 
 
+def select_points(cloud: PointCloud, rows: Tensor) -> PointCloud:
+    """The points ``rows`` ((K,) indices or (N,) boolean) of a cloud, with everything that belongs to each."""
+
+    def part(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[rows]
+
+    return replace(
+        cloud,
+        points=cloud.points[rows],
+        normals=part(cloud.normals),
+        scan_ids=part(cloud.scan_ids),
+        colors=part(cloud.colors),
+    )
+
+
 def positions(shape: Shape) -> Float[Tensor, "N 3"]:
     """The (N, 3) vertices of a mesh or points of a cloud."""
     return shape.vertices if isinstance(shape, Mesh) else shape.points

@@ -15,11 +15,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sdf_tools.distance.signed_distance import Sign, SignedDistance
-from sdf_tools.errors import ShapeError
+from sdf_tools.errors import ShapeError, nothing_inside
 from sdf_tools.geometry import Shape, positions
 from sdf_tools.io.loading import validate_for_fitting
 from sdf_tools.losses import COARSE, FINE, UNIFORM
-from sdf_tools.mesh.prepare import nothing_inside
 from sdf_tools.sampling import near_surface, surface_points
 
 __all__ = ["COARSE", "FINE", "UNIFORM", "PoolConfig", "SDFBatch", "SDFPool", "build_sdf_pool"]

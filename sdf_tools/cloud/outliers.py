@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
-from sdf_tools.geometry import PointCloud
+from sdf_tools.geometry import PointCloud, select_points
 from sdf_tools.spatial.neighbours import morton_order, nearest_neighbours
 
 
@@ -35,10 +33,4 @@ def drop_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -
     dropped = int((~keep).sum())
     if dropped == 0:
         return cloud, 0
-    kept = replace(
-        cloud,
-        points=cloud.points[keep],
-        normals=None if cloud.normals is None else cloud.normals[keep],
-        scan_ids=None if cloud.scan_ids is None else cloud.scan_ids[keep],
-    )
-    return kept, dropped
+    return select_points(cloud, keep), dropped

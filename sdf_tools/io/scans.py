@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sdf_tools.errors import MissingLibraryError, ShapeError
-from sdf_tools.io.limits import require_memory
+from sdf_tools.io._scan_child import las_arrays
+from sdf_tools.io.limits import memory_limit, require_memory
 
 _BYTES = 120  # a point while it is read: three coordinates twice, colours, the record
 
@@ -28,28 +32,16 @@ def read_las(path: Path) -> dict[str, Any]:
             f"Reading {path.suffix} files needs laspy, which is not installed: pip install 'laspy[lazrs]'"
         ) from None
     try:
-        require_memory(_BYTES * _checked_count(path), path.name)
+        count = _checked_count(path)
+        require_memory(_BYTES * count, path.name)
+        if path.suffix.lower() == ".laz":
+            return _in_child(path, ".laz", _BYTES * count)
         with laspy.open(path, read_evlrs=False) as reader:
-            cloud = reader.read()
-        names = set(cloud.point_format.dimension_names)
-        fields: dict[str, Any] = {"points": np.stack([np.asarray(cloud[axis], np.float64) for axis in "xyz"], 1)}
-        if {"red", "green", "blue"} <= names:
-            colors = np.stack([np.asarray(cloud[c], np.float64) for c in ("red", "green", "blue")], 1)
-            if colors.any():  # all zero: the format has a place for colours, the scanner had none
-                fields["colors"] = colors
-    except ShapeError:
+            return las_arrays(reader.read())
+    except (ShapeError, MissingLibraryError):
         raise
-    except laspy.errors.LaspyException as error:
-        if "backend" in str(error).lower():
-            raise MissingLibraryError(
-                f"'{path.name}' is compressed, which needs lazrs: pip install 'laspy[lazrs]'"
-            ) from None
-        raise _unreadable(path, error) from None
-    except BaseException as error:  # laspy and lazrs raise whatever their parsers meet; a panic of Rust is no Exception
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise _unreadable(path, error) from None
-    return fields
+    except Exception as error:  # laspy raises whatever its parsers meet
+        raise _unreadable(path, str(error) or type(error).__name__) from None
 
 
 def _checked_count(path: Path) -> int:
@@ -84,39 +76,34 @@ def read_e57(path: Path) -> dict[str, Any]:
         MissingLibraryError: pye57 is not installed.
     """
     try:
-        import pye57
+        import pye57  # noqa: F401
     except ImportError:
         raise MissingLibraryError(
             f"Reading {path.suffix} files needs pye57, which is not installed: pip install pye57"
         ) from None
-    points, colors, scans = [], [], []
-    try:
-        file = pye57.E57(str(path))
-        counts = [int(file.get_header(index).point_count) for index in range(file.scan_count)]
-        require_memory(_BYTES * sum(counts), path.name)
-        for index in range(len(counts)):
-            scan = file.read_scan(index, ignore_missing_fields=True, colors=True)
-            points.append(np.stack([np.asarray(scan[f"cartesian{axis}"], np.float64) for axis in "XYZ"], 1))
-            channels = [f"color{c}" for c in ("Red", "Green", "Blue")]
-            found = all(c in scan for c in channels)
-            colors.append(np.stack([np.asarray(scan[c], np.float64) for c in channels], 1) if found else None)
-            scans.append(np.full(len(points[-1]), index))
-        file.close()
-    except ShapeError:
-        raise
-    except Exception as error:
-        raise _unreadable(path, error) from None
-    if not points:
-        raise ShapeError(f"'{path.name}' holds no geometry: there are no scans in it.")
-    fields: dict[str, Any] = {"points": np.concatenate(points)}
-    there = [c for c in colors if c is not None]
-    if len(there) == len(colors):
-        fields["colors"] = np.concatenate(there)
-    if len(scans) > 1:
-        fields["scan_ids"] = np.concatenate(scans)
-    return fields
+    return _in_child(path, ".e57", memory_limit())
 
 
-def _unreadable(path: Path, error: BaseException) -> ShapeError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:150]
-    return ShapeError(f"'{path.name}' cannot be read as a {path.suffix} file ({reason}); export it again.")
+def _in_child(path: Path, kind: str, needed: int) -> dict[str, Any]:
+    """Read with a native library in a process of its own, which it may end without harm."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "arrays.npz"
+        limit = str(needed + (4 << 30))  # the libraries themselves map much that they never touch
+        # Neither this folder nor the current one on the path: their modules could stand before the standard library's.
+        start = "import sys, runpy; del sys.path[0]; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+        script = str(Path(__file__).with_name("_scan_child.py"))
+        command = [sys.executable, "-c", start, script, kind, str(path), str(out), limit]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() if done.returncode == 3 else []
+            reason = lines[-1] if lines else f"the library that reads it ended with {done.returncode}"
+            if "backend" in reason.lower():
+                raise MissingLibraryError(f"'{path.name}' is compressed, which needs lazrs: pip install 'laspy[lazrs]'")
+            raise _unreadable(path, reason)
+        with np.load(out, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+
+
+def _unreadable(path: Path, reason: str) -> ShapeError:
+    first = reason.splitlines()[0].rstrip(".")[:150]
+    return ShapeError(f"'{path.name}' cannot be read as a {path.suffix} file ({first}); export it again.")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from sdf_tools.errors import ShapeError
+from sdf_tools.errors import ShapeError, nothing_inside
 from sdf_tools.geometry import Mesh, normalize
 from sdf_tools.mesh.orientation import Oriented, is_sealed, orient
 from sdf_tools.spatial._libraries import import_igl
@@ -92,14 +92,6 @@ def prepare_mesh(mesh: Mesh, orientation: str = "check") -> tuple[Mesh, list[str
     if changed:
         return found.mesh, notes
     return (work if notes and work is not mesh else mesh), notes
-
-
-def nothing_inside(name: str) -> str:
-    """The sentence for a surface that encloses nothing."""
-    return (
-        f"'{name}' encloses nothing: it is a sheet without an inside, which a signed distance cannot describe; give a "
-        "closed surface, or fit the unsigned distance with objective.loss sign_agnostic."
-    )
 
 
 def enclosure(mesh: Mesh, samples: int = _SAMPLES) -> float:

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from sdf_tools.errors import ShapeError, needs
+from sdf_tools.errors import ShapeError, needs, nothing_inside
 from sdf_tools.geometry import Mesh, normalize, positions
 from sdf_tools.mesh import orientation
 from sdf_tools.mesh.clean import clean
-from sdf_tools.mesh.prepare import nothing_inside, say
+from sdf_tools.mesh.prepare import say
 from sdf_tools.mesh.summary import summarize
 from sdf_tools.topology import (
     close_cracks,

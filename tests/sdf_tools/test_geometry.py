@@ -31,3 +31,14 @@ def test_mesh_goes_back_to_world() -> None:
 def test_refusals(points: torch.Tensor, word: str) -> None:
     with pytest.raises(ShapeError, match=word):
         normalize(PointCloud(points))
+
+
+def test_select_points_keeps_what_belongs_to_each() -> None:
+    from sdf_tools.geometry import PointCloud, select_points
+
+    rows = torch.arange(12, dtype=torch.float64).reshape(4, 3)
+    cloud = PointCloud(rows, rows + 1, torch.arange(4), "c", rows / 12)
+    some = select_points(cloud, torch.tensor([True, False, False, True]))
+    assert some.points.tolist() == rows[[0, 3]].tolist() and some.normals.tolist() == (rows + 1)[[0, 3]].tolist()
+    assert some.scan_ids.tolist() == [0, 3] and some.colors.shape == (2, 3) and some.name == "c"
+    assert select_points(PointCloud(rows), torch.tensor([2])).normals is None

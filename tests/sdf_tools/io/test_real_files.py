@@ -331,3 +331,11 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path.write_bytes(b"LASF")
     with pytest.raises(MissingLibraryError, match=rf"pip install .*{library}"):
         load(path)
+
+
+def test_a_native_library_that_ends_its_process_is_a_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("pye57")
+    (tmp_path / "c.e57").write_bytes(b"ASTM-E57" + bytes(range(256)) * 9)
+    with pytest.raises(ShapeError, match=r"cannot be read as a \.e57 file") as caught:
+        load(tmp_path / "c.e57")
+    assert "\n" not in str(caught.value)
