@@ -69,7 +69,7 @@ class CameraMan:
     def _put(self, client: Any, direction: Tensor) -> None:
         # The shorter side of the canvas decides how far away all of the box is in view.
         half = math.tan(client.camera.fov / 2) * min(1.0, client.camera.aspect)
-        distance = self._side * (0.5 + 0.5 / half)
+        distance = self._side * (0.35 + 0.45 / half)
         target = (self._scale * self.center).numpy()
         with client.atomic():
             client.camera.up_direction = self.up.numpy()

@@ -17,7 +17,7 @@ from torch import Tensor
 from sasnet_ns.data.views import Axis, axis_vector
 from sasnet_ns.viewer.cameras import CameraMan, default_front
 from sasnet_ns.viewer.curves import Row, read_history
-from sasnet_ns.viewer.offline_client import serve_offline
+from sasnet_ns.viewer.offline_client import serve_offline, warn_if_open
 from sasnet_ns.viewer.panel import Panel
 from sasnet_ns.viewer.quantities import Reference, ViewSettings
 from sasnet_ns.viewer.rendering import MISS_DEPTH, SurfaceRenderer
@@ -65,6 +65,7 @@ class ShapeViewerControl(ViewerControl):
 
     def _setup(self, viewer: Viewer) -> None:
         super()._setup(viewer)
+        warn_if_open(viewer)
         self.shown_in = viewer
         server = viewer.viser_server
         front = default_front(self.up) if self.front is None else self.front

@@ -62,3 +62,15 @@ def serve_offline() -> None:
 
     init.serves_offline = True  # type: ignore[attr-defined]
     infra.WebsockServer.__init__ = init  # type: ignore[method-assign]
+
+
+def warn_if_open(viewer: Any) -> None:
+    """Say so when the page can be opened, and training stopped, from the whole network: ns-viewer's own default."""
+    if viewer.config.websocket_host in ("0.0.0.0", "::"):
+        from nerfstudio.utils.rich_utils import CONSOLE
+
+        CONSOLE.print(
+            "The viewer listens on every network interface. For this machine alone: --viewer.websocket-host 127.0.0.1",
+            style="bold yellow",
+            highlight=False,
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sasnet_ns.viewer.cameras import CameraMan
 from sasnet_ns.viewer.control import run_history, tell_state
-from sasnet_ns.viewer.offline_client import serve_offline
+from sasnet_ns.viewer.offline_client import serve_offline, warn_if_open
 from sasnet_ns.viewer.panel import Panel
 from sasnet_ns.viewer.quantities import ViewSettings
 from sasnet_ns.viewer.session import VISER_SCALE, Session, Status
@@ -56,6 +56,7 @@ class PhotoViewerControl(ViewerControl):
 
     def _setup(self, viewer: Viewer) -> None:
         super()._setup(viewer)
+        warn_if_open(viewer)
         self.shown_in = viewer
         gui, server = viewer.viser_server.gui, viewer.viser_server
         gui.configure_theme(
@@ -71,7 +72,7 @@ class PhotoViewerControl(ViewerControl):
         if self.field is not None:
             self._add_surface(viewer, self.field)
         use_stages(viewer, self._machine, self._first_view)
-        viewer.make_stats_markdown = self._stats  # type: ignore[method-assign, assignment]
+        viewer.make_stats_markdown = self._stats  # type: ignore
         viewer.update_scene = self._update_scene  # type: ignore[method-assign]
         viewer.training_complete = self._training_complete  # type: ignore[method-assign]
         if viewer.trainer is None:
