@@ -1,5 +1,6 @@
 """The exceptions that users meet: sentences that say what is wrong, where, and what to do."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,3 +25,12 @@ def needs(library: str, what: str) -> Iterator[None]:
     except ImportError as error:
         text = f"{what} needs {library}, which is not installed: pip install {library}"
         raise MissingLibraryError(text) from error
+
+
+def file_trouble(error: OSError) -> str:
+    """What the system says about a file or a disk, as one sentence."""
+    reason = error.strerror or str(error) or type(error).__name__
+    where = f"'{error.filename}': " if error.filename is not None else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "; free some space and run it again, nothing half-written was left." if full else "."
+    return f"{where}{reason[:1].lower()}{reason[1:]}{advice}"

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,23 +20,56 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from sasnet_ns.models.loading import newest_step, read_checkpoint
 from sasnet_ns.models.next_commands import resume
 from sasnet_ns.models.optimization import SparseLogOptimizers
-from sdf_tools.io.writing import write_atomically
+from sasnet_ns.models.run_description import (
+    describe_environment,
+    describe_files,
+    differences,
+    digest,
+    plain_options,
+    read_description,
+    write_description,
+)
+from sasnet_ns.models.run_lock import claim, release
+from sasnet_ns.networks.weights import save_weights
+from sasnet_ns.training.divergence import ROLLBACKS, SLOWER, DivergedError, DivergenceGuard
+from sdf_tools.errors import file_trouble
+from sdf_tools.io.writing import sweep_partials
 
 _TIMINGS = {
     name.value for name in (writer.EventName.ITER_TRAIN_TIME, writer.EventName.TRAIN_RAYS_PER_SEC, writer.EventName.ETA)
 }
 
 
+class RunConfig(TrainerConfig):
+    """A run in a folder that no other process trains in."""
+
+    def save_config(self) -> None:
+        """Claim the run's folder, clear it of what dead processes left unfinished, and write config.yml."""
+        folder = self.get_base_dir()
+        try:
+            claim(folder)
+            for place in (folder, self.get_checkpoint_dir()):
+                sweep_partials(place)
+            super().save_config()
+        except OSError as error:
+            raise SystemExit(f"{self.method_name}: {file_trouble(error)}") from None
+        except ValueError as error:
+            raise SystemExit(f"{self.method_name}: {error}") from None
+
+
 class ResumableTrainer(Trainer):
     """What every method of this package trains with.
 
     Beyond nerfstudio's trainer: ``--load-dir`` continues up to ``max_num_iterations`` in all and reproduces the run
-    that was never interrupted; Ctrl-C finishes the step and keeps a checkpoint; checkpoints appear whole or not at all.
+    that was never interrupted, and refuses what would not; Ctrl-C and SIGTERM finish the step and keep a checkpoint;
+    checkpoints appear whole or not at all; a run that diverges is taken back and slowed down, or ended. ``run.json``
+    says what the run was.
 
-    A method fills in :meth:`report_interval`, :meth:`measure`, :meth:`describe`, :meth:`save_extras` and
-    :meth:`summary_rows`.
+    A method fills in :meth:`report_interval`, :meth:`measure`, :meth:`describe`, :meth:`save_extras`,
+    :meth:`summary_rows`, :meth:`data_files`, :meth:`frame`, :meth:`collapsed` and :meth:`failure`.
     """
 
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
@@ -51,35 +84,129 @@ class ResumableTrainer(Trainer):
         self.total_steps = config.max_num_iterations
         self.completed_steps = 0
         self._interrupted = False
+        self._signal: int | None = None
+        self._resumed_from: Path | None = None
         self._mean_loss: Tensor | None = None
         self._last_report: dict[str, float] = {}
         self._progress: Progress | None = None
         self._started = time.perf_counter()
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Read the data, build everything, load a checkpoint if one is named."""
+        """Read the data, build everything, load a checkpoint if one is named, describe the run."""
         try:
             super().setup(test_mode)
+            self._describe_run()
         except SystemExit:
             self._forget_run()
             raise
+        except KeyboardInterrupt:
+            self._forget_run()
+            raise SystemExit(f"{self.config.method_name}: interrupted before the first step.") from None
+        except OSError as error:
+            raise SystemExit(f"{self.config.method_name}: {file_trouble(error)}") from None
         self.completed_steps = self._start_step
 
     def _forget_run(self) -> None:
         """Remove the folder of a run that never began, and those above it up to the output folder, if empty."""
+        release(self.base_dir)
         with contextlib.suppress(OSError):
             (self.base_dir / "config.yml").unlink()
             for folder in (self.base_dir, *self.base_dir.parents[:3]):
                 folder.rmdir()
 
+    def data_files(self) -> list[Path]:
+        """Files of the data, whose checksum goes into the description."""
+        return []
+
+    def frame(self) -> dict[str, Any] | None:
+        """How the run's coordinates belong to those of the data, where the method's checkpoints hold that."""
+        return None
+
+    def _describe_run(self) -> None:
+        """Write ``run.json``, after comparing it with that of the run which this one goes on from."""
+        if self.local_rank:
+            return
+        options = plain_options(self.config)
+        options["max_num_iterations"] = self.total_steps
+        data = self.config.pipeline.datamanager.data
+        self._description = {
+            "method": self.config.method_name,
+            "model": type(self.config.pipeline.model).__name__,
+            "seed": self.config.machine.seed,
+            "data": {"path": None if data is None else str(data), **describe_files(self.data_files())},
+            "frame": self.frame(),
+            **describe_environment(self.device),
+            "options_sha256": digest(options),
+            "options": options,
+        }
+        if self._resumed_from is not None:
+            self._compare(self._resumed_from)
+            self._description["resumed"] = {"from": str(self._resumed_from), "step": self._start_step}
+        write_description(self.base_dir, self._description)
+
+    def _compare(self, folder: Path) -> None:
+        """Say what differs from the run that is gone on with, and refuse another method or another shape."""
+        name = self.config.method_name
+        try:
+            before = read_description(folder)
+        except ValueError as error:
+            raise SystemExit(f"{name}: {error}") from None
+        if before is None:
+            return
+        if before.get("method") != name:
+            raise SystemExit(f"{name}: '{folder}' is a run of {before.get('method')}; it cannot go on as {name}.")
+        old, new = before.get("data") or {}, self._description["data"]
+        if isinstance(old, dict) and old.get("of") == new["of"] and old.get("sha256") != new["sha256"]:
+            if self._description["frame"] is not None:
+                raise SystemExit(
+                    f"{name}: '{folder}' was trained on {old.get('path')}, and '{new['path']}' has other contents; "
+                    "start a run of its own."
+                )
+            CONSOLE.print(f"'{new['path']}' has other contents than when the run began.", highlight=False)
+        changed = differences(before["options"], self._description["options"])
+        if changed:
+            CONSOLE.print("Going on with other options than the run had:", highlight=False)
+            for line in changed:
+                CONSOLE.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
     def _load_checkpoint(self) -> None:
-        folder = self.config.load_dir
-        if folder is not None and not (folder.is_dir() and any(folder.glob("step-*.ckpt"))):
+        config, name = self.config, self.config.method_name
+        folder, path = config.load_dir, config.load_checkpoint
+        if folder is not None:
+            step = newest_step(folder) if config.load_step is None else config.load_step
+            if step < 0:
+                raise SystemExit(
+                    f"{name}: There is no checkpoint in '{folder}'; give the nerfstudio_models folder of a run."
+                )
+            path = folder / f"step-{step:09d}.ckpt"
+        if path is None:
+            return
+        try:
+            state = read_checkpoint(path)
+            self._resumed_from = path.resolve().parent.parent
+            self._same_shape(state["pipeline"], path)
+            self.pipeline.load_pipeline(state["pipeline"], state["step"])
+            self.optimizers.load_optimizers(state["optimizers"])
+            if "schedulers" in state and config.load_scheduler:
+                self.optimizers.load_schedulers(state["schedulers"])
+            self.grad_scaler.load_state_dict(state["scalers"])
+        except ValueError as error:
+            raise SystemExit(f"{name}: {error}") from None
+        except (RuntimeError, KeyError) as error:  # torch lists every tensor that does not fit
+            reason = str(error).splitlines()[-1].strip().removesuffix(".")
             raise SystemExit(
-                f"{self.config.method_name}: There is no checkpoint in '{folder}'; give the nerfstudio_models folder "
-                "of a run."
-            )
-        super()._load_checkpoint()
+                f"{name}: '{path}' does not fit this run's options ({reason}); repeat those that it was started with."
+            ) from None
+        self._start_step = state["step"] + 1
+        CONSOLE.print(f"Going on from step {self._start_step:,} of '{path}'.", highlight=False)
+
+    def _same_shape(self, state: dict[str, Tensor], path: Path) -> None:
+        """Refuse a checkpoint of a shape that lies elsewhere: the mesh would come out in the wrong place."""
+        for name, value in self.pipeline.state_dict().items():
+            if name.endswith(("field.center", "field.scale")) and name in state and self.frame() is not None:
+                old = state[name].to(value)
+                if old.shape != value.shape or not torch.allclose(old, value, rtol=1e-9, atol=0):
+                    raise ValueError(f"'{path}' was trained on another shape; start a run of its own for this one.")
 
     def setup_optimizers(self) -> SparseLogOptimizers:
         """Optimizers whose schedules span the whole run."""
@@ -109,18 +236,35 @@ class ResumableTrainer(Trainer):
             *columns, console=CONSOLE, auto_refresh=False, transient=True, disable=not CONSOLE.is_terminal
         )
         self._started = time.perf_counter()
+        self._guard = DivergenceGuard(
+            lambda: dict(self.pipeline.state_dict()),
+            self.optimizers.optimizers.values(),
+            self._start_step,
+            rollbacks=ROLLBACKS if self.world_size == 1 else 0,  # processes would go back without each other
+        )
         with self._graceful_interrupt(), self._progress:
             self._task = self._progress.add_task("training", total=total, completed=self._start_step)
             # nerfstudio counts max_num_iterations from the resumed step on.
             self.config.max_num_iterations = total - self._start_step
             try:
                 super().train()
+            except DivergedError as error:
+                raise SystemExit(f"{self.config.method_name}: {error} {self._what_is_kept()}") from None
             finally:
                 self.config.max_num_iterations = total
+                release(self.base_dir)
+        if self._signal == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def _what_is_kept(self) -> str:
+        step = newest_step(self.checkpoint_dir)
+        if step < 0:
+            return "There is no checkpoint yet."
+        return f"The checkpoint of step {step + 1:,} in '{self.checkpoint_dir}' is kept."
 
     @contextlib.contextmanager
     def _graceful_interrupt(self) -> Iterator[None]:
-        """Let the first Ctrl-C end training after the step that is running; a second one ends it at once."""
+        """Let the first Ctrl-C or SIGTERM end training after the step that is running; a second one ends it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -128,16 +272,21 @@ class ResumableTrainer(Trainer):
         def stop(signum: int, frame: Any) -> None:
             if self._interrupted:
                 raise KeyboardInterrupt
-            self._interrupted = True
+            self._interrupted, self._signal = True, signum
             self.stop_training = True
             CONSOLE.print("Stopping after this step; Ctrl-C again stops at once.")
 
-        previous = signal.signal(signal.SIGINT, stop)
-        self._restore_interrupt = lambda: signal.signal(signal.SIGINT, previous)
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+        self._restore_interrupt = restore
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            restore()
 
     def train_iteration(self, step: int) -> Any:
         """One optimisation step, and a report when it is due."""
@@ -146,12 +295,38 @@ class ResumableTrainer(Trainer):
         loss = loss.detach()
         # A running mean on the device: reading it waits for the device, so only reports do.
         self._mean_loss = loss.clone() if self._mean_loss is None else self._mean_loss.lerp_(loss, 0.05)
+        went_back = self._guard.after_step(self.completed_steps, loss)
+        if went_back is not None:
+            self._slow_down(went_back)
         every = self.report_interval()
         if every and self.completed_steps % every == 0:
             self._report()
+            collapse = self.collapsed(self._last_report)
+            if collapse is not None:
+                self._slow_down(self._guard.roll_back(self.completed_steps, collapse))
         if self._progress is not None and not self._progress.disable and step % 10 == 0:
             self._progress.update(self._task, completed=self.completed_steps, refresh=True)
         return loss, *({name: value.detach() for name, value in values.items()} for values in dictionaries)
+
+    def _slow_down(self, sentence: str) -> None:
+        """Say that training was taken back, and lower the learning rates of the rest of the run, resumed or not."""
+        CONSOLE.print(f"[bold yellow]{sentence}[/bold yellow]", highlight=False, soft_wrap=True)
+        self._mean_loss = None
+        for optimizer in self.optimizers.optimizers.values():
+            for group in optimizer.param_groups:
+                for name in ("lr", "initial_lr"):
+                    if name in group:
+                        group[name] *= SLOWER
+        for scheduler in self.optimizers.schedulers.values():
+            scheduler.base_lrs = [SLOWER * rate for rate in getattr(scheduler, "base_lrs", [])]
+
+    def collapsed(self, report: dict[str, float]) -> str | None:
+        """What a report says about a run that has lost what it had learned, the beginning of a sentence; else None."""
+        return None
+
+    def failure(self) -> str | None:
+        """Why a run that came to its end has failed, a sentence; None where it has not."""
+        return None
 
     def _update_viewer_state(self, step: int) -> None:
         """Called after each step; keeps most timings out of the event file: nerfstudio would write every step's."""
@@ -180,14 +355,14 @@ class ResumableTrainer(Trainer):
 
     def _report(self) -> None:
         """One line in the terminal and a row in the event file."""
-        assert self._mean_loss is not None
         done, total = self.completed_steps, self.total_steps
         per_step = (time.perf_counter() - self._started) / max(1, done - self._start_step)
         was_training = self.pipeline.model.training
         self.pipeline.model.eval()
         metrics = self.measure()
         self.pipeline.model.train(was_training)
-        self._last_report = {"loss": float(self._mean_loss), **metrics}
+        loss = float("nan") if self._mean_loss is None else float(self._mean_loss)
+        self._last_report = {"loss": loss, **metrics}
         for name, value in self._last_report.items():
             writer.put_scalar(f"Geometry/{name}", value, done)
         CONSOLE.print(
@@ -209,9 +384,17 @@ class ResumableTrainer(Trainer):
             "schedulers": {name: s.state_dict() for name, s in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
         }
-        # Not begun in the checkpoint folder: nerfstudio reads a step from every file name there.
-        write_atomically(path, partial(torch.save, state), folder=self.base_dir)
-        self.save_extras()
+        last = newest_step(self.checkpoint_dir)
+        try:
+            # The extras first, so that a run that is killed between the two has a newer field.pt than checkpoint.
+            self.save_extras()
+            # Not begun in the checkpoint folder: nerfstudio reads a step from every file name there.
+            save_weights(path, state, folder=self.base_dir)
+        except OSError as error:
+            kept = f" The checkpoint of step {last + 1:,} is kept." if last >= 0 else ""
+            raise SystemExit(
+                f"{self.config.method_name}: step {step + 1:,} cannot be saved: {file_trouble(error)}{kept}"
+            ) from None
         if self.config.save_only_latest_checkpoint:
             for other in self.checkpoint_dir.glob("*.ckpt"):
                 if other != path:
@@ -231,11 +414,15 @@ class ResumableTrainer(Trainer):
         self.save_checkpoint(self.step)
         writer.write_out_storage()
         self._print_summary()
+        failure = None if self._interrupted else self.failure()
         for callback in self.callbacks:
             callback.run_callback_at_location(step=self.step, location=TrainingCallbackLocation.AFTER_TRAIN)
         restore = getattr(self, "_restore_interrupt", None)
         if restore is not None:
             restore()
+        release(self.base_dir)
+        if failure is not None:
+            raise SystemExit(f"{self.config.method_name}: {failure}")
         if not self.config.viewer.quit_on_train_completion and not self._interrupted:
             with contextlib.suppress(KeyboardInterrupt):
                 self._train_complete_viewer()
