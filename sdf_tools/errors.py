@@ -13,6 +13,10 @@ class MissingLibraryError(ImportError):
     """An optional library is not installed. ``str(error)`` names it and the command that installs it."""
 
 
+class ShapeWarning(UserWarning):
+    """What was mended, taken or left out while a shape was read; one sentence fit to print as it is."""
+
+
 @contextmanager
 def needs(library: str, what: str) -> Iterator[None]:
     """For imports of optional libraries: ``with needs("numba", "Blue noise"): import numba``.

@@ -39,12 +39,14 @@ class PointCloud:
         normals: (N, 3) outward unit normals, or None.
         scan_ids: (N,) int64, which range scan each point belongs to, or None.
         name: what messages call it.
+        colors: (N, 3) in [0, 1], or None.
     """
 
     points: Float[Tensor, "N 3"]
     normals: Float[Tensor, "N 3"] | None = None
     scan_ids: Int[Tensor, " N"] | None = None
     name: str = "point cloud"
+    colors: Float[Tensor, "N 3"] | None = None
 
 
 Shape = Mesh | PointCloud

@@ -15,9 +15,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sdf_tools.distance.signed_distance import Sign, SignedDistance
+from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Shape, positions
 from sdf_tools.io.loading import validate_for_fitting
 from sdf_tools.losses import COARSE, FINE, UNIFORM
+from sdf_tools.mesh.prepare import nothing_inside
 from sdf_tools.sampling import near_surface, surface_points
 
 __all__ = ["COARSE", "FINE", "UNIFORM", "PoolConfig", "SDFBatch", "SDFPool", "build_sdf_pool"]
@@ -149,7 +151,7 @@ def build_sdf_pool(
         progress: called with the finished fraction, 0 to 1.
 
     Raises:
-        ShapeError: the shape cannot be fitted, or lies outside the domain.
+        ShapeError: the shape cannot be fitted, lies outside the domain, or encloses nothing.
     """
     coarse_scales = np.atleast_1d(np.asarray(coarse_scale, dtype=np.float64))
     if count < 1 or not 0 <= uniform_share <= 1 or (coarse_scales <= 0).any() or fine_scale <= 0:
@@ -179,6 +181,8 @@ def build_sdf_pool(
         sdf[start : start + step] = distance(points[start : start + step].double()).float()
         if progress is not None:
             progress(min(1.0, (start + step) / count))
+    if distance.sign != "unsigned" and count >= 1000 and int((sdf < 0).sum()) < 1e-4 * count:
+        raise ShapeError(nothing_inside(shape.name))
     kind = torch.repeat_interleave(torch.arange(3, dtype=torch.uint8), torch.tensor(counts))
     return SDFPool(points, sdf, kind, counts)
 

@@ -47,6 +47,53 @@ def merge_vertices(mesh: Mesh) -> Mesh:
     )
 
 
+def close_cracks(mesh: Mesh) -> tuple[Mesh, int]:
+    """Join boundary vertices that differ in their last digits, as STL files of CAD programs leave them.
+
+    Tolerances of 1e-7 to 1e-5 of the longest side (or the float32 rounding of the coordinates, if that is more) are
+    tried in turn; the smallest that leaves the fewest boundary edges is taken, if no triangle collapses by it and no
+    edge gets a third triangle.
+
+    Returns:
+        The mesh (the same object if there is nothing to join), and how many vertices were joined to another.
+    """
+    vertices, faces = mesh.vertices.numpy(), mesh.faces.numpy()
+    table = edge_table(faces)
+    boundary = np.unique(table.edges[table.count == 1])
+    if len(boundary) == 0:
+        return mesh, 0
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
+    extent = float(np.ptp(vertices, axis=0).max())
+    rounding = 2.4e-7 * float(np.abs(vertices).max())  # two float32 steps either way
+    tree = cKDTree(vertices[boundary])
+    best, fewest = None, int((table.count == 1).sum())
+    crowded = int((table.count > 2).sum())
+    for tolerance in sorted({min(max(1e-7 * extent, rounding), 1e-3 * extent), 1e-6 * extent, 1e-5 * extent}):
+        pairs = tree.query_pairs(tolerance, output_type="ndarray")
+        if len(pairs) == 0:
+            continue
+        size = len(boundary)
+        graph = coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(size, size))
+        _, group = connected_components(graph, directed=False)
+        index = np.arange(len(vertices))
+        first = np.full(int(group.max()) + 1, len(vertices))
+        np.minimum.at(first, group, boundary)
+        index[boundary] = first[group]
+        joined = index[faces]
+        if ((joined == np.roll(joined, 1, axis=1)).any(1) & ~(faces == np.roll(faces, 1, axis=1)).any(1)).any():
+            break
+        after = edge_table(joined)
+        left = int((after.count == 1).sum())
+        if left < fewest and int((after.count > 2).sum()) <= crowded:
+            best, fewest = (joined, int((index != np.arange(len(index))).sum())), left
+    if best is None:
+        return mesh, 0
+    return drop_unreferenced(replace(mesh, faces=torch.from_numpy(best[0]))), best[1]
+
+
 def drop_unreferenced(mesh: Mesh) -> Mesh:
     """Remove the vertices that no triangle uses."""
     used = np.zeros(mesh.vertices.shape[0], bool)
@@ -85,6 +132,20 @@ def duplicate_faces(faces: np.ndarray) -> np.ndarray:
     extra = np.ones(len(faces), bool)
     extra[first] = False
     return extra
+
+
+def same_vertices(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first of each set of triangles on the same vertices, (F,) the set of each, (F,) which oppose the first."""
+    first, group = first_occurrences(np.sort(faces, axis=1))
+    # A triangle is even if its order is a rotation of the sorted one.
+    rank = np.argsort(np.argsort(faces, axis=1), axis=1)
+    even = (rank[:, 1] - rank[:, 0]) % 3 == 1
+    return first, group, even != even[first][group]
+
+
+def opposite_duplicates(faces: np.ndarray) -> int:
+    """How many triangles have the same three vertices as an earlier one, the other way round."""
+    return int(same_vertices(faces)[2].sum())
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def parse(words: list[str]) -> None:
     elif program == "pytest":
         missing = [word for word in rest if word.startswith("tests/") and not (ROOT / word).exists()]
         assert not missing, f"no {missing}"
-    elif program in ("pip", "pre-commit"):
+    elif program in ("pip", ".venv/bin/pre-commit"):
         extras = re.findall(r"\[([\w,]+)\]", " ".join(rest))
         known = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.M)
         assert set(",".join(extras).split(",")) - {""} <= set(known)

@@ -26,6 +26,8 @@ class Arguments:
     out."""
     steps: int | None = None
     """Optimisation steps, instead of the configuration's."""
+    seconds: float | None = None
+    """Seconds of training: as many steps as fit, measured beforehand."""
     resolution: int = 512
     """Marching-cubes cells along the box for the mesh; 0 writes none."""
     device: str | None = None
@@ -41,6 +43,8 @@ def run(arguments: Arguments) -> None:
     config = load_config(arguments.config, ShapeFit) if arguments.config else ShapeFit()
     if arguments.steps is not None:
         config.recipe.steps = arguments.steps
+    if arguments.seconds is not None:
+        config.seconds = arguments.seconds
     fitted = fit_shape(arguments.data, config, device=arguments.device)
     folder = arguments.output_dir
     fitted.field.save(folder / "field.pt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from sasnet_ns.data.views import Axis, OrientedPoints, ShapeViews, orbit_cameras
 from sasnet_ns.shapes.named import resolve_shape, shape_names
-from sdf_tools.errors import ShapeError
+from sdf_tools.errors import ShapeError, ShapeWarning
 from sdf_tools.geometry import Mesh, NormalizedShape, PointCloud, positions
 from sdf_tools.pools import PoolConfig
 
@@ -53,6 +54,9 @@ class ShapeDataManagerConfig(PoolConfig, DataManagerConfig):
     data: Path | None = None
     """A shape's name (armadillo, bunny, dragon, happy_buddha, lucy, thai_statue), or a mesh or point-cloud file. The
     same as --data."""
+    orientation: Literal["check", "guess", "trust"] = "check"
+    """How the inside is found. check mends triangles and given normals where that is certain, says so, and refuses what
+    would be a guess; guess takes the better guess; trust takes them as they are."""
     probe_points: int = 150_000
     """Points at which intersection over union is measured during training."""
     up_axis: Literal["x", "y", "z"] = "y"
@@ -114,10 +118,15 @@ class ShapeDataManager(DataManager):
 
         if self.config.data is None:
             raise ShapeError(f"No shape given; use --data with a file or one of: {', '.join(shape_names())}.")
-        shape = resolve_shape(self.config.data)
-        if isinstance(shape, PointCloud) and shape.normals is None:
-            CONSOLE.print(f"'{shape.name}' has no normals; estimating them.")
-        return prepare_shape(shape)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ShapeWarning)
+            shape = resolve_shape(self.config.data)
+            if isinstance(shape, PointCloud) and shape.normals is None:
+                CONSOLE.print(f"'{shape.name}' has no normals; estimating them.")
+            ready = prepare_shape(shape, orientation=self.config.orientation)
+        for warning in caught:
+            CONSOLE.print(str(warning.message), highlight=False, markup=False)
+        return ready
 
     def _surface_samples(self, count: int) -> OrientedPoints:
         """Points on the surface in box units with outward normals."""

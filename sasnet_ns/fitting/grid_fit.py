@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from sasnet_ns.networks import SASNet, fused_step
 from sasnet_ns.networks.presets import PRESETS
 from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
 from sasnet_ns.training.recipe import Recipe
+from sdf_tools.io.writing import write_json
 from sdf_tools.losses import mask_sparsity_loss
 
 
@@ -71,6 +73,30 @@ class FittedGrid:
     history: History
     before: Tensor | None = None
     interrupted: bool = False
+
+    def save(self, folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
+        """Write ``checkpoint.pt``, ``history.json`` and ``metrics.json``: ``figures``, and what every fit has.
+
+        Returns:
+            The content of ``metrics.json``.
+        """
+        parameters, targets, steps = self.field.network.parameter_count(), self.signal.values.numel(), self.history.step
+        content = {
+            **figures,
+            **{key: self.field.description[key] for key in ("network", "network_config")},
+            "parameters": parameters,
+            "target_values": targets,
+            "parameters_per_target": parameters / targets,
+            "size": list(self.signal.grid),
+            "channels": self.signal.channels,
+            "steps": steps[-1] if steps else 0,
+            "training_seconds": self.history.seconds[-1] if steps else 0.0,
+            "interrupted": self.interrupted,
+        }
+        self.field.save(folder / "checkpoint.pt")
+        write_json(folder / "metrics.json", content)
+        write_json(folder / "history.json", asdict(self.history), indent=None)
+        return content
 
 
 def fit_grid(

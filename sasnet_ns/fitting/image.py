@@ -18,7 +18,7 @@ from sasnet_ns.fitting.grid_fit import FittedGrid
 from sasnet_ns.fitting.image_metrics import EdgeRegion, gray
 from sasnet_ns.fitting.signal import Signal, axis_coordinates, encode_png, encode_tiff, grid_coordinates
 from sasnet_ns.networks import SASNet
-from sdf_tools.io.writing import write_atomically, write_json
+from sdf_tools.io.writing import write_atomically
 
 MAX_PICTURE = 512
 """Longest side of pictures of masks, gradients and contributions; larger images are sampled more coarsely."""
@@ -100,24 +100,12 @@ def write_image_results(
         The content of ``metrics.json``.
     """
     field, signal = fitted.field, fitted.signal
-    folder.mkdir(parents=True, exist_ok=True)
-    field.save(folder / "checkpoint.pt")
     prediction = field.render()
     metrics, edges = evaluate_image(field, signal, region, prediction)
-    content = {
+    figures = {
         **dataclasses.asdict(metrics),
-        "network": field.description["network"],
-        "network_config": field.description["network_config"],
-        "parameters": field.network.parameter_count(),
-        "target_values": signal.values.numel(),
-        "parameters_per_target": field.network.parameter_count() / signal.values.numel(),
         "image": signal.name,
-        "size": list(signal.grid),
-        "channels": signal.channels,
         "bits": signal.bits,
-        "steps": fitted.history.step[-1] if fitted.history.step else 0,
-        "training_seconds": fitted.history.seconds[-1] if fitted.history.seconds else 0.0,
-        "interrupted": fitted.interrupted,
         "settings": {
             "psnr": "values in [0, 1], clamped",
             "ssim": "scikit-image: Gaussian window, sigma 1.5, 11 x 11, data range 1, population covariance",
@@ -125,8 +113,7 @@ def write_image_results(
             "noisiness": "grey in [0, 1] per unit of [-1, 1]; finite differences of second order for the image",
         },
     }
-    write_json(folder / "metrics.json", content)
-    write_json(folder / "history.json", dataclasses.asdict(fitted.history), indent=None)
+    content = fitted.save(folder, figures)
     files = reconstruction_files(signal, prediction)
     if draw:
         files |= image_pictures(fitted, prediction, metrics, edges)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.shapes.prepare import prepare_shape
+from sasnet_ns.training.budget import steps_within
 from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
 from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
 from sasnet_ns.training.recipe import Recipe
@@ -36,6 +38,12 @@ class ShapeFit(PoolConfig):
     """Optimiser and schedule."""
     objective: SDFObjective = field(default_factory=SDFObjective)
     """Loss terms."""
+    seconds: float | None = None
+    """Seconds of training, instead of the recipe's number of steps: as many as fit, measured beforehand, and the
+    schedule spans them. Another number of steps each time, so another result."""
+    orientation: Literal["check", "guess", "trust"] = "check"
+    """How the inside is found. check mends triangles and given normals where that is certain, says so, and refuses what
+    would be a guess; guess takes the better guess; trust takes them as they are."""
 
 
 def default_network_config(network: str) -> dict[str, Any]:
@@ -119,7 +127,7 @@ def fit_shape(
     config = config or ShapeFit()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     agnostic = config.objective.loss == "sign_agnostic"
-    normalized = prepare_shape(shape, normals=not agnostic)
+    normalized = prepare_shape(shape, normals=not agnostic, orientation=config.orientation)
     distance = SignedDistance(normalized.shape, sign="unsigned" if agnostic else "auto")
     pool = config.build_pool(normalized.shape, distance=distance).to(device)
     options = default_network_config(config.network) if config.network_config is None else config.network_config
@@ -127,6 +135,11 @@ def fit_shape(
         sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
         look_at_shape(sdf, distance)
     fitted = FittedShape(sdf, normalized, [])
+    if config.seconds is not None:
+        count = config.points_per_batch
+        recipe = dataclasses.replace(config.recipe)
+        recipe.steps = steps_within(config.seconds, sdf, config.objective, recipe, lambda step: pool.batch(count, step))
+        config = dataclasses.replace(config, recipe=recipe)
     bar = (
         contextlib.nullcontext(progress)
         if callable(progress)

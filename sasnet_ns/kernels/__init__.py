@@ -4,7 +4,7 @@ Every function has a plain-torch twin (``implementation="torch"``) that defines 
 CUDA, numba on a CPU, and the twin where neither can be loaded or the dtype is not the fast path's.
 """
 
-from sasnet_ns.kernels._process import small_products, tune
+from sasnet_ns.kernels._process import tune
 from sasnet_ns.kernels.functional import Implementation, hash_grid, mask_decoder, masked_sine, masked_sine_embedding
 from sasnet_ns.kernels.fused_step import FusedStep
 from sasnet_ns.kernels.layout import HashGridLayout
@@ -25,6 +25,5 @@ __all__ = [
     "masked_sine",
     "masked_sine_embedding",
     "muon_step",
-    "small_products",
     "tune",
 ]

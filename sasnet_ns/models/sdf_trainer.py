@@ -9,10 +9,15 @@ from typing import Any
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from sasnet_ns.models.next_commands import after_training
+from sasnet_ns.models.optimization import SparseLogOptimizers
 from sasnet_ns.models.sdf_pipeline import SASNetSDFPipeline, SASNetSDFPipelineConfig, quick_metrics
 from sasnet_ns.models.trainer import ResumableTrainer, RunConfig
 from sasnet_ns.shapes.named import canonical_name, shape_file
+from sasnet_ns.training.budget import steps_within
+from sasnet_ns.training.recipe import Recipe
 
+TRAINER_SECONDS = 5e-4
+"""What nerfstudio's trainer adds to a step."""
 LOW_IOU = 0.9
 """Intersection over union below which the closing summary warns."""
 NO_SHAPE = 0.01
@@ -32,6 +37,10 @@ class SASNetTrainerConfig(RunConfig):
     steps_per_geometry_eval: int = 1000
     """Steps between two lines with intersection over union and surface error, in the terminal and in TensorBoard; 0 for
     none."""
+
+    seconds: float | None = None
+    """Seconds of training, instead of --max-num-iterations: as many steps as fit, measured beforehand, and the schedule
+    spans them."""
 
     def set_experiment_name(self) -> None:
         """Runs are named after the shape: a file's own name, not its folder's."""
@@ -56,6 +65,23 @@ class SASNetTrainer(ResumableTrainer):
     config: SASNetTrainerConfig
     pipeline: SASNetSDFPipeline
     _best_iou = 0.0
+
+    def setup_optimizers(self) -> SparseLogOptimizers:
+        """Optimizers whose schedules span the whole run, whose length is chosen here if a budget is given."""
+        config = self.config
+        if config.seconds is not None and config.load_dir is None:
+            pipeline, model = self.pipeline, config.pipeline.model
+            steps = steps_within(
+                config.seconds,
+                pipeline.model.field,
+                model.objective,
+                Recipe(),
+                lambda step: pipeline.datamanager.pool.batch(pipeline.datamanager.config.points_per_batch, step),
+                overhead=TRAINER_SECONDS,
+            )
+            config.max_num_iterations = self.total_steps = steps
+            CONSOLE.print(f"{config.seconds:g} s of training: {steps:,} steps", highlight=False)
+        return super().setup_optimizers()
 
     def report_interval(self) -> int:
         """Steps between two reports; 0 for none."""

@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from sasnet_ns.kernels import tune
 from sasnet_ns.models.loading import newest_step, read_checkpoint
 from sasnet_ns.models.next_commands import resume
 from sasnet_ns.models.optimization import SparseLogOptimizers
@@ -81,6 +82,7 @@ class ResumableTrainer(Trainer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # nerfstudio still asks for torch.cuda.amp.GradScaler
             super().__init__(config, local_rank, world_size)
+        tune()
         self.total_steps = config.max_num_iterations
         self.completed_steps = 0
         self._interrupted = False

@@ -102,6 +102,11 @@ def shape_file(name_or_path: str | os.PathLike[str]) -> Path:
     return Path(name_or_path).expanduser() if name is None else cache_dir() / f"{name}.ply"
 
 
+def named_shape(name: str) -> Shape | None:
+    """A registered shape, or None for other names: how ``sdf-tools`` finds them (entry point ``sdf_tools.shapes``)."""
+    return None if canonical_name(name) is None else resolve_shape(name)
+
+
 def resolve_mesh(name_or_path: str | os.PathLike[str]) -> Mesh:
     """As :func:`resolve_shape`, for what needs faces.
 

@@ -57,7 +57,7 @@ class DivergenceGuard:
         """To be called after each step, with the steps done and the loss that led to it.
 
         Returns:
-            None, or a sentence if the state was taken back: the learning rates then have to be multiplied by ``SLOWER``.
+            None, or a sentence if the state was taken back: learning rates then have to be multiplied by ``SLOWER``.
 
         Raises:
             DivergedError: there were enough rollbacks.

@@ -11,17 +11,17 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.report import print_table, write_rows
 
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.extraction import SampledField, extract_mesh
 from sdf_tools.geometry import Mesh
-from sdf_tools.io.writing import write_json
 from sdf_tools.topology import face_components, is_watertight
 
 DENSE = ("scikit-image", "PyMCubes", "Open3D")
@@ -57,8 +57,7 @@ def run(json_path: Path | None, quick: bool, field_path: Path | None = None) -> 
             raise SystemExit(f"There is no field file '{field_path}'.")
         rows = measure(field_path, Path(folder), sparse, dense)
     show(rows)
-    if json_path is not None:
-        write_json(json_path, [asdict(row) for row in rows])
+    write_rows(json_path, rows)
 
 
 def train(path: Path, steps: int) -> None:
@@ -207,25 +206,11 @@ def _row(resolution: int, method: str, mesh_path: Path, result: dict[str, Any]) 
 
 def show(rows: list[Row]) -> None:
     """Print the rows as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Extraction of one trained field")
-    columns = ("cells", "method", "s", "peak MB", "evaluations", "fewer", "faces", "closed", "parts", "farthest vertex")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "method" else "right")
+    lines = []
     for row in rows:
-        checked = row.components >= 0
-        table.add_row(
-            f"{row.resolution}^3",
-            row.method,
-            f"{row.seconds:.1f}",
-            f"{row.peak_mb:,.0f}",
-            f"{row.evaluations:,}",
-            f"{row.fewer:.1f}x",
-            f"{row.faces:,}",
-            ("yes" if row.watertight else "no") if checked else "-",
-            str(row.components) if checked else "-",
-            "-" if row.farthest is None else f"{row.farthest:.1e}",
-        )
-    Console(width=140).print(table)
+        closed, parts = ("yes" if row.watertight else "no", str(row.components)) if row.components >= 0 else ("-", "-")
+        farthest = "-" if row.farthest is None else f"{row.farthest:.1e}"
+        costs = (f"{row.seconds:.1f}", f"{row.peak_mb:,.0f}", f"{row.evaluations:,}", f"{row.fewer:.1f}x")
+        lines.append((row.method, f"{row.resolution}^3", *costs, f"{row.faces:,}", closed, parts, farthest))
+    columns = ("cells", "s", "peak MB", "evaluations", "fewer", "faces", "closed", "parts", "farthest vertex")
+    print_table("Extraction of one trained field", ("method",), columns, lines)

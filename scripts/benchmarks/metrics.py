@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.report import best_time, print_table, write_rows
 from benchmarks.shapes import SHARED
 
 from sdf_tools import metrics
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import Mesh, normalize
 from sdf_tools.io.loading import load
-from sdf_tools.io.writing import write_json
 from sdf_tools.sampling import sample_surface
 
 
@@ -46,17 +45,12 @@ def run(json_path: Path | None, quick: bool) -> None:
     rows += _overlap(prediction, reference, 100_000 if quick else 1_000_000)
     rows.append(_time("everything", "sdf_tools.metrics.evaluate", lambda: metrics.evaluate(prediction, reference).iou))
     _show(rows)
-    if json_path is not None:
-        write_json(json_path, [asdict(row) for row in rows])
+    write_rows(json_path, rows)
 
 
 def _time(job: str, library: str, function: Callable[[], float]) -> Row:
-    seconds, value = [], 0.0
-    for _ in range(2):
-        started = time.perf_counter()
-        value = float(function())
-        seconds.append(time.perf_counter() - started)
-    return Row(job, library, min(seconds), value)
+    seconds, value = best_time(function, 2)
+    return Row(job, library, seconds, float(value))
 
 
 def _nearest(prediction: Mesh, reference: Mesh, count: int) -> list[Row]:
@@ -161,12 +155,5 @@ def _all(job: str, libraries: dict[str, Callable[[], float]]) -> list[Row]:
 
 
 def _show(rows: list[Row]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Metrics: best of two, search structures included")
-    for column in ("job", "library", "s", "value"):
-        table.add_column(column, justify="left" if column in ("job", "library") else "right")
-    for row in rows:
-        table.add_row(row.job, row.library, f"{row.seconds:.2f}", f"{row.value:.6g}")
-    Console(width=120).print(table)
+    lines = [(row.job, row.library, f"{row.seconds:.2f}", f"{row.value:.6g}") for row in rows]
+    print_table("Metrics: best of two, search structures included", ("job", "library"), ("s", "value"), lines)

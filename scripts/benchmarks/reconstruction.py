@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from sdf_tools.io.writing import write_json
+from benchmarks.report import print_table, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -79,9 +78,8 @@ def run(json_path: Path | None, quick: bool, pictures: Path | None = None) -> No
             for method in methods:
                 seconds = QUICK_SECONDS if quick else SECONDS[scene]
                 rows.append(measure(scene, data, method, seconds, pictures and pictures / scene))
-                print_table(rows)
-                if json_path is not None:
-                    write_json(json_path, [dataclasses.asdict(row) for row in rows])
+                show(rows)
+                write_rows(json_path, rows)
 
 
 def render_armadillo(folder: Path) -> Path:
@@ -264,17 +262,11 @@ def _forget(trainer: Any) -> None:
     gc.collect()
 
 
-def print_table(rows: list[Row]) -> None:
+def show(rows: list[Row]) -> None:
     """The rows so far."""
-    from rich.console import Console
-    from rich.table import Table
-
     names = [f.name for f in dataclasses.fields(Row)]
     title = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    table = Table(*names, title=title)
-    for row in rows:
-        table.add_row(*(_text(getattr(row, name)) for name in names))
-    Console(width=160).print(table)
+    print_table(title, names, (), ([_text(getattr(row, name)) for name in names] for row in rows))
 
 
 def _text(value: object) -> str:

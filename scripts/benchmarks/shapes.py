@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdf_tools.io.writing import write_json
+from benchmarks.report import print_table, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -61,9 +61,8 @@ def run(json_path: Path | None, quick: bool) -> None:
 
         def add(shape: str, network: str, steps: int | None) -> int:
             rows.append(measure(shape, present[shape], network, steps, Path(folder) / shape))
-            print_table(rows)
-            if json_path is not None:
-                write_json(json_path, [dataclasses.asdict(row) for row in rows])
+            show(rows)
+            write_rows(json_path, rows)
             return rows[-1].steps
 
         done = {shape: add(shape, "sasnet", None) for shape in present}
@@ -153,16 +152,10 @@ def training_summary(output: str) -> tuple[int, float]:
     return count, count * milliseconds / 1e3
 
 
-def print_table(rows: list[Row]) -> None:
+def show(rows: list[Row]) -> None:
     """The rows so far."""
-    from rich.console import Console
-    from rich.table import Table
-
     names = [f.name for f in dataclasses.fields(Row)]
-    table = Table(*names)
-    for row in rows:
-        table.add_row(*(_text(getattr(row, name)) for name in names))
-    Console(width=200).print(table)
+    print_table("", names, (), ([_text(getattr(row, name)) for name in names] for row in rows))
 
 
 def _text(value: object) -> str:

@@ -162,6 +162,8 @@ def save_mesh(mesh: Mesh, path: str | Path) -> None:
 def save_points(cloud: PointCloud, path: str | Path) -> None:
     """Write a point cloud as .ply, .xyz, .npy or .npz, with normals (and, in .npz, scan ids) when it has them.
 
+    Colours are kept by .ply, .npz and .xyz (as whole numbers under a line of names).
+
     Raises:
         ShapeError: unknown suffix.
     """
@@ -169,16 +171,22 @@ def save_points(cloud: PointCloud, path: str | Path) -> None:
     suffix = path.suffix.lower()
     points = cloud.points.detach().cpu().double().numpy()
     normals = None if cloud.normals is None else cloud.normals.detach().cpu().double().numpy()
+    colors = None if cloud.colors is None else cloud.colors.detach().cpu().double().numpy()
     rows = points if normals is None else np.hstack([points, normals])
     buffer = io.BytesIO()
     if suffix == ".ply":
-        buffer.write(write_ply(points, None, normals, None))
+        buffer.write(write_ply(points, None, normals, colors))
     elif suffix == ".xyz":
-        np.savetxt(buffer, rows, fmt="%.17g")
+        names = "x y z" if normals is None else "x y z nx ny nz"
+        if colors is None:
+            np.savetxt(buffer, rows, fmt="%.17g")
+        else:
+            rows = np.hstack([rows, np.rint(np.clip(colors, 0, 1) * 255)])
+            np.savetxt(buffer, rows, fmt="%.17g", header=f"{names} r g b")
     elif suffix == ".npy":
         np.save(buffer, rows)
     elif suffix == ".npz":
-        arrays: dict[str, Any] = {"points": points, "normals": normals}
+        arrays: dict[str, Any] = {"points": points, "normals": normals, "colors": colors}
         arrays["scan_id"] = None if cloud.scan_ids is None else cloud.scan_ids.cpu().numpy()
         np.savez_compressed(buffer, **{key: value for key, value in arrays.items() if value is not None})
     else:

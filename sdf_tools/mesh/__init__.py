@@ -1,4 +1,4 @@
-"""Mesh hygiene: a summary, cleaning, repair.
+"""Mesh hygiene: a summary, cleaning, the inside that a person sees, repair.
 
 >>> from dataclasses import replace
 >>> from sdf_tools import extract_mesh, repair, summarize
@@ -15,7 +15,8 @@ True
 """
 
 from sdf_tools.mesh.clean import clean
+from sdf_tools.mesh.prepare import prepare_mesh
 from sdf_tools.mesh.repair import fill_boundary_loops, repair, watertight_remesh
 from sdf_tools.mesh.summary import Summary, summarize
 
-__all__ = ["Summary", "clean", "fill_boundary_loops", "repair", "summarize", "watertight_remesh"]
+__all__ = ["Summary", "clean", "fill_boundary_loops", "prepare_mesh", "repair", "summarize", "watertight_remesh"]

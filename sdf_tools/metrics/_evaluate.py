@@ -34,7 +34,7 @@ class Evaluation:
     the IoU of two meshes that enclose nothing, is NaN here, "undefined" when printed and null in JSON.
 
     Attributes:
-        iou: volumetric, see ``metrics.iou``.
+        iou: volumetric, see ``metrics.iou``; NaN, like the other two, where neither shape encloses a sample.
         iou_low: lower end of its 95 % confidence interval.
         iou_high: upper end.
         iou_near_surface: IoU within 0.01 of the reference's surface.
