@@ -9,8 +9,9 @@ from typing import Any
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from sasnet_ns.models.described_trainer import RunConfig
 from sasnet_ns.models.next_commands import after_training
-from sasnet_ns.models.trainer import ResumableTrainer, RunConfig
+from sasnet_ns.models.trainer import ResumableTrainer
 
 
 @dataclass

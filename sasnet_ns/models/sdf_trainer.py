@@ -8,10 +8,11 @@ from typing import Any
 
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from sasnet_ns.models.described_trainer import RunConfig
 from sasnet_ns.models.next_commands import after_training
 from sasnet_ns.models.optimization import SparseLogOptimizers
 from sasnet_ns.models.sdf_pipeline import SASNetSDFPipeline, SASNetSDFPipelineConfig, quick_metrics
-from sasnet_ns.models.trainer import ResumableTrainer, RunConfig
+from sasnet_ns.models.trainer import ResumableTrainer
 from sasnet_ns.shapes.named import canonical_name, shape_file
 from sasnet_ns.training.budget import steps_within
 from sasnet_ns.training.recipe import Recipe
