@@ -21,6 +21,7 @@ NAMES = (
     "extraction",
     "metrics",
     "reconstruction",
+    "viewer",
 )
 
 

@@ -44,10 +44,11 @@ def trimesh_facts(path: Path) -> dict[str, Any] | None:
     import trimesh
 
     try:
-        scene = trimesh.load(
+        scene: Any = trimesh.load(
             io.BytesIO(path.read_bytes()), file_type=path.suffix.lower()[1:], force="scene", process=False
         )
-        meshes, points = [], []
+        meshes: list[Any] = []
+        points: list[Any] = []
         for node in scene.graph.nodes_geometry:
             transform, key = scene.graph[node]
             part = scene.geometry[key].copy()
@@ -56,7 +57,7 @@ def trimesh_facts(path: Path) -> dict[str, Any] | None:
         if not meshes:
             rows = np.concatenate([np.asarray(p.vertices) for p in points if np.shape(p.vertices)[1:] == (3,)])
             return {"points": len(rows), "bounds": np.stack([rows.min(0), rows.max(0)])} if len(rows) else None
-        mesh = trimesh.util.concatenate([trimesh.Trimesh(m.vertices, m.faces, process=False) for m in meshes])
+        mesh: Any = trimesh.util.concatenate([trimesh.Trimesh(m.vertices, m.faces, process=False) for m in meshes])
         _, first, index = np.unique(mesh.vertices + 0.0, axis=0, return_index=True, return_inverse=True)
         joined = trimesh.Trimesh(mesh.vertices[first], index.reshape(-1)[mesh.faces], process=False)
         kept = joined.vertices[np.unique(joined.faces)]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import io
 import math
 import re
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -161,14 +161,11 @@ def _check_nrrd(path: Path, header: dict[str, Any]) -> None:
     if str(header.get("encoding", "raw")).lower() not in ("gzip", "gz", "bzip2", "bz2"):
         return
     data = path.read_bytes().partition(b"\n\n")[2]
-    unpack = zlib.decompressobj(47) if header["encoding"].lower().startswith("g") else bz2.BZ2Decompressor()
-    total, rest = 0, data
-    while not unpack.eof and total <= declared:
-        block = unpack.decompress(rest, 1 << 20)
-        rest = unpack.unconsumed_tail if header["encoding"].lower().startswith("g") else b""
-        total += len(block)
-        if not block and not rest:
-            break
+    opened = gzip.open if header["encoding"].lower().startswith("g") else bz2.open
+    total = 0
+    with opened(io.BytesIO(data)) as stream:
+        while total <= declared and (block := stream.read(1 << 20)):
+            total += len(block)
     if total > declared:
         raise _Refusal(f"'{path.name}' unpacks to more values than its header declares; save it again.")
 

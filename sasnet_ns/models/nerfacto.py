@@ -125,6 +125,9 @@ class SASNetNerfactoModel(NerfactoModel):
         self.psnr = PeakSignalNoiseRatio(data_range=1.0)
         self.ssim = structural_similarity_index_measure
         self.lpips = OptionalLPIPS(normalize=True)  # type: ignore[assignment]
+        from sasnet_ns.viewer.photo_control import PhotoViewerControl
+
+        self.viewer_control = PhotoViewerControl(None)
         self.max_steps = 0
         self.update_to_step(0)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
-from sasnet_ns.networks import NetworkChoice, SASNet, SignedDistanceField
+from sasnet_ns.networks import NetworkChoice, SignedDistanceField
 from sasnet_ns.training.loop import seeded
 from sasnet_ns.training.objective import SDFObjective, SDFStep, progress_at, sdf_losses
 
@@ -48,8 +46,9 @@ class SASNetSDFModel(Model):
     def populate_modules(self) -> None:
         """Build the field; nothing is downloaded."""
         from sasnet_ns.data.views import axis_vector
-        from sasnet_ns.viewer.panel import ViewerPanel
+        from sasnet_ns.viewer.control import ShapeViewerControl
         from sasnet_ns.viewer.rendering import SurfaceRenderer
+        from sasnet_ns.viewer.shown_field import shown_shape
 
         super().populate_modules()
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
@@ -61,10 +60,8 @@ class SASNetSDFModel(Model):
         self.max_steps = 0
         self._steps: SDFStep | None = None
         up = metadata.get("up_axis", "y")
-        network = self.field.network
-        bands = network.config.bands if isinstance(network, SASNet) else 0
-        self.viewer_panel = ViewerPanel(up, bands, self.extract_to_file)
-        self._renderer = SurfaceRenderer(self.field, axis_vector(up))
+        self.viewer_control = ShapeViewerControl(shown_shape(lambda: self.field), up)
+        self._renderer = SurfaceRenderer(shown_shape(lambda: self.field, copies=False), axis_vector(up))
 
     def get_param_groups(self) -> dict[str, list[torch.nn.Parameter]]:
         """The network's parameters by role: backbone, hidden, masks."""
@@ -148,8 +145,7 @@ class SASNetSDFModel(Model):
             step=self.step,
             near=near,
             far=far,
-            settings=self.viewer_panel.settings(),
-            wanted=self.viewer_panel.control.wanted_outputs(),
+            settings=self.viewer_control.settings,
             tolerance=tolerance,
             exact=not self.max_steps,
         )
@@ -175,16 +171,3 @@ class SASNetSDFModel(Model):
         from sdf_tools.extraction import extract_mesh
 
         return extract_mesh(self.field, resolution, level=level)
-
-    def extract_to_file(self, path: Path) -> tuple[Tensor, Tensor]:
-        """Write the surface that the viewer shows, in the shape's own units.
-
-        Returns:
-            Its vertices in box units and its faces.
-        """
-        from sdf_tools.io.loading import save_mesh
-
-        mesh = self.extract(level=self.viewer_panel.settings().level)
-        world = mesh.vertices / self.field.scale.cpu() + self.field.center.cpu()
-        save_mesh(dataclasses.replace(mesh, vertices=world), path)
-        return mesh.vertices, mesh.faces

@@ -14,11 +14,12 @@ from torch.cuda.amp.grad_scaler import GradScaler
 from sasnet_ns.data.shape_datamanager import GeometryProbe, ShapeDataManager, ShapeDataManagerConfig
 from sasnet_ns.models.sdf_model import SASNetSDFModel, SASNetSDFModelConfig
 from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.shapes.named import canonical_name, known_front
 from sasnet_ns.training.loop import seeded
 from sasnet_ns.training.objective import look_at_shape
 from sdf_tools.chunks import in_chunks
 from sdf_tools.errors import MissingLibraryError, ShapeError
-from sdf_tools.geometry import Mesh
+from sdf_tools.geometry import Mesh, Shape
 
 
 @dataclass
@@ -63,7 +64,21 @@ class SASNetSDFPipeline(VanillaPipeline):
         if test_mode == "val":
             with seeded(self.datamanager.config.seed):
                 look_at_shape(self.model.field, self.datamanager.distance)
-        self.model.viewer_panel.surface = lambda: self.datamanager.surface
+        control = self.model.viewer_control
+        control.shape, control.front, control.name = (
+            self._input_shape,
+            known_front(self.datamanager.config.data),
+            "shape",
+        )
+        if self.datamanager.config.data is not None:
+            control.name = canonical_name(self.datamanager.config.data) or Path(self.datamanager.config.data).stem
+
+    def _input_shape(self) -> Shape | None:
+        """The input in box units for the viewer; None if it cannot be read any more."""
+        try:
+            return self.datamanager.normalized.shape
+        except (ShapeError, MissingLibraryError):
+            return None
 
     def train(self, mode: bool = True) -> SASNetSDFPipeline:
         """As in torch, but without a walk through all modules where nothing changes: nerfstudio asks at every step."""

@@ -27,8 +27,10 @@ from sasnet_ns.models.optimization import SparseLogOptimizers
 from sasnet_ns.models.run_lock import release
 from sasnet_ns.networks.weights import save_weights
 from sasnet_ns.training.divergence import ROLLBACKS, SLOWER, DivergedError, DivergenceGuard
+from sasnet_ns.viewer.curves import Row, read_history, thinned, write_history
 from sdf_tools.errors import file_trouble
 
+_STEPS_PER_ROW = 50  # of the history; on a GPU the loss is waited for no more often
 _TIMINGS = {
     name.value for name in (writer.EventName.ITER_TRAIN_TIME, writer.EventName.TRAIN_RAYS_PER_SEC, writer.EventName.ETA)
 }
@@ -64,6 +66,7 @@ class ResumableTrainer(DescribedTrainer):
         self._last_report: dict[str, float] = {}
         self._progress: Progress | None = None
         self._started = time.perf_counter()
+        self.history: list[Row] = []
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Read the data, build everything, load a checkpoint if one is named, describe the run."""
@@ -79,6 +82,9 @@ class ResumableTrainer(DescribedTrainer):
         except OSError as error:
             raise SystemExit(f"{self.config.method_name}: {file_trouble(error)}") from None
         self.completed_steps = self._start_step
+        if self.config.load_dir is not None:
+            earlier = read_history(self.config.load_dir.parent)
+            self.history = [row for row in earlier if row["step"] <= self._start_step]
 
     def _forget_run(self) -> None:
         """Remove the folder of a run that never began, and those above it up to the output folder, if empty."""
@@ -178,6 +184,8 @@ class ResumableTrainer(DescribedTrainer):
         went_back = self._guard.after_step(self.completed_steps, loss)
         if went_back is not None:
             self._slow_down(went_back)
+        if self._mean_loss is not None and self.completed_steps % _STEPS_PER_ROW == 0:
+            self._note({"loss": float(self._mean_loss)})
         every = self.report_interval()
         if every and self.completed_steps % every == 0:
             self._report()
@@ -214,6 +222,10 @@ class ResumableTrainer(DescribedTrainer):
             writer.EVENT_STORAGE[:] = [event for event in writer.EVENT_STORAGE if event["name"] not in _TIMINGS]
         super()._update_viewer_state(step)
 
+    def _note(self, numbers: dict[str, float]) -> None:
+        """A row of the run's history, which is kept beside the checkpoints and shown by the viewer."""
+        self.history = thinned([*self.history, {"step": float(self.completed_steps), **numbers}])
+
     def report_interval(self) -> int:
         """Steps between two reports; 0 for none."""
         return 0
@@ -243,6 +255,7 @@ class ResumableTrainer(DescribedTrainer):
         self.pipeline.model.train(was_training)
         loss = float("nan") if self._mean_loss is None else float(self._mean_loss)
         self._last_report = {"loss": loss, **metrics}
+        self._note(self._last_report)
         for name, value in self._last_report.items():
             writer.put_scalar(f"Geometry/{name}", value, done)
         CONSOLE.print(
@@ -268,6 +281,7 @@ class ResumableTrainer(DescribedTrainer):
         try:
             # The extras first, so that a run that is killed between the two has a newer field.pt than checkpoint.
             self.save_extras()
+            write_history(self.base_dir, self.history)
             # Not begun in the checkpoint folder: nerfstudio reads a step from every file name there.
             save_weights(path, state, folder=self.base_dir)
         except OSError as error:

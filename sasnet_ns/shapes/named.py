@@ -14,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import IO
 
+import torch
+
 from sasnet_ns.shapes.download import DownloadError, download
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh, Shape
@@ -47,6 +49,15 @@ REMOTE = {
     "lucy": RemoteShape("/data/3Dscanrep/lucy.tar.gz", "lucy.ply", 322),
     "thai_statue": RemoteShape("/data/3Dscanrep/xyzrgb/xyzrgb_statuette.ply.gz", "", 128),
 }
+
+FRONTS = {"armadillo": (0.0, 0.0, -1.0)}
+"""Where the named shapes look that do not look along +z, or along -y where z is up."""
+
+
+def known_front(name_or_path: str | os.PathLike[str] | None) -> torch.Tensor | None:
+    """(3,) unit vector in which a named shape looks, None if it is the usual one or not known."""
+    name = None if name_or_path is None else canonical_name(name_or_path)
+    return torch.tensor(FRONTS[name]) if name in FRONTS else None
 
 
 def shape_names() -> tuple[str, ...]:

@@ -18,11 +18,11 @@ from sdf_tools import schedules
 class Recipe:
     """Optimiser and learning-rate schedule, for every network alike."""
 
-    steps: int = 10_000
+    steps: int = 5_000
     """Optimisation steps; the schedule spans them."""
     optimizer: Literal["muon", "adam"] = "muon"
     """Optimiser of the hidden weight matrices; all other parameters use Adam."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     """Peak learning rate of Adam on biases, phases and the output layer (and on everything, with optimizer=adam)."""
     hidden_learning_rate: float = 5e-4
     """Peak learning rate of Muon on the hidden matrices, on Adam's scale."""
