@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from sdf_tools._cli_shapes import Evaluate, Info, Repair, mesh_and_notes, shape_and_notes
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import MissingLibraryError, file_trouble
 from sdf_tools.geometry import Mesh, PointCloud
 
 
@@ -148,13 +148,15 @@ class Extract:
     """Close every hole that is left."""
     simplify: int | None = None
     """Simplify to about this many triangles."""
+    trust: bool = False
+    """Read a .pt2, which can run any code that is in it: for files whose maker you know."""
 
     def run(self) -> None:
         from sdf_tools import extraction
         from sdf_tools.extraction.field_files import load_field
         from sdf_tools.io.writing import save_mesh
 
-        named = load_field(self.field)
+        named = load_field(self.field, trust=self.trust)
         level = self.level * named.frame.scale
         corners = []
         for given, side in ((self.bounding_box_min, -1.0), (self.bounding_box_max, 1.0)):
@@ -262,5 +264,9 @@ def _run(command: Command) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, MissingLibraryError) as error:
         sys.exit(f"sdf-tools: {error}")
+    except OSError as error:
+        sys.exit(f"sdf-tools: {file_trouble(error)}")
+    except KeyboardInterrupt:
+        sys.exit("sdf-tools: interrupted.")
     finally:
         warnings.formatwarning = usual

@@ -1,5 +1,6 @@
 """The exceptions that users meet: sentences that say what is wrong, where, and what to do."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,3 +37,12 @@ def nothing_inside(name: str) -> str:
         f"'{name}' encloses nothing: it is a sheet without an inside, which a signed distance cannot describe; give a "
         "closed surface, or fit the unsigned distance with objective.loss sign_agnostic."
     )
+
+
+def file_trouble(error: OSError) -> str:
+    """What the system says about a file or a disk, as one sentence."""
+    reason = error.strerror or str(error) or type(error).__name__
+    where = f"'{error.filename}': " if error.filename is not None else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "; free some space and run it again, nothing half-written was left." if full else "."
+    return f"{where}{reason[:1].lower()}{reason[1:]}{advice}"

@@ -38,7 +38,7 @@ def command_line(
         SystemExit: after ``--help``, and with a sentence where the input is at fault (exit code 1) or the command line
             is (2).
     """
-    from sdf_tools.errors import MissingLibraryError
+    from sdf_tools.errors import MissingLibraryError, file_trouble
 
     parsed = tyro.cli(arguments, description=description, prog=program, args=args)
     prefix = program or name
@@ -52,6 +52,8 @@ def command_line(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, MissingLibraryError) as error:
         sys.exit(f"{prefix}: {error}")
+    except OSError as error:
+        sys.exit(f"{prefix}: {file_trouble(error)}")
     except KeyboardInterrupt:
         sys.exit(f"{prefix}: {interrupted}")
     finally:

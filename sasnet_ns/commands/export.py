@@ -2,8 +2,9 @@
 
 sasnet export --load-config outputs/armadillo/sasnet-sdf/DATE/config.yml --output-path field.pt2
 
-A .pt2 needs torch alone (``torch.export.load("field.pt2").module()(points)``), an .onnx any ONNX runtime. Both map
-(N, 3) float32 box coordinates to (N,) signed distances; ``box = (world - center) * scale`` is in the file and printed.
+A .safetensors holds the weights and the network's description, nothing that can run: the form to hand on. A .pt2 needs
+torch alone (``torch.export.load("field.pt2").module()(points)``), an .onnx any ONNX runtime; both map (N, 3) float32
+box coordinates to (N,) signed distances. ``box = (world - center) * scale`` is in every file and printed.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ class Arguments:
     """Write a trained field as one file that runs without this package."""
 
     load_config: Path
-    """config.yml of a run, its folder, or a field.pt written by sasnet_ns."""
+    """config.yml of a run, its folder, or a field.pt or field.safetensors written by sasnet_ns."""
     output_path: Path = Path("field.pt2")
-    """File to write: .pt2 (torch.export) or .onnx. It appears whole or not at all."""
+    """File to write: .safetensors, .pt2 (torch.export) or .onnx. It appears whole or not at all."""
 
 
 def run(arguments: Arguments) -> None:

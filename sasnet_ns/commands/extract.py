@@ -33,7 +33,7 @@ class Arguments:
     """Extract a mesh from a trained run."""
 
     load_config: Path
-    """config.yml of a run of any sasnet method, its folder, or a field.pt written by sasnet-sdf."""
+    """config.yml of a run of any sasnet method, its folder, or a field.pt or field.safetensors."""
     output_path: Path = Path("mesh.ply")
     """Mesh to write: .ply .obj .stl .glb or .off. It appears whole or not at all."""
     resolution: int = 512
@@ -60,6 +60,9 @@ class Arguments:
     .png, or .glb); 0 for none. The mesh is simplified to 50,000 triangles unless --simplify-mesh says otherwise."""
     device: str = "auto"
     """Where the network runs: auto, cpu or cuda."""
+    trust: bool = False
+    """Read a config.yml that has no run.json beside it (older versions wrote none). That can run any code in it: for
+    runs that you made, or whose maker you know."""
 
 
 def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
@@ -164,7 +167,7 @@ def run(arguments: Arguments) -> None:
     device = arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    surface = load_surface(arguments.load_config, torch.device(device))
+    surface = load_surface(arguments.load_config, torch.device(device), trust=arguments.trust)
     if arguments.texture_size:
         if surface.color is None:
             raise ValueError(f"'{arguments.load_config}' has learned no colours; leave --texture-size out.")

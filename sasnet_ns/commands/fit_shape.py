@@ -6,11 +6,19 @@ sasnet fit-shape --data armadillo --config configs/sdf_paper_armadillo.yaml --ou
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sasnet_ns.commands._command_line import command_line
+
+if TYPE_CHECKING:
+    from sasnet_ns.fitting.shape import FittedShape, ShapeFit
+
+NO_SHAPE = 0.01
+"""Intersection over union below which a field does not show the shape."""
 
 
 @dataclass
@@ -20,7 +28,7 @@ class Arguments:
     data: str
     """A shape's name (armadillo, ...), or a mesh or point-cloud file."""
     output_dir: Path
-    """Folder for field.pt, mesh.ply and losses.json; created if it is missing."""
+    """Folder for field.pt, mesh.ply, losses.json and run.json; created if it is missing."""
     config: Path | None = None
     """YAML file with fields of sasnet_ns.fitting.ShapeFit, see configs/; the defaults of ns-train sasnet-sdf if left
     out."""
@@ -38,6 +46,7 @@ def run(arguments: Arguments) -> None:
     """Fit, save, extract."""
     from sasnet_ns.fitting import ShapeFit, fit_shape
     from sasnet_ns.training.config import load_config
+    from sdf_tools.errors import ShapeError
     from sdf_tools.io.writing import save_mesh, write_json
 
     config = load_config(arguments.config, ShapeFit) if arguments.config else ShapeFit()
@@ -47,12 +56,49 @@ def run(arguments: Arguments) -> None:
         config.seconds = arguments.seconds
     fitted = fit_shape(arguments.data, config, device=arguments.device)
     folder = arguments.output_dir
-    fitted.field.save(folder / "field.pt")
+    fitted.field.save(folder / "field.pt", step=config.recipe.steps if config.seconds is None else None)
     write_json(folder / "losses.json", fitted.losses, indent=None)
     print(f"{folder / 'field.pt'}: {'interrupted, kept as it is' if fitted.interrupted else 'trained'}")
+    _describe(arguments, config, fitted)
+    if not fitted.interrupted and fitted.iou is not None and fitted.iou < NO_SHAPE and config.recipe.steps >= 100:
+        raise ShapeError(
+            f"the field does not show the shape (IoU {fitted.iou:.4f} of the samples), and no mesh was written; train "
+            "for longer or lower the learning rates."
+        )
     if arguments.resolution:
         save_mesh(fitted.extract_mesh(arguments.resolution), folder / "mesh.ply")
         print(f"{folder / 'mesh.ply'}: the surface in the shape's own units")
+
+
+def _describe(arguments: Arguments, config: ShapeFit, fitted: FittedShape) -> None:
+    """Write run.json: what was fitted to what, where and by which versions."""
+    from sasnet_ns.models.run_description import (
+        describe_environment,
+        describe_files,
+        digest,
+        plain_options,
+        write_description,
+    )
+    from sasnet_ns.shapes.named import shape_file
+
+    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
+    command = ["sasnet", "fit-shape"]
+    for name, value in given.items():
+        if value is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    options, normalized = plain_options(config), fitted.normalized
+    content = {
+        "method": "fit-shape",
+        "model": config.network,
+        "seed": config.seed,
+        "data": {"path": arguments.data, **describe_files([shape_file(arguments.data)])},
+        "frame": {"center": normalized.center.tolist(), "scale": float(normalized.scale)},
+        **describe_environment(str(fitted.field.scale.device)),
+        "command": command,
+        "options_sha256": digest(options),
+        "options": options,
+    }
+    write_description(arguments.output_dir, content)
 
 
 def main(args: Sequence[str] | None = None, program: str | None = None) -> None:

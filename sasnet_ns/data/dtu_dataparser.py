@@ -135,13 +135,17 @@ def read_cameras(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor, to
             similarity.
     """
     try:
-        content = np.load(path)
+        content = np.load(path, allow_pickle=False)
         world = [content[f"world_mat_{i}"].astype(np.float64) for i in range(count)]
         scale = [content[f"scale_mat_{i}"].astype(np.float64) for i in range(count)]
     except KeyError as error:
         raise ValueError(f"'{path}' lacks {error.args[0]} although there are {count} pictures.") from None
     except OSError as error:
         raise OSError(f"there is no readable camera file '{path}' ({error}).") from None
+    for name, matrices in (("world_mat", world), ("scale_mat", scale)):
+        for i, matrix in enumerate(matrices):
+            if not np.isfinite(matrix).all():
+                raise ValueError(f"{name}_{i} in '{path}' has a number that is NaN or infinite.")
     if any(np.abs(s - scale[0]).max() > 1e-6 * np.abs(scale[0]).max() for s in scale):
         raise ValueError(f"the scale matrices in '{path}' differ; all pictures must share one scene.")
     factor = scale[0][0, 0]

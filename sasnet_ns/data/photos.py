@@ -15,6 +15,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, Va
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from sasnet_ns.data.dtu_dataparser import FOREGROUND_MASKS
+from sasnet_ns.data.poses import check_poses
 
 
 class ForegroundDataset(InputDataset):
@@ -62,6 +63,10 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
         data = config.data if config.data is not None else config.dataparser.data
         if not Path(data).exists():
             raise SystemExit(f"There is no data at '{data}'; give its folder with --data.")
+        try:
+            check_poses(Path(data))
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
         super().__init__(config, *args, **kwargs)
 
     def setup_train(self) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sasnet_ns.data.views import Axis, OrientedPoints, ShapeViews, orbit_cameras
 from sasnet_ns.shapes.named import resolve_shape, shape_names
+from sasnet_ns.shapes.prepare import require_inside
 from sdf_tools.errors import ShapeError, ShapeWarning
 from sdf_tools.geometry import Mesh, NormalizedShape, PointCloud, positions
 from sdf_tools.pools import PoolConfig
@@ -172,6 +173,7 @@ class ShapeDataManager(DataManager):
         with CONSOLE.status(f"Computing {config.pool_size:,} signed distances to '{shape.name}'"):
             self.distance = SignedDistance(shape)
             pool = config.build_pool(shape, distance=self.distance)
+            require_inside(shape.name, pool.sdf)
             self.probe = self._probe(self.distance)
         size = f"{shape.faces.shape[0]:,} faces" if isinstance(shape, Mesh) else f"{shape.points.shape[0]:,} points"
         CONSOLE.print(

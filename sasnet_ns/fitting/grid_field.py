@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from sasnet_ns.fitting.signal import CoordinateGrid, Signal, axis_coordinates, grid_coordinates
 from sasnet_ns.networks import build_network
-from sdf_tools.io.writing import write_atomically
+from sasnet_ns.networks.weights import read_weights, save_weights
 
 TargetRange = Literal["symmetric", "unit"]
 """What the network's output stands for: [-1, 1] or [0, 1]."""
@@ -151,7 +150,7 @@ class GridField(nn.Module):
     def save(self, path: Path | str) -> None:
         """Write the field to a file that ``torch.load(weights_only=True)`` accepts; appears whole or not at all."""
         content = {"description": self.description, "state": self.state_dict()}
-        write_atomically(path, partial(torch.save, content))
+        save_weights(path, content)
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> GridField:
@@ -161,7 +160,7 @@ class GridField(nn.Module):
             ValueError: the file is missing or is not such a field.
         """
         try:
-            content = torch.load(path, map_location=device, weights_only=True)
+            content = read_weights(path, device)
             field = cls(**content["description"])
             field.load_state_dict(content["state"])
         except FileNotFoundError:

@@ -43,7 +43,9 @@ def _locate(x, scale, rate, last):  # type: ignore[no-untyped-def]
     # the cell is found without an addition after the product, so that no machine can fuse the two and pick another
     # cell; the fraction in one fused step keeps all its digits
     cell = min(np.floor((clamped + one) * type(x)(0.5) * scale), last)
-    return np.int32(cell), clamped * rate + (rate - cell)
+    # NaN is in no cell: it takes the first one, so that it touches no foreign memory, and stays NaN in the fraction
+    safe = cell if cell >= type(x)(0) else type(x)(0)
+    return np.int32(safe), clamped * rate + (rate - cell)
 
 
 @jit

@@ -43,7 +43,8 @@ def hash_grid(x: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
         fraction = clamped * (0.5 * scale) + (0.5 * scale - cell)
         if layout.interpolation == "smoothstep":
             fraction = fraction * fraction * (3.0 - 2.0 * fraction)
-        rows = lattice_rows(cell.long()[:, None, :] + corner_bits, level, layout)
+        # NaN is in no cell: it takes the first one, and stays NaN in the fraction
+        rows = lattice_rows(cell.nan_to_num(0.0).long()[:, None, :] + corner_bits, level, layout)
         fraction = fraction[:, None, :]
         per_axis = torch.where(corner_bits.bool(), fraction, 1.0 - fraction)
         weights = per_axis[..., 0]

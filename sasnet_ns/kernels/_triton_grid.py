@@ -33,7 +33,8 @@ def _axis(x_ptr, points, valid, axis: tl.constexpr, resolution, in_dim: tl.const
         bend = slope * slope * (6.0 - 12.0 * t)
         slope = slope * 6.0 * t * (1.0 - t)
         t = t * t * (3.0 - 2.0 * t)
-    return cell.to(tl.int32), t, slope, bend
+    # NaN is in no cell: it takes the first one, so that it touches no foreign memory, and stays NaN in the fraction
+    return tl.where(cell >= 0.0, cell, 0.0).to(tl.int32), t, slope, bend
 
 
 @triton.jit

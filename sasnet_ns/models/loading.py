@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +14,52 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sasnet_ns.models.run_description import FILE, apply_options, read_description
 from sasnet_ns.models.surface import LoadedSurface, field_state, in_world_axes
 from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.networks.weights import read_weights
+from sdf_tools.errors import MissingLibraryError
 
 
-def load_surface(path: Path, device: torch.device | str = "cpu") -> LoadedSurface:
+def load_surface(path: Path, device: torch.device | str = "cpu", *, trust: bool = False) -> LoadedSurface:
     """The surface of a run.
 
+    Nothing in the run's files can run code: weights are read as weights, options from ``run.json``.
+
     Args:
-        path: the ``config.yml`` of a run, its folder, or a ``field.pt``.
+        path: the ``config.yml`` of a run, its folder, or a ``field.pt`` or ``field.safetensors``.
         device: where the network runs.
+        trust: read a ``config.yml`` that has no ``run.json`` beside it as nerfstudio does, which runs what it says.
 
     Raises:
-        ValueError: there is no run, it has no checkpoint yet, or its method has no surface.
+        ValueError: there is no run, it has no checkpoint yet, its method has no surface, or it must be trusted.
         MissingLibraryError: the run needs nerfstudio, which is not installed.
     """
     folder = path if path.is_dir() else path.parent
-    file = path if path.suffix == ".pt" else folder / "field.pt"
-    if file.is_file():
-        return _from_field(SignedDistanceField.load(file, device))
+    if path.suffix in (".pt", ".safetensors") and not path.is_dir():
+        return _from_field(SignedDistanceField.load(path, device))
+    if (folder / "field.pt").is_file():
+        return _from_field(_newest_field(folder, device))
     if not path.exists():
         raise ValueError(f"there is no run at '{path}'; give the config.yml that ns-train names when it finishes.")
     config_path = folder / "config.yml"
-    if not config_path.is_file() or (path.is_file() and path.name != "config.yml"):
+    description = read_description(folder)
+    if (description is None and not config_path.is_file()) or (path.is_file() and path.name not in _RUN_FILES):
         raise ValueError(f"'{folder}' holds no field.pt and no config.yml; it is not the folder of a run.")
-    config = _read_config(config_path)
-    state = _last_checkpoint(folder, config)
+    if description is None and not trust:
+        raise ValueError(
+            f"'{config_path}' has no {FILE} beside it, and reading nerfstudio's config.yml alone can run any code in "
+            "it; give --trust if you made the run or know who did."
+        )
+    with _nerfstudio():
+        if description is None:
+            config = _read_config(config_path)
+            method, model, checkpoints = config.method_name, config.pipeline.model, str(config.relative_model_dir)
+        else:
+            method, model, checkpoints = _read_description(description, folder)
+    state = last_checkpoint(folder / Path(checkpoints).name)[0]
     from sasnet_ns.models.surface_model import SASNetSurfaceConfig
 
-    model = config.pipeline.model
     if isinstance(model, SASNetSurfaceConfig):
         return _from_surface_run(model, state, _world_to_scene(folder), device)
     from sasnet_ns.models.nerfacto import SASNetNerfactoModelConfig
@@ -48,7 +68,62 @@ def load_surface(path: Path, device: torch.device | str = "cpu") -> LoadedSurfac
         from sasnet_ns.models.density_surface import density_surface
 
         return density_surface(model, state, _world_to_scene(folder), device)
-    raise ValueError(f"'{folder}' is a run of {config.method_name}, which meshes cannot be extracted from.")
+    raise ValueError(f"'{folder}' is a run of {method}, which meshes cannot be extracted from.")
+
+
+_RUN_FILES = ("config.yml", FILE)
+
+
+@contextlib.contextmanager
+def _nerfstudio() -> Iterator[None]:
+    try:
+        import nerfstudio.configs.base_config  # noqa: F401  (nerfstudio's writer cannot be imported first)
+    except ImportError as error:
+        raise MissingLibraryError(f"this run needs nerfstudio: pip install nerfstudio ({error}).") from error
+    yield
+
+
+def _newest_field(folder: Path, device: torch.device | str) -> SignedDistanceField:
+    """The field of a run's ``field.pt``, with the weights of the last checkpoint where that has had more steps."""
+    field, step = SignedDistanceField.load_with_step(folder / "field.pt", device)
+    checkpoints = folder / "nerfstudio_models"
+    if step is None or newest_step(checkpoints) < step:
+        return field
+    state, _ = last_checkpoint(checkpoints)
+    field.load_state_dict(field_state(state))
+    return field
+
+
+def _model_configs() -> dict[str, Any]:
+    """Configurations of models that runs may name, each as its class makes it."""
+    from sasnet_ns.models.nerfacto import SASNetNerfactoModelConfig
+    from sasnet_ns.models.neus import SASNetNeuSModelConfig
+    from sasnet_ns.models.neus_facto import SASNetNeuSFactoModelConfig
+    from sasnet_ns.models.surface_model import surface_field_config
+
+    return {
+        "SASNetNeuSModelConfig": SASNetNeuSModelConfig(sdf_field=surface_field_config()),
+        "SASNetNeuSFactoModelConfig": SASNetNeuSFactoModelConfig(sdf_field=surface_field_config()),
+        "SASNetNerfactoModelConfig": SASNetNerfactoModelConfig(),
+    }
+
+
+def _read_description(description: dict[str, Any], folder: Path) -> tuple[str, Any, str]:
+    """Method, configuration of the model and folder of the checkpoints, built from words and numbers alone.
+
+    Raises:
+        ValueError: the description is incomplete, or of no model of this package.
+    """
+    method, known = str(description.get("method")), _model_configs()
+    model = known.get(str(description.get("model")))
+    if model is None:
+        raise ValueError(f"'{folder}' is a run of {method}, which meshes cannot be extracted from.")
+    options = description["options"]
+    try:
+        chosen, checkpoints = options["pipeline"]["model"], str(options["relative_model_dir"])
+    except (KeyError, TypeError):
+        raise ValueError(f"'{folder / FILE}' is incomplete: it does not describe the model.") from None
+    return method, apply_options(model, chosen, f"'{folder / FILE}'"), checkpoints
 
 
 def _from_field(field: SignedDistanceField) -> LoadedSurface:
@@ -60,14 +135,9 @@ def _from_field(field: SignedDistanceField) -> LoadedSurface:
 
 
 def _read_config(path: Path) -> Any:
-    from sdf_tools.errors import MissingLibraryError
+    """The configuration as nerfstudio reads it; the caller has been told that this runs what the file says."""
+    import yaml
 
-    try:
-        import nerfstudio.configs.base_config  # noqa: F401  (nerfstudio's writer cannot be imported first)
-        import yaml
-    except ImportError as error:
-        raise MissingLibraryError(f"this run needs nerfstudio: pip install nerfstudio ({error}).") from error
-    # As nerfstudio reads it: the file names Python classes, so it must be one's own.
     return yaml.load(path.read_text(), Loader=yaml.Loader)
 
 
@@ -84,19 +154,44 @@ def allow_numpy_scalars() -> None:
     torch.serialization.add_safe_globals([scalar, np.dtype, *kinds])
 
 
-def _last_checkpoint(folder: Path, config: Any) -> dict[str, Tensor]:
-    """The model's weights without the pipeline's prefix.
+def newest_step(folder: Path) -> int:
+    """Step of the last checkpoint in a folder of checkpoints; -1 where there is none."""
+    return max((int(name[1]) for path in folder.glob("*") if (name := _CHECKPOINT.fullmatch(path.name))), default=-1)
+
+
+_CHECKPOINT = re.compile(r"step-(\d{9,})\.ckpt")
+
+
+def last_checkpoint(folder: Path) -> tuple[dict[str, Tensor], int]:
+    """The model's weights without the pipeline's prefix, and the last step that they have had.
 
     Raises:
-        ValueError: the run saved none.
+        ValueError: the run saved none, or the file is damaged.
     """
-    found = sorted((folder / config.relative_model_dir).glob("step-*.ckpt"))
-    if not found:
-        raise ValueError(f"'{folder}' has no checkpoint yet; let the run reach --steps-per-save steps or its end.")
-    allow_numpy_scalars()
-    state = torch.load(found[-1], map_location="cpu", weights_only=True)["pipeline"]
+    step = newest_step(folder)
+    if step < 0:
+        raise ValueError(f"'{folder.parent}' has no checkpoint yet; let the run reach --steps-per-save or its end.")
+    content = read_checkpoint(folder / f"step-{step:09d}.ckpt")
+    state = content["pipeline"]
     names = {name: name.removeprefix("_model.").removeprefix("module.") for name in state if name.startswith("_model.")}
-    return {short: state[name] for name, short in names.items()}
+    return {short: state[name] for name, short in names.items()}, step
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as the trainers of this package write it.
+
+    Raises:
+        ValueError: it is missing, damaged, not a checkpoint, or holds Python objects.
+    """
+    allow_numpy_scalars()
+    try:
+        content = read_weights(path)
+    except FileNotFoundError:
+        raise ValueError(f"there is no checkpoint '{path}'.") from None
+    wanted = ("step", "pipeline")
+    if not isinstance(content, dict) or any(name not in content for name in wanted):
+        raise ValueError(f"'{path}' is not a checkpoint of a run.")
+    return content
 
 
 def _world_to_scene(folder: Path) -> Float[Tensor, "3 4"]:

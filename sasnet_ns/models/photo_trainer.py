@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from sasnet_ns.models.described_trainer import RunConfig
 from sasnet_ns.models.next_commands import after_training
 from sasnet_ns.models.trainer import ResumableTrainer
 
 
 @dataclass
-class PhotoTrainerConfig(TrainerConfig):
+class PhotoTrainerConfig(RunConfig):
     """Configuration of a run on photographs."""
 
     _target: type = field(default_factory=lambda: PhotoTrainer)
@@ -51,6 +52,14 @@ class PhotoTrainer(ResumableTrainer):
             self._mean_psnr = psnr.clone() if mean is None else mean.lerp_(psnr, 0.05)
         self._other_metrics = {name: value for name, value in metrics.items() if name != "psnr"}
         return loss, losses, metrics
+
+    def data_files(self) -> list[Path]:
+        """The pictures of training, and the folder's own description of its cameras."""
+        manager: Any = self.pipeline.datamanager
+        outputs = getattr(manager, "train_dataparser_outputs", None)
+        folder = manager.config.data if manager.config.data is not None else manager.config.dataparser.data
+        cameras = [Path(folder) / "transforms.json", Path(folder) / "cameras_sphere.npz"]
+        return [*cameras, *(Path(name) for name in getattr(outputs, "image_filenames", []))]
 
     def measure(self) -> dict[str, float]:
         """The running mean of the PSNR on the pixels drawn in training, and the model's other metrics."""

@@ -144,6 +144,12 @@ class SASNetSDFPipeline(VanillaPipeline):
                 save_image(image.permute(2, 0, 1).cpu(), folder / f"eval_{name}_{index:04d}.png")
 
 
+STEEPEST = 2.0
+"""Largest gradient that the surface error believes."""
+BOX_DIAGONAL = 3**0.5
+"""Largest surface error: no surface in the box is farther away."""
+
+
 @torch.no_grad()
 def quick_metrics(field: SignedDistanceField, probe: GeometryProbe) -> dict[str, float]:
     """Intersection over union and surface error without extracting a mesh.
@@ -154,7 +160,8 @@ def quick_metrics(field: SignedDistanceField, probe: GeometryProbe) -> dict[str,
 
     Returns:
         ``iou`` over the probe's points, and ``surface_error``: the mean distance from the shape's surface to the
-        field's, to first order |f| / |grad f|, in box units.
+        field's, to first order |f| / |grad f|, in box units. A gradient counts as ``STEEPEST`` at most (a distance
+        has 1), so that one that explodes makes no error small.
     """
     predicted = in_chunks(field, probe.points) < 0
     both = (predicted & probe.inside).sum()
@@ -169,7 +176,8 @@ def _first_order_distance(field: SignedDistanceField, points: Tensor) -> Tensor:
         at = points.detach().requires_grad_(True)
         values = field(at)
         gradient = torch.autograd.grad(values.sum(), at)[0]
-    return values.detach().abs() / gradient.norm(dim=-1).clamp_min(0.1)
+    error = values.detach().abs() / gradient.norm(dim=-1).clamp(0.1, STEEPEST)
+    return error.nan_to_num(BOX_DIAGONAL, BOX_DIAGONAL).clamp_max(BOX_DIAGONAL)
 
 
 def plain_numbers(metrics: dict[str, Any]) -> dict[str, float]:

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from sasnet_ns.models.described_trainer import RunConfig
 from sasnet_ns.models.next_commands import after_training
 from sasnet_ns.models.optimization import SparseLogOptimizers
 from sasnet_ns.models.sdf_pipeline import SASNetSDFPipeline, SASNetSDFPipelineConfig, quick_metrics
 from sasnet_ns.models.trainer import ResumableTrainer
-from sasnet_ns.shapes.named import canonical_name
+from sasnet_ns.shapes.named import canonical_name, shape_file
 from sasnet_ns.training.budget import steps_within
 from sasnet_ns.training.recipe import Recipe
 
 TRAINER_SECONDS = 5e-4
 """What nerfstudio's trainer adds to a step."""
+LOW_IOU = 0.9
+"""Intersection over union below which the closing summary warns."""
+NO_SHAPE = 0.01
+"""The same below which a finished run has failed."""
+JUDGED_AFTER = 100
+"""Steps before which no run is called failed."""
 
 
 @dataclass
-class SASNetTrainerConfig(TrainerConfig):
+class SASNetTrainerConfig(RunConfig):
     """Configuration of a run."""
 
     _target: type = field(default_factory=lambda: SASNetTrainer)
@@ -58,6 +65,7 @@ class SASNetTrainer(ResumableTrainer):
 
     config: SASNetTrainerConfig
     pipeline: SASNetSDFPipeline
+    _best_iou = 0.0
 
     def setup_optimizers(self) -> SparseLogOptimizers:
         """Optimizers whose schedules span the whole run, whose length is chosen here if a budget is given."""
@@ -88,14 +96,48 @@ class SASNetTrainer(ResumableTrainer):
         """The same in words."""
         return f"IoU {report['iou']:.4f}  surface error {report['surface_error']:.1e}"
 
+    def data_files(self) -> list[Path]:
+        """The shape's file."""
+        data = self.config.pipeline.datamanager.data
+        return [] if data is None else [shape_file(data)]
+
+    def frame(self) -> dict[str, Any]:
+        """The similarity from the shape's units to the box."""
+        field = self.pipeline.model.field
+        return {"center": field.center.tolist(), "scale": float(field.scale)}
+
+    def collapsed(self, report: dict[str, float]) -> str | None:
+        """An intersection over union that has fallen to less than half of what it was."""
+        iou, best = report["iou"], self._best_iou
+        self._best_iou = max(best, iou)
+        if best > 0.5 and not iou > 0.5 * best:
+            return f"the IoU is {iou:.3f} at step {self.completed_steps:,}, after {best:.3f}"
+        return None
+
+    def failure(self) -> str | None:
+        """A field whose inside has next to nothing in common with the shape's, after enough steps to tell."""
+        if self.completed_steps < JUDGED_AFTER:
+            return None
+        iou = (self._last_report or self.measure())["iou"]
+        if iou >= NO_SHAPE:
+            return None
+        return (
+            f"the field does not show the shape (IoU {iou:.4f}); train for longer, lower the learning rates, or see "
+            "`sdf-tools info` for whether the shape has an inside."
+        )
+
     def save_extras(self) -> None:
         """The bare field, which needs neither nerfstudio nor the configuration."""
-        self.pipeline.model.field.save(self.base_dir / "field.pt")
+        self.pipeline.model.field.save(self.base_dir / "field.pt", step=self.completed_steps)
 
     def summary_rows(self, config_path: str) -> dict[str, str]:
         """The last report, and commands to extract, measure and look."""
         rows = {}
         if self._last_report:
             rows["IoU"] = f"{self._last_report['iou']:.4f}"
+            if self._last_report["iou"] < LOW_IOU:
+                rows["warning"] = (
+                    f"an IoU below {LOW_IOU} is low: train for longer, or look at the mesh before using it"
+                )
             rows["surface error"] = f"{self._last_report['surface_error']:.1e} (longest side is 0.9)"
         return rows | after_training(config_path)

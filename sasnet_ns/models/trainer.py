@@ -9,22 +9,26 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
-from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from sasnet_ns.kernels import tune
+from sasnet_ns.models.described_trainer import DescribedTrainer
+from sasnet_ns.models.loading import newest_step
 from sasnet_ns.models.next_commands import resume
 from sasnet_ns.models.optimization import SparseLogOptimizers
+from sasnet_ns.models.run_lock import release
+from sasnet_ns.networks.weights import save_weights
+from sasnet_ns.training.divergence import ROLLBACKS, SLOWER, DivergedError, DivergenceGuard
 from sasnet_ns.viewer.curves import Row, read_history, thinned, write_history
-from sdf_tools.io.writing import write_atomically
+from sdf_tools.errors import file_trouble
 
 _STEPS_PER_ROW = 50  # of the history; on a GPU the loss is waited for no more often
 _TIMINGS = {
@@ -32,14 +36,16 @@ _TIMINGS = {
 }
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(DescribedTrainer):
     """What every method of this package trains with.
 
     Beyond nerfstudio's trainer: ``--load-dir`` continues up to ``max_num_iterations`` in all and reproduces the run
-    that was never interrupted; Ctrl-C finishes the step and keeps a checkpoint; checkpoints appear whole or not at all.
+    that was never interrupted, and refuses what would not; Ctrl-C and SIGTERM finish the step and keep a checkpoint;
+    checkpoints appear whole or not at all; a run that diverges is taken back and slowed down, or ended. ``run.json``
+    says what the run was.
 
-    A method fills in :meth:`report_interval`, :meth:`measure`, :meth:`describe`, :meth:`save_extras` and
-    :meth:`summary_rows`.
+    A method fills in :meth:`report_interval`, :meth:`measure`, :meth:`describe`, :meth:`save_extras`,
+    :meth:`summary_rows`, :meth:`data_files`, :meth:`frame`, :meth:`collapsed` and :meth:`failure`.
     """
 
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
@@ -55,6 +61,7 @@ class ResumableTrainer(Trainer):
         self.total_steps = config.max_num_iterations
         self.completed_steps = 0
         self._interrupted = False
+        self._signal: int | None = None
         self._mean_loss: Tensor | None = None
         self._last_report: dict[str, float] = {}
         self._progress: Progress | None = None
@@ -62,12 +69,18 @@ class ResumableTrainer(Trainer):
         self.history: list[Row] = []
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Read the data, build everything, load a checkpoint if one is named."""
+        """Read the data, build everything, load a checkpoint if one is named, describe the run."""
         try:
             super().setup(test_mode)
+            self._describe_run()
         except SystemExit:
             self._forget_run()
             raise
+        except KeyboardInterrupt:
+            self._forget_run()
+            raise SystemExit(f"{self.config.method_name}: interrupted before the first step.") from None
+        except OSError as error:
+            raise SystemExit(f"{self.config.method_name}: {file_trouble(error)}") from None
         self.completed_steps = self._start_step
         if self.config.load_dir is not None:
             earlier = read_history(self.config.load_dir.parent)
@@ -75,19 +88,11 @@ class ResumableTrainer(Trainer):
 
     def _forget_run(self) -> None:
         """Remove the folder of a run that never began, and those above it up to the output folder, if empty."""
+        release(self.base_dir)
         with contextlib.suppress(OSError):
             (self.base_dir / "config.yml").unlink()
             for folder in (self.base_dir, *self.base_dir.parents[:3]):
                 folder.rmdir()
-
-    def _load_checkpoint(self) -> None:
-        folder = self.config.load_dir
-        if folder is not None and not (folder.is_dir() and any(folder.glob("step-*.ckpt"))):
-            raise SystemExit(
-                f"{self.config.method_name}: There is no checkpoint in '{folder}'; give the nerfstudio_models folder "
-                "of a run."
-            )
-        super()._load_checkpoint()
 
     def setup_optimizers(self) -> SparseLogOptimizers:
         """Optimizers whose schedules span the whole run."""
@@ -117,18 +122,35 @@ class ResumableTrainer(Trainer):
             *columns, console=CONSOLE, auto_refresh=False, transient=True, disable=not CONSOLE.is_terminal
         )
         self._started = time.perf_counter()
+        self._guard = DivergenceGuard(
+            lambda: dict(self.pipeline.state_dict()),
+            self.optimizers.optimizers.values(),
+            self._start_step,
+            rollbacks=ROLLBACKS if self.world_size == 1 else 0,  # processes would go back without each other
+        )
         with self._graceful_interrupt(), self._progress:
             self._task = self._progress.add_task("training", total=total, completed=self._start_step)
             # nerfstudio counts max_num_iterations from the resumed step on.
             self.config.max_num_iterations = total - self._start_step
             try:
                 super().train()
+            except DivergedError as error:
+                raise SystemExit(f"{self.config.method_name}: {error} {self._what_is_kept()}") from None
             finally:
                 self.config.max_num_iterations = total
+                release(self.base_dir)
+        if self._signal == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def _what_is_kept(self) -> str:
+        step = newest_step(self.checkpoint_dir)
+        if step < 0:
+            return "There is no checkpoint yet."
+        return f"The checkpoint of step {step + 1:,} in '{self.checkpoint_dir}' is kept."
 
     @contextlib.contextmanager
     def _graceful_interrupt(self) -> Iterator[None]:
-        """Let the first Ctrl-C end training after the step that is running; a second one ends it at once."""
+        """Let the first Ctrl-C or SIGTERM end training after the step that is running; a second one ends it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -136,16 +158,21 @@ class ResumableTrainer(Trainer):
         def stop(signum: int, frame: Any) -> None:
             if self._interrupted:
                 raise KeyboardInterrupt
-            self._interrupted = True
+            self._interrupted, self._signal = True, signum
             self.stop_training = True
             CONSOLE.print("Stopping after this step; Ctrl-C again stops at once.")
 
-        previous = signal.signal(signal.SIGINT, stop)
-        self._restore_interrupt = lambda: signal.signal(signal.SIGINT, previous)
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+        self._restore_interrupt = restore
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            restore()
 
     def train_iteration(self, step: int) -> Any:
         """One optimisation step, and a report when it is due."""
@@ -154,14 +181,40 @@ class ResumableTrainer(Trainer):
         loss = loss.detach()
         # A running mean on the device: reading it waits for the device, so only reports do.
         self._mean_loss = loss.clone() if self._mean_loss is None else self._mean_loss.lerp_(loss, 0.05)
-        if self.completed_steps % _STEPS_PER_ROW == 0:
+        went_back = self._guard.after_step(self.completed_steps, loss)
+        if went_back is not None:
+            self._slow_down(went_back)
+        if self._mean_loss is not None and self.completed_steps % _STEPS_PER_ROW == 0:
             self._note({"loss": float(self._mean_loss)})
         every = self.report_interval()
         if every and self.completed_steps % every == 0:
             self._report()
+            collapse = self.collapsed(self._last_report)
+            if collapse is not None:
+                self._slow_down(self._guard.roll_back(self.completed_steps, collapse))
         if self._progress is not None and not self._progress.disable and step % 10 == 0:
             self._progress.update(self._task, completed=self.completed_steps, refresh=True)
         return loss, *({name: value.detach() for name, value in values.items()} for values in dictionaries)
+
+    def _slow_down(self, sentence: str) -> None:
+        """Say that training was taken back, and lower the learning rates of the rest of the run, resumed or not."""
+        CONSOLE.print(f"[bold yellow]{sentence}[/bold yellow]", highlight=False, soft_wrap=True)
+        self._mean_loss = None
+        for optimizer in self.optimizers.optimizers.values():
+            for group in optimizer.param_groups:
+                for name in ("lr", "initial_lr"):
+                    if name in group:
+                        group[name] *= SLOWER
+        for scheduler in self.optimizers.schedulers.values():
+            scheduler.base_lrs = [SLOWER * rate for rate in getattr(scheduler, "base_lrs", [])]
+
+    def collapsed(self, report: dict[str, float]) -> str | None:
+        """What a report says about a run that has lost what it had learned, the beginning of a sentence; else None."""
+        return None
+
+    def failure(self) -> str | None:
+        """Why a run that came to its end has failed, a sentence; None where it has not."""
+        return None
 
     def _update_viewer_state(self, step: int) -> None:
         """Called after each step; keeps most timings out of the event file: nerfstudio would write every step's."""
@@ -194,14 +247,14 @@ class ResumableTrainer(Trainer):
 
     def _report(self) -> None:
         """One line in the terminal and a row in the event file."""
-        assert self._mean_loss is not None
         done, total = self.completed_steps, self.total_steps
         per_step = (time.perf_counter() - self._started) / max(1, done - self._start_step)
         was_training = self.pipeline.model.training
         self.pipeline.model.eval()
         metrics = self.measure()
         self.pipeline.model.train(was_training)
-        self._last_report = {"loss": float(self._mean_loss), **metrics}
+        loss = float("nan") if self._mean_loss is None else float(self._mean_loss)
+        self._last_report = {"loss": loss, **metrics}
         self._note(self._last_report)
         for name, value in self._last_report.items():
             writer.put_scalar(f"Geometry/{name}", value, done)
@@ -224,10 +277,18 @@ class ResumableTrainer(Trainer):
             "schedulers": {name: s.state_dict() for name, s in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
         }
-        # Not begun in the checkpoint folder: nerfstudio reads a step from every file name there.
-        write_atomically(path, partial(torch.save, state), folder=self.base_dir)
-        write_history(self.base_dir, self.history)
-        self.save_extras()
+        last = newest_step(self.checkpoint_dir)
+        try:
+            # The extras first, so that a run that is killed between the two has a newer field.pt than checkpoint.
+            self.save_extras()
+            write_history(self.base_dir, self.history)
+            # Not begun in the checkpoint folder: nerfstudio reads a step from every file name there.
+            save_weights(path, state, folder=self.base_dir)
+        except OSError as error:
+            kept = f" The checkpoint of step {last + 1:,} is kept." if last >= 0 else ""
+            raise SystemExit(
+                f"{self.config.method_name}: step {step + 1:,} cannot be saved: {file_trouble(error)}{kept}"
+            ) from None
         if self.config.save_only_latest_checkpoint:
             for other in self.checkpoint_dir.glob("*.ckpt"):
                 if other != path:
@@ -247,11 +308,15 @@ class ResumableTrainer(Trainer):
         self.save_checkpoint(self.step)
         writer.write_out_storage()
         self._print_summary()
+        failure = None if self._interrupted else self.failure()
         for callback in self.callbacks:
             callback.run_callback_at_location(step=self.step, location=TrainingCallbackLocation.AFTER_TRAIN)
         restore = getattr(self, "_restore_interrupt", None)
         if restore is not None:
             restore()
+        release(self.base_dir)
+        if failure is not None:
+            raise SystemExit(f"{self.config.method_name}: {failure}")
         if not self.config.viewer.quit_on_train_completion and not self._interrupted:
             with contextlib.suppress(KeyboardInterrupt):
                 self._train_complete_viewer()

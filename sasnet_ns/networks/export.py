@@ -1,8 +1,9 @@
-"""A trained field as one file that runs without this package: torch.export (.pt2) or ONNX (.onnx)."""
+"""A trained field as one file for elsewhere: torch.export (.pt2), ONNX (.onnx), or weights alone (.safetensors)."""
 
 from __future__ import annotations
 
 import copy
+import io
 import json
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from sdf_tools.io.writing import write_atomically
 if TYPE_CHECKING:
     from sasnet_ns.networks.sdf import SignedDistanceField
 
-SUFFIXES = (".pt2", ".onnx")
+SUFFIXES = (".pt2", ".onnx", ".safetensors")
 
 
 def portable(module: nn.Module) -> nn.Module:
@@ -35,28 +36,34 @@ def export_field(field: SignedDistanceField, path: Path | str) -> None:
 
     ``.pt2`` loads with ``torch.export.load(path).module()``, ``.onnx`` with any ONNX runtime (input ``points``, output
     ``signed_distance``). The similarity ``box = (world - center) * scale`` goes along: in the ``.pt2`` as
-    ``frame.json`` (``extra_files``), in the ``.onnx`` as metadata.
+    ``frame.json`` (``extra_files``), in the ``.onnx`` as metadata. ``.safetensors`` holds no program but the weights
+    and, as JSON in its metadata, the network's name and options: nothing in it can run, and this package reads it back.
 
     Args:
         field: the trained field; it is not changed.
         path: file to write; it appears whole or not at all.
 
     Raises:
-        ValueError: the suffix is neither .pt2 nor .onnx.
-        MissingLibraryError: .onnx without onnxscript.
+        ValueError: the suffix is none of .pt2, .onnx and .safetensors.
+        MissingLibraryError: .onnx without onnxscript, .safetensors without safetensors.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"cannot export to '{path.name}'; name a .pt2 (torch.export) or .onnx file.")
+        raise ValueError(f"cannot export to '{path.name}'; name a .pt2 (torch.export), .onnx or .safetensors file.")
+    if path.suffix == ".safetensors":
+        field.save(path)
+        return
     program = torch.export.export(
         portable(field), (torch.zeros(4, 3),), dynamic_shapes=({0: torch.export.Dim("points", min=1)},)
     )
     frame = {"center": field.center.tolist(), "scale": float(field.scale)}
     if path.suffix == ".pt2":
-        save = partial(torch.export.save, program, extra_files={"frame.json": json.dumps(frame)})
+        # In memory first: torch's writer aborts the process when the disk is full.
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer, extra_files={"frame.json": json.dumps(frame)})
+        write_atomically(path, buffer.getvalue())
     else:
-        save = partial(_save_onnx, program, frame)
-    write_atomically(path, save)
+        write_atomically(path, partial(_save_onnx, program, frame))
 
 
 def _save_onnx(program: torch.export.ExportedProgram, frame: dict[str, object], path: Path) -> None:

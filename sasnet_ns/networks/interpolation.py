@@ -24,7 +24,7 @@ def surrounding_cells(
         Indices along each axis (N, 2^d, d) and weights (N, 2^d), which add up to 1 and are differentiable in ``x``.
     """
     position = ((x - first) * ((count - 1) / (last - first))).clamp(0, count - 1)
-    base = position.detach().floor().clamp(max=count - 2).long()
+    base = position.detach().floor().clamp(max=count - 2).nan_to_num(0.0).long()  # NaN stays in the fraction
     fraction = position - base
     bits = torch.tensor(list(itertools.product((0, 1), repeat=x.shape[1])), device=x.device)
     axis_weights = torch.where(bits.bool(), fraction[:, None, :], 1 - fraction[:, None, :])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sasnet_ns.networks.registry import build_network
-from sdf_tools.io.writing import write_atomically
+from sasnet_ns.networks.weights import read_safetensors, read_weights, save_safetensors, save_weights
+from sdf_tools.errors import MissingLibraryError
 
 
 class SignedDistanceField(nn.Module):
@@ -61,10 +61,23 @@ class SignedDistanceField(nn.Module):
         values, jacobian = self.network.value_and_gradient(2 * points)
         return values[..., 0], 2 * jacobian[..., 0, :]
 
-    def save(self, path: Path | str) -> None:
-        """Write the field to a file that ``torch.load(weights_only=True)`` accepts; appears whole or not at all."""
+    def save(self, path: Path | str, step: int | None = None) -> None:
+        """Write the field; the file appears whole or not at all.
+
+        Args:
+            path: ``.safetensors`` (weights, and a JSON description in the metadata, which other frameworks read too),
+                or anything else for a file that ``torch.load(weights_only=True)`` accepts.
+            step: training steps done, kept in the file where it is known.
+
+        Raises:
+            MissingLibraryError: .safetensors without safetensors.
+        """
+        if Path(path).suffix == ".safetensors":
+            frame = {"center": self.center.tolist(), "scale": float(self.scale)}
+            save_safetensors(path, {**self.description, **frame, "step": step}, self.state_dict())
+            return
         content = {"description": self.description, "state": self.state_dict()}
-        write_atomically(path, partial(torch.save, content))
+        save_weights(path, content if step is None else {**content, "step": step})
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> SignedDistanceField:
@@ -72,16 +85,32 @@ class SignedDistanceField(nn.Module):
 
         Raises:
             ValueError: the file is missing or is not such a field.
+            MissingLibraryError: .safetensors without safetensors.
         """
+        return cls.load_with_step(path, device)[0]
+
+    @classmethod
+    def load_with_step(
+        cls, path: Path | str, device: torch.device | str = "cpu"
+    ) -> tuple[SignedDistanceField, int | None]:
+        """As :meth:`load`, with the training steps that the file says it has had."""
         path = Path(path)
         if path.is_dir() or path.suffix == ".yml":
             path = (path if path.is_dir() else path.parent) / "field.pt"
         try:
-            content = torch.load(path, map_location=device, weights_only=True)
-            field = cls(**content["description"])
-            field.load_state_dict(content["state"])
+            if path.suffix == ".safetensors":
+                description, state = read_safetensors(path, device)
+                step = description.get("step")
+            else:
+                content = read_weights(path, device)
+                description, state, step = content["description"], content["state"], content.get("step")
+            field = cls(description["network"], description["network_config"])
+            field.load_state_dict(state)
         except FileNotFoundError as error:
             raise ValueError(f"there is no field at '{path}'.") from error
+        except MissingLibraryError:
+            raise
         except Exception as error:
-            raise ValueError(f"'{path}' is not a field written by SignedDistanceField.save: {error}.") from error
-        return field.to(device)
+            reason = str(error).removesuffix(".") or type(error).__name__
+            raise ValueError(f"'{path}' is not a field written by SignedDistanceField.save: {reason}.") from error
+        return field.to(device), step if isinstance(step, int) else None

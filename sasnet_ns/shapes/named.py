@@ -87,7 +87,7 @@ def resolve_shape(name_or_path: str | os.PathLike[str]) -> Shape:
     if name in BUNDLED:
         from sasnet_ns.shapes.packing import unpack_mesh
 
-        return unpack_mesh(Path(str(resources.files("sasnet_ns.shapes") / "assets" / f"{name}.mesh.xz")), name)
+        return unpack_mesh(shape_file(name), name)
     if name is not None:
         from sdf_tools.io.loading import load
 
@@ -103,6 +103,14 @@ def resolve_shape(name_or_path: str | os.PathLike[str]) -> Shape:
     from sdf_tools.io.loading import load
 
     return load(path)
+
+
+def shape_file(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file that :func:`resolve_shape` reads; a scan that has not been fetched yet has none at that path."""
+    name = canonical_name(name_or_path)
+    if name in BUNDLED:
+        return Path(str(resources.files("sasnet_ns.shapes") / "assets" / f"{name}.mesh.xz"))
+    return Path(name_or_path).expanduser() if name is None else cache_dir() / f"{name}.ply"
 
 
 def named_shape(name: str) -> Shape | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
-from sdf_tools.errors import ShapeWarning
+from sdf_tools.errors import ShapeError, ShapeWarning
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sdf_tools.geometry import Mesh, NormalizedShape, PointCloud, Shape
 
 
@@ -35,6 +37,25 @@ def prepare_shape(shape: Shape | str, normals: bool = True, orientation: str = "
     if isinstance(resolved, Mesh):
         return normalize(_prepare_mesh(resolved, orientation if normals else "trust"))
     return normalize(_prepare_cloud(resolved, normals, orientation))
+
+
+def require_inside(name: str, distances: Tensor) -> None:
+    """Refuse to train on samples that show no inside: the field would have no surface.
+
+    Args:
+        name: of the shape.
+        distances: (N,) signed distances of the samples.
+
+    Raises:
+        ShapeError: none of them is negative, or one is no number.
+    """
+    if not bool(distances.isfinite().all()):
+        raise ShapeError(f"'{name}': some signed distances are no numbers; see `sdf-tools info`.")
+    if not bool((distances < 0).any()):
+        raise ShapeError(
+            f"'{name}': no sample lies inside, so there is no surface that a signed distance could show; see "
+            "`sdf-tools info`, and `sdf-tools repair` for faces that look inward or leave holes."
+        )
 
 
 def _prepare_mesh(mesh: Mesh, orientation: str) -> Mesh:

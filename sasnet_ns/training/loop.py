@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from sasnet_ns.kernels import tune
 from sasnet_ns.networks.base import Network
+from sasnet_ns.training.divergence import DivergenceGuard
 from sasnet_ns.training.recipe import Recipe, build_optimizers, learning_rate_factor
 
 
@@ -63,19 +65,22 @@ def train(
     Returns:
         The history.
 
+    Training that runs away is taken back to where it was well and goes on more slowly, with a warning, twice at most.
+
     Raises:
-        ValueError: the loss is no longer a finite number.
+        DivergedError: (a ValueError) it ran away once more.
     """
     tune()
     history = History() if history is None else history
     optimizers = build_optimizers(network, recipe)
     peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in optimizers.items()}
     parameters = [parameter for role in network.parameter_roles().values() for parameter in role]
+    guard = DivergenceGuard(network.state_dict, optimizers.values())
     started, paused = time.perf_counter(), 0.0
     for step in range(recipe.steps):
         factor = learning_rate_factor(step, recipe)
         for role, optimizer in optimizers.items():
-            optimizer.param_groups[0]["lr"] = peaks[role] * factor
+            optimizer.param_groups[0]["lr"] = peaks[role] * factor * guard.rate
         for parameter in parameters:
             parameter.grad = None
         loss = loss_at(step)
@@ -85,11 +90,14 @@ def train(
         done = step + 1
         if after_step is not None:
             after_step(done)
+        went_back = guard.after_step(done, loss)
+        if went_back is not None:
+            warnings.warn(went_back, stacklevel=2)
         if done % report_every and done != recipe.steps:
             continue
         value = float(loss.detach())
-        if not torch.isfinite(loss):
-            raise ValueError(f"the loss is {value} at step {done}; lower the learning rate (recipe.learning_rate).")
+        if went_back is None and not torch.isfinite(loss):  # at once: the next look may be fifty steps away
+            warnings.warn(guard.roll_back(done, f"the loss is {value} at step {done:,}"), stacklevel=2)
         history.step.append(done)
         history.seconds.append(time.perf_counter() - started - paused)
         history.loss.append(value)

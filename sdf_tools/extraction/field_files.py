@@ -37,25 +37,30 @@ class NamedField:
         return 0.5 + (max(0.0, level) if len(positions(self.frame.shape)) else 0.0)
 
 
-def load_field(spec: str) -> NamedField:
+def load_field(spec: str, *, trust: bool = False) -> NamedField:
     """The field that a string names.
 
     - ``package.module:function`` or ``file.py:function``: the function, called with torch tensors or, if it takes none,
       numpy arrays (N, 3) in its own units. Its module is imported, so its code runs.
     - ``field.pt2``: a program written by ``torch.export.save``, from (N, 3) float32 to (N,) or (N, 1), any N. A
       ``frame.json`` among its extra files, with ``center`` and ``scale``, says how box units (which the program then
-      takes and gives) belong to the shape's: ``box = (world - center) * scale``.
+      takes and gives) belong to the shape's: ``box = (world - center) * scale``. Reading one runs what is in it
+      (pickled objects, expressions that are evaluated), so ``trust`` has to say that its source is known.
     - anything else: a mesh or point-cloud file, as its exact signed distance.
+
+    Args:
+        spec: as above.
+        trust: allow a ``.pt2`` to be read.
 
     Raises:
         ShapeError: a file that is no shape.
-        ValueError: no such module or function, or a file that is no exported program.
+        ValueError: no such module or function, a file that is no exported program, or one that is not trusted.
     """
     where, colon, function = spec.rpartition(":")
     if colon and function.isidentifier():
         return NamedField(_function(where, function), _own_units(), function)
     if Path(spec).suffix == ".pt2":
-        return _program(Path(spec))
+        return _program(Path(spec), trust)
     if Path(spec).suffix in (".pt", ".pth", ".ckpt"):
         raise ValueError(
             f"'{spec}' holds weights without their network; export the field with torch.export to a .pt2 file, or name "
@@ -103,9 +108,14 @@ def _function(where: str, name: str) -> Field:
     return function
 
 
-def _program(path: Path) -> NamedField:
+def _program(path: Path, trust: bool) -> NamedField:
     if not path.is_file():
         raise ValueError(f"'{path}' does not exist; check the path.")
+    if not trust:
+        raise ValueError(
+            f"'{path}' is a program, and reading a torch.export program can run any code in it; give --trust if "
+            "you know who made it."
+        )
     extra = {"frame.json": ""}
     try:
         field = torch.export.load(path, extra_files=extra).module()

@@ -7,6 +7,8 @@ import io
 import json
 import math
 import os
+import platform
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -32,11 +34,16 @@ def write_atomically(
         path: the file; its folder is made.
         content: what to write, or a function that writes the file it is given (whose name ends as that of ``path``).
         folder: where the unfinished file lies, on the same disk; default the folder of ``path``. Its name is
-            ``.partial-PROCESS-NAME``; it is removed when anything goes wrong short of a killed process.
+            ``.partial-PROCESS@MACHINE-NAME``; it is removed when anything goes wrong short of a killed process, and
+            then by the next process that writes there, see :func:`sweep_partials`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(folder or path.parent) / f".partial-{os.getpid()}-{secrets.token_hex(4)}-{path.name[-100:]}"
+    place = Path(folder or path.parent)
+    if place not in _swept:
+        _swept.add(place)
+        sweep_partials(place)
+    partial = place / f".partial-{os.getpid()}@{_machine()}-{secrets.token_hex(4)}-{path.name[-100:]}"
     try:
         if callable(content):
             content(partial)
@@ -50,6 +57,45 @@ def write_atomically(
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+_swept: set[Path] = set()
+
+
+def _machine() -> str:
+    return re.sub(r"[^\w.]", "_", platform.node())[:60]
+
+
+_PARTIAL = re.compile(r"\.partial-(\d+)@([\w.]*)-[0-9a-f]{8}-.+", re.DOTALL)
+
+
+def sweep_partials(folder: str | Path) -> list[Path]:
+    """Remove what processes of this machine that are gone left unfinished in a folder.
+
+    Returns:
+        The files that were removed.
+    """
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            name = _PARTIAL.fullmatch(entry.name)
+            if name is not None and name[2] == _machine() and not _alive(int(name[1])):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+                    found.append(Path(entry.path))
+    return found
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":  # asking Windows in this way would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def sync_folder(folder: str | Path) -> None:

@@ -28,6 +28,7 @@ SCRIPTS = {
     "fit-volume": "fit_volume",
     "render-scene": "render_scene",
     "evaluate": "evaluate_mesh",
+    "repeat": "repeat",
 }
 
 

@@ -212,3 +212,35 @@ def test_traces_for_export(backend: str) -> None:
     grid, x = Grid(), torch.rand(6, 2)
     exported = torch.export.export(grid, (x,))
     assert torch.allclose(exported.module()(x), grid(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "smoothstep"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_what_is_no_number_touches_no_foreign_memory(backend: str, dtype: torch.dtype, interpolation: str) -> None:
+    """NaN comes out as NaN and stays in its row; infinity is on the border of the box."""
+    layout = HashGridLayout.geometric(3, 6, 4, 600, 9, interpolation=interpolation)
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(layout.total_entries, 2, generator=generator, dtype=dtype).requires_grad_()
+    x = torch.rand(700, 3, generator=generator, dtype=dtype) * 2 - 1
+    clean = hash_grid(x, table, layout, backend).detach()
+    for bad, place in ((float("nan"), 0), (float("inf"), 1), (-float("inf"), 2), (1e30, 0)):
+        broken = x.clone()
+        broken[::3, place] = bad
+        broken.requires_grad_()
+        features = hash_grid(broken, table, layout, backend)
+        (slope,) = torch.autograd.grad(features.sum(), broken, create_graph=True)
+        torch.autograd.grad(slope.square().sum() + features.sum(), (broken, table))
+        rest = torch.arange(700) % 3 != 0
+        assert torch.equal(features[rest], clean[rest])
+        if bad != bad:
+            assert features[::3].isnan().all()
+        else:
+            border = x.clone()
+            border[::3, place] = 1.0 if bad > 0 else -1.0
+            assert torch.allclose(features, hash_grid(border, table, layout, backend))
+    everywhere = torch.full((5000, 3), float("nan"), dtype=dtype, requires_grad=True)
+    features = hash_grid(everywhere, table, layout, backend)
+    (slope,) = torch.autograd.grad(features.sum(), everywhere, create_graph=True)
+    torch.autograd.grad(slope.sum() + features.sum(), (everywhere, table))
+    assert features.isnan().all()

@@ -1,0 +1,146 @@
+"""What a run is and what it goes on from: its folder, its description, its checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from sasnet_ns.models.loading import newest_step, read_checkpoint
+from sasnet_ns.models.run_description import (
+    describe_environment,
+    describe_files,
+    differences,
+    digest,
+    plain_options,
+    read_description,
+    write_description,
+)
+from sasnet_ns.models.run_lock import claim
+from sdf_tools.errors import file_trouble
+from sdf_tools.io.writing import sweep_partials
+
+
+class RunConfig(TrainerConfig):
+    """A run in a folder that no other process trains in."""
+
+    def save_config(self) -> None:
+        """Claim the run's folder, clear it of what dead processes left unfinished, and write config.yml."""
+        folder = self.get_base_dir()
+        try:
+            claim(folder)
+            for place in (folder, self.get_checkpoint_dir()):
+                sweep_partials(place)
+            super().save_config()
+        except OSError as error:
+            raise SystemExit(f"{self.method_name}: {file_trouble(error)}") from None
+        except ValueError as error:
+            raise SystemExit(f"{self.method_name}: {error}") from None
+
+
+class DescribedTrainer(Trainer):
+    """Writes ``run.json`` and reads checkpoints as weights; goes on only from what fits.
+
+    A method fills in :meth:`data_files` and :meth:`frame`.
+    """
+
+    total_steps: int
+    _resumed_from: Path | None = None
+
+    def data_files(self) -> list[Path]:
+        """Files of the data, whose checksum goes into the description."""
+        return []
+
+    def frame(self) -> dict[str, Any] | None:
+        """How the run's coordinates belong to those of the data, where the method's checkpoints hold that."""
+        return None
+
+    def _describe_run(self) -> None:
+        """Write ``run.json``, after comparing it with that of the run which this one goes on from."""
+        if self.local_rank:
+            return
+        options = plain_options(self.config)
+        options["max_num_iterations"] = self.total_steps
+        data = self.config.pipeline.datamanager.data
+        self._description = {
+            "method": self.config.method_name,
+            "model": type(self.config.pipeline.model).__name__,
+            "seed": self.config.machine.seed,
+            "data": {"path": None if data is None else str(data), **describe_files(self.data_files())},
+            "frame": self.frame(),
+            **describe_environment(self.device),
+            "options_sha256": digest(options),
+            "options": options,
+        }
+        if self._resumed_from is not None:
+            self._compare(self._resumed_from)
+            self._description["resumed"] = {"from": str(self._resumed_from), "step": self._start_step}
+        write_description(self.base_dir, self._description)
+
+    def _compare(self, folder: Path) -> None:
+        """Say what differs from the run that is gone on with, and refuse another method or another shape."""
+        name = self.config.method_name
+        try:
+            before = read_description(folder)
+        except ValueError as error:
+            raise SystemExit(f"{name}: {error}") from None
+        if before is None:
+            return
+        if before.get("method") != name:
+            raise SystemExit(f"{name}: '{folder}' is a run of {before.get('method')}; it cannot go on as {name}.")
+        old, new = before.get("data") or {}, self._description["data"]
+        if isinstance(old, dict) and old.get("of") == new["of"] and old.get("sha256") != new["sha256"]:
+            if self._description["frame"] is not None:
+                raise SystemExit(
+                    f"{name}: '{folder}' was trained on {old.get('path')}, and '{new['path']}' has other contents; "
+                    "start a run of its own."
+                )
+            CONSOLE.print(f"'{new['path']}' has other contents than when the run began.", highlight=False)
+        changed = differences(before["options"], self._description["options"])
+        if changed:
+            CONSOLE.print("Going on with other options than the run had:", highlight=False)
+            for line in changed:
+                CONSOLE.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+    def _load_checkpoint(self) -> None:
+        config, name = self.config, self.config.method_name
+        folder, path = config.load_dir, config.load_checkpoint
+        if folder is not None:
+            step = newest_step(folder) if config.load_step is None else config.load_step
+            if step < 0:
+                raise SystemExit(
+                    f"{name}: There is no checkpoint in '{folder}'; give the nerfstudio_models folder of a run."
+                )
+            path = folder / f"step-{step:09d}.ckpt"
+        if path is None:
+            return
+        try:
+            state = read_checkpoint(path)
+            self._resumed_from = path.resolve().parent.parent
+            self._same_shape(state["pipeline"], path)
+            self.pipeline.load_pipeline(state["pipeline"], state["step"])
+            self.optimizers.load_optimizers(state["optimizers"])
+            if "schedulers" in state and config.load_scheduler:
+                self.optimizers.load_schedulers(state["schedulers"])
+            self.grad_scaler.load_state_dict(state["scalers"])
+        except ValueError as error:
+            raise SystemExit(f"{name}: {error}") from None
+        except (RuntimeError, KeyError) as error:  # torch lists every tensor that does not fit
+            reason = str(error).splitlines()[-1].strip().removesuffix(".")
+            raise SystemExit(
+                f"{name}: '{path}' does not fit this run's options ({reason}); repeat those that it was started with."
+            ) from None
+        self._start_step = state["step"] + 1
+        CONSOLE.print(f"Going on from step {self._start_step:,} of '{path}'.", highlight=False)
+
+    def _same_shape(self, state: dict[str, Tensor], path: Path) -> None:
+        """Refuse a checkpoint of a shape that lies elsewhere: the mesh would come out in the wrong place."""
+        for name, value in self.pipeline.state_dict().items():
+            if name.endswith(("field.center", "field.scale")) and name in state and self.frame() is not None:
+                old = state[name].to(value)
+                if old.shape != value.shape or not torch.allclose(old, value, rtol=1e-9, atol=0):
+                    raise ValueError(f"'{path}' was trained on another shape; start a run of its own for this one.")

@@ -1,0 +1,272 @@
+"""Runs that are disturbed: signals, full disks, other processes, other shapes, learning rates that are too high."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("nerfstudio")
+
+from sasnet_ns.models.loading import load_surface, newest_step
+from sasnet_ns.models.run_description import differences, read_description
+from sasnet_ns.models.run_lock import claim, release
+from sasnet_ns.networks import SignedDistanceField
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def after(trainer: Any, steps: int, action: Any) -> None:
+    original = trainer.train_iteration
+
+    def iteration(step: int) -> Any:
+        result = original(step)
+        if step + 1 == steps:
+            action()
+        return result
+
+    trainer.train_iteration = iteration
+
+
+def test_sigterm_keeps_a_checkpoint_and_field_of_the_same_step(make_trainer: Any) -> None:
+    trainer = make_trainer()
+    before = signal.getsignal(signal.SIGTERM)
+    after(trainer, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as end:
+        trainer.train()
+    assert end.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
+    assert newest_step(trainer.checkpoint_dir) == 4
+    assert SignedDistanceField.load_with_step(trainer.base_dir / "field.pt")[1] == 5
+    assert not (trainer.base_dir / ".lock").exists()
+
+
+def test_a_newer_checkpoint_wins_over_field_pt(make_trainer: Any) -> None:
+    trainer = make_trainer(max_num_iterations=6)
+    trainer.train()
+    field = trainer.pipeline.model.field
+    points = torch.rand(20, 3) - 0.5
+    expected = field(points).detach()
+    with torch.no_grad():
+        next(iter(field.network.parameters())).add_(1.0)
+    field.save(trainer.base_dir / "field.pt", step=3)  # as if the process had died before the last one
+    with torch.no_grad():
+        assert torch.equal(load_surface(trainer.base_dir / "config.yml").field(points), expected)
+    field.save(trainer.base_dir / "field.pt", step=6)
+    with torch.no_grad():
+        assert not torch.equal(load_surface(trainer.base_dir).field(points), expected)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(make_trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(max_num_iterations=8, steps_per_save=3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    after(trainer, 5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard)))
+    try:
+        with pytest.raises(SystemExit) as end:
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    message = str(end.value.code)
+    assert "cannot be saved" in message and "file too large" in message.lower() and "\n" not in message
+    step = newest_step(trainer.checkpoint_dir)
+    assert 0 < step < 7 and f"step {step + 1} is kept" in message
+    assert not list(trainer.base_dir.rglob(".partial-*"))
+    torch.load(trainer.checkpoint_dir / f"step-{step:09d}.ckpt", weights_only=True)
+
+
+def test_a_second_process_in_a_folder_is_refused_and_a_dead_one_is_forgotten(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from sasnet_ns.models.run_lock import claim; "
+        "claim(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"process {other.pid} on .* is training in"):
+            claim(tmp_path)
+    finally:
+        other.kill()
+        other.wait()
+    claim(tmp_path)
+    assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+    release(tmp_path)
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_what_dead_processes_left_is_swept(make_trainer: Any, tmp_path: Path) -> None:
+    from sdf_tools.io import writing
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    folder = tmp_path / "outputs" / "sphere" / "sasnet-sdf" / "run"
+    folder.mkdir(parents=True)
+    machine = writing._machine()
+    dead = folder / f".partial-{gone.pid}@{machine}-0123abcd-step-000000009.ckpt"
+    alive = folder / f".partial-{os.getppid()}@{machine}-0123abcd-step-000000009.ckpt"
+    elsewhere = folder / f".partial-{gone.pid}@other.{machine}-0123abcd-field.pt"
+    for path in (dead, alive, elsewhere):
+        path.write_bytes(b"half")
+    make_trainer(setup=False)
+    assert not dead.exists() and alive.exists() and elsewhere.exists()
+
+
+def test_another_shape_is_refused_with_and_without_a_description(make_trainer: Any, tmp_path: Path) -> None:
+    from sdf_tools.geometry import Mesh
+    from sdf_tools.io.loading import load
+    from sdf_tools.io.writing import save_mesh
+
+    first = make_trainer(timestamp="first", max_num_iterations=2)
+    first.train()
+    mesh = load(first.config.pipeline.datamanager.data)
+    assert isinstance(mesh, Mesh)
+    save_mesh(Mesh(mesh.vertices * 2, mesh.faces), tmp_path / "larger.ply")
+    save_mesh(Mesh(mesh.vertices, mesh.faces.flip(0)), tmp_path / "same_box.ply")
+    for name, words in (("larger", "another shape"), ("same_box", "has other contents")):
+        data = tmp_path / f"{name}.ply"
+        other = make_trainer(
+            setup=False, timestamp=name, load_dir=first.checkpoint_dir, pipeline__datamanager__data=data
+        )
+        with pytest.raises(SystemExit, match=words):
+            other.setup()
+
+
+def test_run_json_describes_the_run_and_resuming_names_other_options(
+    make_trainer: Any, sphere_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import hashlib
+
+    first = make_trainer(timestamp="first", max_num_iterations=2)
+    first.train()
+    description = read_description(first.base_dir)
+    assert description is not None
+    assert description["method"] == "sasnet-sdf" and description["model"] == "SASNetSDFModelConfig"
+    assert description["data"]["sha256"] == hashlib.sha256(sphere_file.read_bytes()).hexdigest()
+    assert description["frame"]["scale"] == pytest.approx(0.9 / 4)
+    assert description["threads"] == torch.get_num_threads() and description["versions"]["torch"] in torch.__version__
+    assert description["options"]["pipeline"]["datamanager"]["pool_size"] == 20_000
+    assert set(description) >= {"command", "seed", "platform", "git", "options_sha256"}
+    changed = make_trainer(
+        timestamp="second", max_num_iterations=4, load_dir=first.checkpoint_dir, pipeline__datamanager__pool_size=10_000
+    )
+    printed = capsys.readouterr().out
+    assert "--pipeline.datamanager.pool-size: 20000 -> 10000" in printed and "max-num-iterations" not in printed
+    changed.train()
+    described = read_description(changed.base_dir)
+    assert described is not None and described["resumed"]["step"] == 2
+    assert differences({"a": {"b_c": 1}, "vis": 1}, {"a": {"b_c": 2}, "vis": 2}) == ["--a.b-c: 1 -> 2"]
+
+
+def test_a_checkpoint_of_another_network_is_one_sentence(make_trainer: Any) -> None:
+    first = make_trainer(timestamp="first", max_num_iterations=2)
+    first.train()
+    other = make_trainer(
+        setup=False, timestamp="o", load_dir=first.checkpoint_dir, pipeline__model__sasnet__hidden_widths=(32, 32)
+    )
+    with pytest.raises(SystemExit, match="does not fit this run's options") as end:
+        other.setup()
+    assert "\n" not in str(end.value.code)
+
+
+def high_rates(trainer: Any, rate: float) -> None:
+    for optimizer in trainer.optimizers.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = rate
+    for scheduler in trainer.optimizers.schedulers.values():
+        scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
+
+
+def test_a_learning_rate_of_1e4_ends_with_a_sentence(make_trainer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rates of 1e4, 1e3 and 100 all run away: three looks, and it is over."""
+    trainer = make_trainer(max_num_iterations=1000, steps_per_geometry_eval=0)
+    high_rates(trainer, 1e4)
+    with pytest.raises(SystemExit, match=r"training has diverged .*0\.01 of the learning rates.*no checkpoint yet"):
+        trainer.train()
+    assert trainer.completed_steps <= 200
+    assert capsys.readouterr().out.count("back to the state of step 0") == 2
+
+
+def test_not_a_number_is_taken_back_and_the_run_goes_on(make_trainer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make_trainer(max_num_iterations=150, steps_per_geometry_eval=150)
+
+    def poison() -> None:
+        with torch.no_grad():
+            next(iter(trainer.pipeline.model.field.network.parameters())).fill_(float("nan"))
+
+    after(trainer, 60, poison)
+    rates = {name: o.param_groups[0]["initial_lr"] for name, o in trainer.optimizers.optimizers.items()}
+    trainer.train()
+    assert "The loss is nan at step 100" in capsys.readouterr().out.replace("\n", " ")
+    assert trainer._last_report["iou"] > 0.1
+    state = trainer.pipeline.state_dict()
+    assert all(bool(value.isfinite().all()) for value in state.values() if value.is_floating_point())
+    saved = torch.load(trainer.checkpoint_dir / "step-000000149.ckpt", weights_only=True)
+    for name, scheduler in saved["schedulers"].items():  # a run that goes on from here stays slow
+        assert scheduler["base_lrs"][0] == pytest.approx(0.1 * rates[name])
+
+
+def test_a_field_without_the_shape_fails(make_trainer: Any) -> None:
+    trainer = make_trainer(max_num_iterations=100, steps_per_geometry_eval=0)
+    high_rates(trainer, 0.0)
+    with torch.no_grad():
+        for parameter in trainer.pipeline.model.field.network.parameters():
+            parameter.zero_()
+    with pytest.raises(SystemExit, match="does not show the shape"):
+        trainer.train()
+
+
+def test_an_exploding_gradient_makes_no_error_small() -> None:
+    from sasnet_ns.data.shape_datamanager import GeometryProbe
+    from sasnet_ns.models.sdf_pipeline import quick_metrics
+
+    class Ball(torch.nn.Module):
+        def __init__(self, steepness: float, radius: float) -> None:
+            super().__init__()
+            self.steepness, self.radius = steepness, radius
+
+        def forward(self, points: torch.Tensor) -> torch.Tensor:
+            return self.steepness * (points.norm(dim=-1) - self.radius)
+
+    surface = torch.nn.functional.normalize(torch.randn(500, 3), dim=-1) * 0.4
+    points = torch.rand(2000, 3) - 0.5
+    probe = GeometryProbe(points, points.norm(dim=-1) < 0.4, surface)
+    right: Any = Ball(1.0, 0.38)
+    assert quick_metrics(right, probe)["surface_error"] == pytest.approx(0.02, rel=1e-3)
+    wild: Any = lambda points: 1e6 * torch.sin(1e9 * points[..., 0]) + points[..., 1]  # noqa: E731
+    assert quick_metrics(wild, probe)["surface_error"] > 0.5
+    nothing: Any = Ball(float("nan"), 0.4)
+    assert quick_metrics(nothing, probe)["surface_error"] == pytest.approx(3**0.5)
+
+
+def test_same_seed_same_bits_with_one_and_with_two_threads(make_trainer: Any) -> None:
+    """Two runs on as many threads end in the same bits; another number of threads adds up in another order."""
+    before = torch.get_num_threads()
+    ends: dict[int, dict[str, torch.Tensor]] = {}
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for turn in range(2):
+                trainer = make_trainer(timestamp=f"{threads}-{turn}", max_num_iterations=12, steps_per_geometry_eval=0)
+                trainer.train()
+                here = {name: value.clone() for name, value in trainer.pipeline.model.field.state_dict().items()}
+                for name, value in ends.setdefault(threads, here).items():
+                    assert torch.equal(value, here[name]), (threads, name)
+    finally:
+        torch.set_num_threads(before)
+    for name, value in ends[1].items():
+        assert (value - ends[2][name]).abs().max() < 1e-4, name
+
+
+def test_description_is_plain_json(make_trainer: Any) -> None:
+    trainer = make_trainer(max_num_iterations=1)
+    text = (trainer.base_dir / "run.json").read_text()
+    assert "!!" not in text and json.loads(text)["options"]["pipeline"]["model"]["network"] == "sasnet"
