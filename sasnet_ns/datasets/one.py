@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from sasnet_ns.datasets.rows import Row
+from sasnet_ns.datasets.rows import Row, field_path
 from sasnet_ns.fitting.shape import ShapeFit, default_network_config, fit_shape
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.training.config import config_from
@@ -174,11 +174,6 @@ def _fit(path: Path, options: FitOptions, row: Row) -> None:
     data = field_bytes(fitted.result.field.cpu())
     row.field_bytes, row.field_hash = len(data), hashlib.sha256(data).hexdigest()
     write_atomically(field_path(options.output, row.key), data)
-
-
-def field_path(output: Path, key: str) -> Path:
-    """Where the field of a row lies."""
-    return output / "fields" / f"{key}.pt"
 
 
 def field_bytes(sdf: SignedDistanceField) -> bytes:

@@ -163,6 +163,11 @@ def _parse(line: bytes) -> Row | None:
         return None
 
 
+def field_path(output: Path, key: str) -> Path:
+    """Where the field of a row lies."""
+    return output / "fields" / f"{key}.pt"
+
+
 def journals(output: Path) -> list[Path]:
     """The journals of a data set, one a shard."""
     return sorted(output.glob("rows*.jsonl"))
