@@ -1,27 +1,9 @@
-"""Data sets of fields: thousands of shapes fitted, kept with a table of them, and loaded again."""
+"""Data sets of fields: thousands of shapes fitted, kept with a table of them, and loaded again.
 
-from sasnet_ns.datasets.listing import Entry, list_shapes, shard_of
-from sasnet_ns.datasets.master import Counts, Result, fit_shapes, worst_rows
-from sasnet_ns.datasets.one import FitOptions, fit_one
-from sasnet_ns.datasets.rows import Row, latest_rows, write_table
-from sasnet_ns.datasets.synthetic import synthetic_field, synthetic_mesh, write_synthetic
-from sasnet_ns.datasets.workers import Limits
+What ``__init__.pyi`` names is loaded at first use: a worker process must be able to watch its master before it imports
+torch.
+"""
 
-__all__ = [
-    "Counts",
-    "Entry",
-    "FitOptions",
-    "Limits",
-    "Result",
-    "Row",
-    "fit_one",
-    "fit_shapes",
-    "latest_rows",
-    "list_shapes",
-    "shard_of",
-    "synthetic_field",
-    "synthetic_mesh",
-    "worst_rows",
-    "write_synthetic",
-    "write_table",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,10 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sdf_tools.errors import needs
-from sdf_tools.io.loading import CLOUD_SUFFIXES, MESH_SUFFIXES
-
-SUFFIXES = tuple(dict.fromkeys((*MESH_SUFFIXES, *CLOUD_SUFFIXES)))
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 
 
@@ -72,6 +68,8 @@ def _all_shapes(source: Path) -> Iterator[Entry]:
             for number, row in enumerate(csv.DictReader(file), 2):
                 yield _entry(source, row, f"{source.name}, row {number}")
     elif source.suffix.lower() == ".parquet":
+        from sdf_tools.errors import needs
+
         with needs("pyarrow", "A list in Parquet"):
             import pyarrow.parquet as pq
         number = 0
@@ -86,10 +84,12 @@ def _all_shapes(source: Path) -> Iterator[Entry]:
 
 
 def _walk(folder: Path) -> Iterator[Entry]:
+    from sdf_tools.io.loading import CLOUD_SUFFIXES, MESH_SUFFIXES
+
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith((*MESH_SUFFIXES, *CLOUD_SUFFIXES)) and not name.startswith("."):
                 file = Path(place) / name
                 path = file.relative_to(folder).as_posix()
                 yield Entry(path, str(file), {}, path)

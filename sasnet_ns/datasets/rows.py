@@ -7,13 +7,12 @@ import dataclasses
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-
-from sdf_tools.io.writing import sync_folder, write_atomically
 
 Status = Literal["fitted", "failed", "timeout", "memory", "crashed"]
 VARYING = ("seconds", "fit_seconds")
@@ -109,6 +108,8 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
+        from sdf_tools.io.writing import sync_folder
+
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -211,10 +212,16 @@ def write_table(output: Path, min_iou: float | None = None) -> Path:
     Returns:
         The file, whole or not there at all.
     """
+    from sdf_tools.io.writing import write_atomically
+
     rows = ({**dataclasses.asdict(row), "below_min_iou": below(row, min_iou)} for row in latest_rows(output))
     try:
         import pyarrow  # noqa: F401
-    except ImportError:
+    except ImportError as error:
+        warnings.warn(
+            f"the table is written as CSV, because pyarrow is not usable ({error}): pip install 'pyarrow<26'.",
+            stacklevel=2,
+        )
         path = output / "shapes.csv"
         write_atomically(path, partial(_write_csv, rows))
     else:

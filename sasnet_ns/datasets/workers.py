@@ -241,7 +241,9 @@ def _work(pipe: Connection, log: Path, options: FitOptions, threads: int, fit: F
     import faulthandler
 
     faulthandler.enable(sys.__stderr__ or sys.stderr)
-    _warm_up(threads)
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads)))
+    if fit is fit_entry:
+        _warm_up(threads)
     pipe.send(None)
     while True:
         try:
