@@ -125,6 +125,10 @@ def _options(arguments: Arguments) -> FitOptions:
 def _memory_limit(arguments: Arguments) -> float:
     """Bytes for each worker."""
     if arguments.memory_limit is not None:
+        if 0 < arguments.memory_limit < 1:
+            raise ValueError(
+                f"--memory-limit {arguments.memory_limit:g} leaves no room: libraries take 0.5 GB; give 1 or more."
+            )
         return arguments.memory_limit * 1e9
     try:
         return 0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / arguments.workers

@@ -24,7 +24,6 @@ from sasnet_ns.datasets.rows import (
     write_table,
 )
 from sasnet_ns.datasets.workers import Fit, Limits, configuration_of, fit_entry, fit_in_workers
-from sdf_tools.io.writing import write_atomically, write_json
 
 if TYPE_CHECKING:
     from sasnet_ns.datasets.one import FitOptions
@@ -128,6 +127,8 @@ def fit_shapes(
         ValueError: the source or an option cannot be used, or another process fills this shard.
         RuntimeError: workers do not start.
     """
+    from sdf_tools.io.writing import write_json
+
     output = options.output
     name = "rows.jsonl" if shard == (0, 1) else f"rows-{shard[0]:04d}-of-{shard[1]:04d}.jsonl"
     counts, interrupted = Counts(), False
@@ -168,6 +169,7 @@ def fit_shapes(
 
 def _keep_initial_weights(options: FitOptions) -> None:
     from sasnet_ns.datasets.one import field_bytes, initial_weights
+    from sdf_tools.io.writing import write_atomically
 
     sdf, _ = initial_weights(options)
     write_atomically(options.output / "initial.pt", field_bytes(sdf))
