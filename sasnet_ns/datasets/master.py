@@ -202,11 +202,12 @@ def _known(output: Path) -> dict[int, _Known]:
 
 def _distinct(source: str | Path, shard: tuple[int, int], output: Path) -> Iterator[Entry]:
     """The entries of a shard, each once, without what lies in the output folder."""
-    inside = output.resolve()
+    folder, inside = Path(source).resolve(), output.resolve()
+    own = f"{inside.relative_to(folder).as_posix()}/" if folder in inside.parents else None
     seen: set[int] = set()
     for entry in list_shapes(source, shard):
         name = _digest(entry.path, repr(sorted(entry.overrides.items())))
-        if name in seen or inside in Path(entry.file).resolve().parents:
+        if name in seen or (own is not None and entry.path.startswith(own)):
             continue
         seen.add(name)
         yield entry

@@ -155,8 +155,6 @@ def read_journal(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _parse(line: bytes) -> Row | None:
-    if not line.endswith(b"\n"):
-        return None
     try:
         content = json.loads(line)
         return Row(**{name: value for name, value in content.items() if name in COLUMNS})

@@ -68,7 +68,13 @@ class Limits:
 
 
 def fit_in_workers(
-    entries: Iterator[Entry], options: FitOptions, workers: int, limits: Limits, log: Path, fit: Fit = fit_entry
+    entries: Iterator[Entry],
+    options: FitOptions,
+    workers: int,
+    limits: Limits,
+    log: Path,
+    fit: Fit = fit_entry,
+    threads: int | None = None,
 ) -> Iterator[Row]:
     """Rows of shapes as they are finished, in no order.
 
@@ -79,13 +85,14 @@ def fit_in_workers(
         limits: see :class:`Limits`.
         log: folder of what workers print, ``worker-N.log``.
         fit: what to do with a shape.
+        threads: of each worker; None shares out the cores.
 
     Raises:
         RuntimeError: workers do not start.
     """
     log.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores // workers)
+    threads = threads or max(1, cores // workers)
     pool = [_Worker(log / f"worker-{number}.log", options, threads, fit) for number in range(workers)]
     exhausted = False
     try:
