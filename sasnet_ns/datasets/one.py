@@ -211,9 +211,13 @@ def seed_of(seed: int, content_hash: str) -> int:
 @functools.cache
 def versions() -> str:
     """This package, torch and numpy, by version."""
-    from sasnet_ns import __version__
+    from importlib import metadata
 
-    return f"sasnet_ns {__version__}, torch {torch.__version__}, numpy {np.__version__}"
+    try:
+        own = metadata.version("sasnet-ns")
+    except metadata.PackageNotFoundError:  # run from a clone that is not installed
+        own = "not installed"
+    return f"sasnet_ns {own}, torch {torch.__version__}, numpy {np.__version__}"
 
 
 def initial_weights(options: FitOptions) -> tuple[SignedDistanceField, str]:

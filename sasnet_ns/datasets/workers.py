@@ -42,7 +42,9 @@ def fit_entry(entry: Entry, options: FitOptions) -> Row:
     try:
         own = options.with_overrides(entry.overrides, entry.where)
     except ValueError as error:
-        return Row(entry.path, configuration_hash=configuration_of(entry, options), error=one_line(str(error)))
+        row = _row_without_opening(entry, options)
+        row.error = one_line(str(error))
+        return row
     return fit_one(entry.file, own, entry.path)
 
 
@@ -199,7 +201,7 @@ class _Worker:
         assert self.entry is not None
         entry, self.entry, self.attempts = self.entry, None, 0
         self._restart()
-        row = _lost_row(entry, self.arguments[1])
+        row = _row_without_opening(entry, self.arguments[1])
         row.status, row.error = status, f"'{Path(entry.path).name}' {text}"
         return row
 
@@ -214,8 +216,8 @@ class _Worker:
         self.kill()
 
 
-def _lost_row(entry: Entry, options: FitOptions) -> Row:
-    """The row of a shape whose process is gone: what can be known without opening the file."""
+def _row_without_opening(entry: Entry, options: FitOptions) -> Row:
+    """What can be known of a shape without opening its file."""
     row = Row(entry.path, configuration_hash=configuration_of(entry, options))
     with contextlib.suppress(OSError):
         status = os.stat(entry.file)
