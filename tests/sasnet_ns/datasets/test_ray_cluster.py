@@ -16,18 +16,19 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_a_lost_node_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")  # a busy machine
+    monkeypatch.setenv("RAY_enable_metrics_collection", "0")
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'sasnet-ns[ray]'")
     from ray.cluster_utils import Cluster
 
     # Nodes are processes that import this package and the stub by name.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")  # a busy machine
     names = [f"shape{index:02d}.ply" for index in range(24)]
     source, output = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     for name in names:
         (source / name).write_text(name)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
     lost = []
     try:
