@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "extract": ("extract", "Extract a mesh from a trained run."),
     "export": ("export", "Write a trained field as one file that runs without this package."),
     "fit-shape": ("fit_shape", "Fit a signed distance field without nerfstudio."),
+    "fit-shapes": ("fit_shapes", "Fit thousands of shapes, kept with a table of them."),
     "fit-image": ("fit_image", "Fit a network to an image, or render one that was fitted."),
     "fit-volume": ("fit_volume", "Fit a network to a volume."),
     "render-scene": ("render_scene", "Render a mesh into a posed image set."),

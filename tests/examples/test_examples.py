@@ -18,6 +18,7 @@ RUNS: dict[str, list[str]] = {
     "03_fit_a_scan.py": ["--scan", "points.ply", "--steps", "150", "--resolution", "48", "--output-dir", "out"],
     "04_a_network_of_your_own.py": ["--shape", "ball.ply", "--steps", "100"],
     "05_sasnet_in_neus.py": ["--size", "16", "--output-path", "normals.png"],
+    "06_a_data_set_of_shapes.py": ["--output-dir", "set", "--count", "3", "--steps", "30", "--workers", "1"],
 }
 
 
@@ -102,3 +103,12 @@ def test_sasnet_in_neus(folder: Path) -> None:
     share = 3.1416 * (1.2 * 0.5 / (2.5**2 - 0.5**2) ** 0.5) ** 2
     covered = float(re.findall(r"covers (\d+)%", printed)[0]) / 100
     assert covered == pytest.approx(share, abs=0.05)
+
+
+def test_a_data_set_of_shapes(folder: Path) -> None:
+    printed = run("06_a_data_set_of_shapes.py", folder)
+    assert "3 rows" in printed and printed.count("nearest in weights synthetic_") == 3
+    near, any_other = map(float, re.findall(r"nearest in weights ([\d.]+), any other ([\d.]+)", printed)[0])
+    assert 0 < near < 1 and 0 < any_other < 1
+    assert len(list((folder / "set" / "fields").glob("*.pt"))) == 3
+    assert len(list((folder / "set").glob("shapes.*"))) == 1

@@ -24,6 +24,7 @@ SCRIPTS = {
     "extract": "extract_mesh",
     "export": "export_field",
     "fit-shape": "fit_shape",
+    "fit-shapes": "fit_shapes",
     "fit-image": "fit_image",
     "fit-volume": "fit_volume",
     "render-scene": "render_scene",

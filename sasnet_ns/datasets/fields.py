@@ -1,0 +1,208 @@
+"""A data set of fields for torch: weights, what is known of each, and many fields evaluated at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call, vmap
+from torch.utils.data import Dataset
+
+from sasnet_ns.datasets.rows import Row, field_path, latest_rows
+from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.networks.export import portable
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One tensor of weights and its place in the flat vector.
+
+    Attributes:
+        name: of the parameter in the network.
+        shape: of the tensor.
+        start: its first place.
+        stop: the place behind its last.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class FieldDataset(Dataset[dict[str, Any]]):
+    """The fitted fields of a data set that :func:`fit_shapes` made, for torch's DataLoader.
+
+    An item is a dictionary of ``weights`` (see below), ``index``, ``path``, ``iou`` (NaN if not measured), ``center``
+    (3,) and ``scale`` (``box = (world - center) * scale``, float64). ``rows[index]`` is everything that is known.
+
+    Args:
+        output: the data set's folder.
+        weights: ``flat``, one (P,) vector in the order of :attr:`layers`; or ``layers``, a dictionary of tensors.
+        configuration: of a data set whose rows have several, the configuration_hash (or its beginning) to load.
+        min_iou: leaves out fields below it, and those without an IoU.
+
+    Attributes:
+        rows: one a field, sorted by path.
+        layers: names, shapes and places of the weights.
+        field: a field of the configuration, for its architecture; its weights are those of the first row.
+
+    Raises:
+        ValueError: there are no such fields, or they are of several configurations.
+    """
+
+    def __init__(
+        self,
+        output: str | Path,
+        weights: Literal["flat", "layers"] = "flat",
+        configuration: str | None = None,
+        min_iou: float | None = None,
+    ) -> None:
+        self.output = Path(output)
+        self.weights = weights
+        self.rows: list[Row] = [
+            row
+            for row in latest_rows(self.output)
+            if row.status == "fitted"
+            and (row.configuration_hash or "").startswith(configuration or "")
+            and (min_iou is None or (row.iou is not None and row.iou >= min_iou))
+        ]
+        if not self.rows:
+            raise ValueError(
+                f"'{output}' holds no fitted fields" + (" of that kind." if configuration or min_iou else ".")
+            )
+        found = sorted({row.configuration_hash or "" for row in self.rows})
+        if len(found) > 1:
+            raise ValueError(
+                f"'{output}' holds fields of {len(found)} configurations; choose one: "
+                + ", ".join(name[:8] for name in found[:8])
+                + "."
+            )
+        self.field = self.load(0)
+        self.layers = layers_of(self.field)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        state = self._state(index)
+        weights: Tensor | dict[str, Tensor]
+        if self.weights == "layers":
+            weights = {layer.name: state[f"network.{layer.name}"] for layer in self.layers}
+        else:
+            weights = torch.cat([state[f"network.{layer.name}"].reshape(-1) for layer in self.layers])
+        return {
+            "weights": weights,
+            "index": index if index >= 0 else len(self) + index,
+            "path": row.path,
+            "iou": math.nan if row.iou is None else row.iou,
+            "center": state["center"],
+            "scale": state["scale"],
+        }
+
+    def load(self, index: int) -> SignedDistanceField:
+        """One field by itself, as fast as any."""
+        return SignedDistanceField.load(self._path(index))
+
+    def initial(self) -> SignedDistanceField:
+        """The weights that all fields started from, of a data set made with ``--shared-init``.
+
+        Raises:
+            ValueError: it was made without.
+        """
+        if self.rows[0].initial_hash is None:
+            raise ValueError(f"the fields of '{self.output}' did not start from the same weights (--shared-init).")
+        return SignedDistanceField.load(self.output / "initial.pt")
+
+    def fields(self, indices: Sequence[int]) -> FieldBatch:
+        """Several fields as one function of (K, N, 3) points."""
+        items = [self._state(index) for index in indices]
+        names = [name for name in items[0] if name.startswith("network.")]
+        states = {name.removeprefix("network."): torch.stack([item[name] for item in items]) for name in names}
+        return FieldBatch(self.field, states)
+
+    def fields_of(self, weights: Float[Tensor, "K P"]) -> FieldBatch:
+        """Fields from flat weights, for example generated ones; differentiable with respect to them.
+
+        Buffers (frozen frequencies) are those of the configuration.
+
+        Raises:
+            ValueError: the vectors have not as many values as the network.
+        """
+        size = self.layers[-1].stop
+        if weights.ndim != 2 or weights.shape[1] != size:
+            raise ValueError(f"weights must be (K, {size}) for this network, not {tuple(weights.shape)}.")
+        states = {layer.name: weights[:, layer.start : layer.stop].reshape(-1, *layer.shape) for layer in self.layers}
+        buffers = dict(self.field.network.named_buffers())
+        return FieldBatch(self.field, states | {n: b.expand(len(weights), *b.shape) for n, b in buffers.items()})
+
+    def _path(self, index: int) -> Path:
+        key = self.rows[index].key
+        assert key is not None
+        return field_path(self.output, key)
+
+    def _state(self, index: int) -> dict[str, Tensor]:
+        path = self._path(index)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)["state"]
+        except FileNotFoundError:
+            raise ValueError(f"there is no field at '{path}'; fit its shape again.") from None
+
+
+def layers_of(sdf: SignedDistanceField) -> list[Layer]:
+    """The trained tensors of a field's network and their places in the flat vector."""
+    layers, start = [], 0
+    for name, parameter in sdf.network.named_parameters():
+        layers.append(Layer(name, tuple(parameter.shape), start, start + parameter.numel()))
+        start += parameter.numel()
+    return layers
+
+
+class FieldBatch:
+    """K fields of one architecture as one function, in plain torch (the compiled kernels serve one network at a time).
+
+    Args:
+        field: one of them, for the architecture.
+        states: parameters and buffers of the network by name, each with a leading axis of K.
+    """
+
+    def __init__(self, field: SignedDistanceField, states: dict[str, Tensor]) -> None:
+        network = portable(field.network)
+        self.states = states
+
+        def value(state: dict[str, Tensor], points: Tensor) -> Tensor:
+            return functional_call(network, state, (2 * points,))[..., 0]
+
+        self._each: Callable[..., Tensor] = vmap(value)
+        self._shared: Callable[..., Tensor] = vmap(value, in_dims=(0, None))
+
+    def __len__(self) -> int:
+        return len(next(iter(self.states.values())))
+
+    def to(self, device: torch.device | str) -> FieldBatch:
+        """The same fields on another device."""
+        moved = object.__new__(FieldBatch)
+        moved.__dict__ |= self.__dict__ | {"states": {name: t.to(device) for name, t in self.states.items()}}
+        return moved
+
+    def __call__(self, points: Float[Tensor, "K N 3"] | Float[Tensor, "N 3"]) -> Float[Tensor, "K N"]:
+        """Signed distances in box units, (K, N).
+
+        Args:
+            points: box coordinates: (K, N, 3), points of its own for each field; or (N, 3), the same for all.
+
+        Raises:
+            ValueError: neither.
+        """
+        if points.ndim == 2 and points.shape[1] == 3:
+            return self._shared(self.states, points)
+        if points.ndim != 3 or points.shape[0] != len(self) or points.shape[2] != 3:
+            raise ValueError(f"points must be ({len(self)}, N, 3) or (N, 3), not {tuple(points.shape)}.")
+        return self._each(self.states, points)

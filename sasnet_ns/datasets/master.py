@@ -1,0 +1,267 @@
+"""A whole data set: which shapes are still to do, the journal that nothing is lost from, the table at the end."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sasnet_ns.datasets.listing import Entry, list_shapes
+from sasnet_ns.datasets.rows import (
+    Journal,
+    Row,
+    below,
+    field_path,
+    identity,
+    journals,
+    latest_rows,
+    read_journal,
+    write_table,
+)
+from sasnet_ns.datasets.workers import Fit, Limits, configuration_of, fit_entry, fit_in_workers
+
+if TYPE_CHECKING:
+    from sasnet_ns.datasets.one import FitOptions
+
+
+@dataclass
+class Counts:
+    """How a run stands.
+
+    Attributes:
+        total: shapes of this shard.
+        done: of these, with a row, from this run or earlier ones.
+        failed: of these, without a field.
+        fresh: rows of this run.
+        seconds: since it began.
+    """
+
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    fresh: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Rows a second in this run."""
+        return self.fresh / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the shard is done, at this rate; infinite before the first row."""
+        return (self.total - self.done) / self.rate if self.rate else float("inf")
+
+
+Engine = Callable[[Iterator[Entry], "FitOptions"], Iterator[Row]]
+"""Something that turns entries into rows, in any order."""
+
+
+@dataclass
+class Result:
+    """What :func:`fit_shapes` leaves.
+
+    Attributes:
+        counts: at the end.
+        table: ``shapes.parquet`` or ``shapes.csv``.
+        worst: the rows with the smallest IoU, the smallest first.
+        below: fitted rows under the gate.
+        interrupted: whether Ctrl-C ended the run early; the same call goes on.
+    """
+
+    counts: Counts
+    table: Path
+    worst: list[Row]
+    below: int
+    interrupted: bool
+
+
+def fit_shapes(
+    source: str | Path,
+    options: FitOptions,
+    *,
+    workers: int = 1,
+    limits: Limits | None = None,
+    shard: tuple[int, int] = (0, 1),
+    retry_failed: bool = False,
+    min_iou: float | None = None,
+    engine: Engine | None = None,
+    fit: Fit = fit_entry,
+    report: Callable[[Counts, Row], None] | None = None,
+) -> Result:
+    """Fit every shape of a folder or a list; what has a row already is passed over.
+
+    Rows are appended to ``OUTPUT/rows*.jsonl``, each on the disk before the next shape is given out, and its field
+    before that; so the run may end at any moment and the same call goes on. A shape is done when its row (path and
+    configuration) is there, its file has the size and time that it had, and its field exists.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sasnet_ns.datasets import FitOptions, fit_shapes
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = fit_shapes(folder, FitOptions(output=Path(folder) / "fields"))  # an empty folder
+    >>> result.counts.total
+    0
+
+    Args:
+        source: folder or list, see :func:`list_shapes`.
+        options: how each is fitted, and where the data set lies.
+        workers: processes.
+        limits: of each shape.
+        shard: which part: (i, n) counted from 0. Shards may share the output folder.
+        retry_failed: do rows without a field again.
+        min_iou: marks fitted rows below it in the table.
+        engine: does the work instead of worker processes on this machine, see ``ray_cluster``.
+        fit: what a worker does with a shape, for tests and for fits of another kind.
+        report: called with the state and the newest row.
+
+    Returns:
+        The result; Ctrl-C ends the run early and well.
+
+    Raises:
+        ValueError: the source or an option cannot be used, or another process fills this shard.
+        RuntimeError: workers do not start.
+    """
+    from sdf_tools.io.writing import write_json
+
+    output = options.output
+    name = "rows.jsonl" if shard == (0, 1) else f"rows-{shard[0]:04d}-of-{shard[1]:04d}.jsonl"
+    counts, interrupted = Counts(), False
+    journal = Journal(output / name)
+    started = time.monotonic()
+    try:
+        if options.shared_init:
+            _keep_initial_weights(options)
+        known = _known(output)
+        listed = functools.partial(_distinct, source, shard, output)
+        counts.total = sum(1 for _ in listed())
+        to_do = _to_do(listed(), options, known, retry_failed, counts)
+        if engine is None:
+            limits, folder = limits or Limits(), output / "logs" / Path(name).stem
+            engine = functools.partial(fit_in_workers, workers=workers, limits=limits, log=folder, fit=fit)
+        rows = engine(to_do, options)
+        try:
+            for row in rows:
+                journal.append(row)
+                counts.fresh += 1
+                counts.done += 1
+                counts.failed += row.status != "fitted"
+                counts.seconds = time.monotonic() - started
+                if report is not None:
+                    report(counts, row)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            rows.close()  # type: ignore[attr-defined]  # a generator: ends its workers
+    finally:
+        journal.close()
+    counts.seconds = time.monotonic() - started
+    table = write_table(output, min_iou)
+    worst, missed = worst_rows(output, min_iou=min_iou)
+    write_json(output / "summary.json", _summary(counts, worst, missed, min_iou, interrupted))
+    return Result(counts, table, worst, missed, interrupted)
+
+
+def _keep_initial_weights(options: FitOptions) -> None:
+    from sasnet_ns.datasets.one import field_bytes, initial_weights
+    from sdf_tools.io.writing import write_atomically
+
+    sdf, _ = initial_weights(options)
+    write_atomically(options.output / "initial.pt", field_bytes(sdf))
+
+
+def _digest(path: str, configuration_hash: str | None) -> int:
+    return int.from_bytes(hashlib.blake2b(identity(path, configuration_hash).encode(), digest_size=8).digest(), "big")
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a row that is there says: whether it has a field, and of which file."""
+
+    key: str | None
+    size: int | None
+    mtime_ns: int | None
+
+
+def _known(output: Path) -> dict[int, _Known]:
+    """The rows that are there, by identity; of several the last, but a fitted one before a failed one."""
+    known: dict[int, _Known] = {}
+    for path in journals(output):
+        for _, row in read_journal(path):
+            name = _digest(row.path, row.configuration_hash)
+            key = row.key if row.status == "fitted" else None
+            if key is not None or name not in known or known[name].key is None:
+                known[name] = _Known(key, row.input_bytes, row.input_mtime_ns)
+    return known
+
+
+def _distinct(source: str | Path, shard: tuple[int, int], output: Path) -> Iterator[Entry]:
+    """The entries of a shard, each once, without what lies in the output folder."""
+    folder, inside = Path(source).resolve(), output.resolve()
+    own = f"{inside.relative_to(folder).as_posix()}/" if folder in inside.parents else None
+    seen: set[int] = set()
+    for entry in list_shapes(source, shard):
+        name = _digest(entry.path, repr(sorted(entry.overrides.items())))
+        if name in seen or (own is not None and entry.path.startswith(own)):
+            continue
+        seen.add(name)
+        yield entry
+
+
+def _to_do(
+    entries: Iterator[Entry], options: FitOptions, known: dict[int, _Known], retry_failed: bool, counts: Counts
+) -> Iterator[Entry]:
+    plain = options.configuration_hash()
+    for entry in entries:
+        row = known.get(_digest(entry.path, configuration_of(entry, options) if entry.overrides else plain))
+        if row is None or not _unchanged(entry, options.output, row) or (row.key is None and retry_failed):
+            yield entry
+        else:
+            counts.done += 1
+            counts.failed += row.key is None
+
+
+def _unchanged(entry: Entry, output: Path, row: _Known) -> bool:
+    """Whether a row still says what is so: the same file, and the field that it had."""
+    try:
+        status = os.stat(entry.file)
+        same = (status.st_size, status.st_mtime_ns) == (row.size, row.mtime_ns)
+    except OSError:
+        same = row.size is None
+    return same and (row.key is None or field_path(output, row.key).exists())
+
+
+def worst_rows(output: Path, count: int = 10, min_iou: float | None = None) -> tuple[list[Row], int]:
+    """The fitted rows with the smallest IoU, the smallest first, and how many are under the gate."""
+    import heapq
+
+    missed = 0
+    worst: list[tuple[float, str, str, Row]] = []  # a heap of the negative IoU: the best of the worst is on top
+    for row in latest_rows(output):
+        missed += bool(below(row, min_iou))
+        if row.status == "fitted" and row.iou is not None:
+            item = (-row.iou, row.path, row.configuration_hash or "", row)
+            if len(worst) < count:
+                heapq.heappush(worst, item)
+            elif item[:3] > worst[0][:3]:
+                heapq.heapreplace(worst, item)
+    return [item[3] for item in sorted(worst, key=lambda item: (-item[0], *item[1:3]))], missed
+
+
+def _summary(
+    counts: Counts, worst: list[Row], missed: int, min_iou: float | None, interrupted: bool
+) -> dict[str, object]:
+    return {
+        "total": counts.total,
+        "done": counts.done,
+        "failed": counts.failed,
+        "min_iou": min_iou,
+        "below_min_iou": missed,
+        "interrupted": interrupted,
+        "worst": [{"path": row.path, "iou": row.iou, "key": row.key} for row in worst],
+    }

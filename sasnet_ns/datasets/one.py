@@ -1,0 +1,319 @@
+"""One shape of a data set: from a file to a field beside the others and its row of the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import stat
+import sys
+import time
+import traceback
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from sasnet_ns.datasets.rows import Row, field_path
+from sasnet_ns.fitting.shape import ShapeFit, default_network_config, fit_shape
+from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.training.config import config_from
+from sasnet_ns.training.loop import seeded
+from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.geometry import Mesh, PointCloud, Shape
+from sdf_tools.io.writing import write_atomically
+
+if TYPE_CHECKING:
+    from sasnet_ns.fitting.shape import FittedShape
+
+_PROBE_STEPS = 40
+_CHUNK = 1 << 20
+
+
+@dataclass
+class FitOptions:
+    """How every shape of a data set is fitted, measured and kept."""
+
+    output: Path
+    """Folder of the data set."""
+    fit: ShapeFit = field(default_factory=ShapeFit)
+    """Network, recipe, objective and samples."""
+    seconds: float | None = None
+    """Time for the optimisation of each shape instead of ``fit.recipe.steps``: the number of steps that fit into it is
+    estimated from the steps before, so the learning rate still comes to its end."""
+    mend: Literal["none", "clean", "repair"] = "clean"
+    """What happens to a mesh before the fit: nothing; duplicates dropped and triangles turned outward; holes filled as
+    well (and remeshed where that is not enough)."""
+    shared_init: bool = False
+    """Start all fields from the same weights, drawn with ``fit.seed``; otherwise seeds follow from it and the file's
+    content. Samples are drawn with the same seed as the weights."""
+    resolution: int = 128
+    """Cells along the box of the mesh that is measured (and kept, with ``mesh``); 0 measures nothing."""
+    samples: int = 20_000
+    """Points on each surface for distances and normals; five times as many measure the IoU."""
+    mesh: bool = False
+    """Keep that mesh, in the shape's own units, as ``meshes/KEY.ply``."""
+    thumbnail: int = 0
+    """Side of a picture of that mesh in pixels, ``thumbnails/KEY.png``; 0 for none."""
+    device: str | None = None
+    """cpu or cuda; CUDA where there is one if left out."""
+
+    def with_overrides(self, overrides: dict[str, Any], where: str) -> FitOptions:
+        """The options of one row: names of these options or of ShapeFit's, nested ones with dots (``recipe.steps``).
+
+        Args:
+            overrides: name to value, numbers may be text.
+            where: what messages call their source.
+
+        Raises:
+            ValueError: a name does not exist or a value has the wrong type.
+        """
+        if not overrides:
+            return self
+        own = {name: overrides[name] for name in overrides if name in ROW_OPTIONS}
+        fit: dict[str, Any] = dataclasses.asdict(self.fit)
+        for name, value in overrides.items():
+            if name in own:
+                continue
+            *parents, last = ("recipe.steps" if name == "steps" else name).split(".")
+            place = fit
+            for parent in parents:
+                if not isinstance(place.get(parent), dict):
+                    raise ValueError(f"{where}: '{name}' is no option: '{parent}' has no parts.")
+                place = place[parent]
+            place[last] = value
+        changed = dataclasses.replace(self, fit=config_from(ShapeFit, fit, where))
+        typed = config_from(_RowOptions, own, where)
+        return dataclasses.replace(changed, **{name: getattr(typed, name) for name in own})
+
+    def configuration_hash(self) -> str:
+        """SHA-256 of everything that decides what the field and its row are; not of where things are."""
+        content = dataclasses.asdict(self)
+        for name in ("output", "device", "mesh", "thumbnail"):
+            del content[name]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass
+class _RowOptions:
+    seconds: float | None = None
+    mend: Literal["none", "clean", "repair"] = "clean"
+    resolution: int = 128
+    samples: int = 20_000
+
+
+ROW_OPTIONS = tuple(item.name for item in dataclasses.fields(_RowOptions))
+"""Options besides ShapeFit's that a row of a list may set."""
+
+
+def fit_one(path: str | os.PathLike[str], options: FitOptions, name: str | None = None) -> Row:
+    """Fit, measure and keep one shape; every error becomes the row's sentence.
+
+    The field is ``OUTPUT/fields/KEY.pt``, a file of :meth:`SignedDistanceField.save`'s form whose bytes depend on the
+    shape and the configuration alone, so that fitting a shape twice does no harm.
+
+    Args:
+        path: the shape's file.
+        options: how.
+        name: what the row calls the path; the path itself if None.
+
+    Returns:
+        The row. Ctrl-C passes through.
+    """
+    started = time.perf_counter()
+    row = Row(path=os.fspath(path) if name is None else name, configuration_hash=options.configuration_hash())
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            _fit(Path(path), options, row)
+        row.status = "fitted"
+    except (ShapeError, MissingLibraryError, ValueError) as error:
+        row.error = one_line(str(error))
+    except MemoryError as error:
+        row.status, row.error = "memory", one_line(f"memory ran out: {error}")
+    except Exception as error:  # whatever a file does to a library must not stop the others
+        traceback.print_exc(file=sys.stderr)
+        row.error = one_line(f"{type(error).__name__}: {error}")
+    ours = [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning)]
+    row.warnings = one_line(" ".join(dict.fromkeys(ours))) or None
+    row.seconds = round(time.perf_counter() - started, 3)
+    return row
+
+
+def one_line(text: str, length: int = 500) -> str:
+    """A text in one line of at most ``length`` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _fit(path: Path, options: FitOptions, row: Row) -> None:
+    row.versions = versions()
+    row.content_hash = hash_file(path, row)
+    assert row.configuration_hash is not None
+    row.key = f"{row.content_hash[:32]}-{row.configuration_hash[:8]}"
+    shape = _read(path, options, row)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    row.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    row.threads = torch.get_num_threads()
+    row.seed = options.fit.seed if options.shared_init else seed_of(options.fit.seed, row.content_hash)
+    row.initial_hash = initial_weights(options)[1] if options.shared_init else None
+    config = dataclasses.replace(options.fit, seed=row.seed)
+    fitted, row.fit_seconds = _train(shape, config, options.seconds, device, row.configuration_hash)
+    row.steps = fitted.steps
+    row.loss = fitted.result.losses[-1] if fitted.result.losses else None
+    row.parameters = fitted.result.field.network.parameter_count()
+    if options.resolution:
+        _measure(fitted.result, shape, options, row)
+    data = field_bytes(fitted.result.field.cpu())
+    row.field_bytes, row.field_hash = len(data), hashlib.sha256(data).hexdigest()
+    write_atomically(field_path(options.output, row.key), data)
+
+
+def field_bytes(sdf: SignedDistanceField) -> bytes:
+    """The file of a field, the same bytes for the same weights: torch writes a file's own name into it otherwise."""
+    buffer = io.BytesIO()
+    torch.save({"description": sdf.description, "state": sdf.state_dict()}, buffer)
+    return buffer.getvalue()
+
+
+def hash_file(path: Path, row: Row) -> str:
+    """SHA-256 of a regular file; its size and time go into the row.
+
+    Raises:
+        ShapeError: it is missing, no regular file, or cannot be read.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ShapeError(f"'{path.name}' is not a file; give one mesh or point cloud a row.")
+        row.input_bytes, row.input_mtime_ns = status.st_size, status.st_mtime_ns
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(_CHUNK):
+                digest.update(block)
+    except OSError as error:
+        raise ShapeError(f"'{path.name}' cannot be read: {error.strerror or error}.") from None
+    return digest.hexdigest()
+
+
+def seed_of(seed: int, content_hash: str) -> int:
+    """A seed of its own for each content, from the data set's; below 2^31, which every library takes."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {content_hash}".encode()).digest()[:4], "big") >> 1
+
+
+@functools.cache
+def versions() -> str:
+    """This package, torch and numpy, by version."""
+    from importlib import metadata
+
+    try:
+        own = metadata.version("sasnet-ns")
+    except metadata.PackageNotFoundError:  # run from a clone that is not installed
+        own = "not installed"
+    return f"sasnet_ns {own}, torch {torch.__version__}, numpy {np.__version__}"
+
+
+def initial_weights(options: FitOptions) -> tuple[SignedDistanceField, str]:
+    """The field that all fits of a configuration begin with under ``shared_init``, and the SHA-256 of its weights.
+
+    A network that looks at its shape before training, or a sign-agnostic fit, goes on from there by its own way.
+    """
+    config = options.fit
+    network = default_network_config(config.network) if config.network_config is None else config.network_config
+    with seeded(config.seed):
+        sdf = SignedDistanceField(config.network, network)
+    digest = hashlib.sha256()
+    for parameter in sdf.network.parameters():
+        digest.update(parameter.detach().contiguous().numpy().tobytes())
+    return sdf, digest.hexdigest()
+
+
+def _read(path: Path, options: FitOptions, row: Row) -> Shape:
+    from sdf_tools.io.loading import load, validate_for_fitting
+    from sdf_tools.mesh import repair
+    from sdf_tools.topology import is_watertight
+
+    shape = load(path)
+    if isinstance(shape, PointCloud):
+        row.kind, row.vertices = "point cloud", shape.points.shape[0]
+        return shape
+    row.kind, row.vertices, row.faces = "mesh", shape.vertices.shape[0], shape.faces.shape[0]
+    validate_for_fitting(shape)
+    if options.mend != "none":
+        whole = options.mend == "repair"
+        shape, changes = repair(shape, fill_holes=whole, remesh=None if whole else False)
+        row.mended = one_line("; ".join(changes)) or None
+    row.watertight = is_watertight(shape.faces.numpy())
+    return shape
+
+
+@dataclass
+class _Trained:
+    result: FittedShape
+    steps: int
+
+
+_seconds_a_step: dict[str, float] = {}
+"""Configuration to the time of a step as it was in this process last."""
+
+
+def _train(
+    shape: Shape, config: ShapeFit, budget: float | None, device: torch.device, configuration: str
+) -> tuple[_Trained, float]:
+    """The fitted shape, and the seconds that its steps took."""
+    times: list[tuple[int, float]] = []
+
+    def watch(done: int, loss: float) -> None:
+        times.append((done, time.perf_counter()))
+
+    def run(steps: int) -> FittedShape:
+        times.clear()
+        recipe = dataclasses.replace(config.recipe, steps=steps)
+        result = fit_shape(shape, dataclasses.replace(config, recipe=recipe), device=device, progress=watch)
+        if result.interrupted:
+            raise KeyboardInterrupt
+        if len(times) > 1:
+            _seconds_a_step[configuration] = (times[-1][1] - times[0][1]) / (times[-1][0] - times[0][0])
+        return result
+
+    steps = config.recipe.steps
+    if budget is not None:
+        if configuration not in _seconds_a_step:
+            run(_PROBE_STEPS)
+        steps = max(1, round(budget / _seconds_a_step[configuration]))
+    result = run(steps)
+    return _Trained(result, steps), round(_seconds_a_step.get(configuration, 0.0) * steps, 3)
+
+
+@torch.no_grad()
+def _measure(fitted: FittedShape, shape: Shape, options: FitOptions, row: Row) -> None:
+    from sdf_tools.distance import SignedDistance
+    from sdf_tools.io.writing import save_mesh
+    from sdf_tools.metrics import evaluate
+
+    mesh = fitted.extract_mesh(options.resolution)
+    row.mesh_faces = mesh.faces.shape[0]
+    if isinstance(shape, Mesh):
+        result = evaluate(mesh, shape, samples=options.samples, iou_samples=5 * options.samples, paper=False)
+        row.iou, row.accuracy, row.completeness, row.normal_error = (
+            None if value != value else value
+            for value in (result.iou, result.accuracy_mean, result.completeness_mean, result.normal_error_mean)
+        )
+    else:
+        distance = SignedDistance(mesh, sign="unsigned")(shape.points)
+        row.completeness = float(distance.mean()) * fitted.normalized.scale
+    assert row.key is not None
+    if options.mesh:
+        save_mesh(mesh, options.output / "meshes" / f"{row.key}.ply")
+    if options.thumbnail:
+        from sdf_tools.pictures.render import render_mesh, save_picture
+
+        picture = render_mesh(mesh, size=(options.thumbnail, options.thumbnail))
+        save_picture(picture, options.output / "thumbnails" / f"{row.key}.png")

@@ -1,0 +1,283 @@
+"""Processes that stay warm: each fits one shape after the other, and none can harm its neighbours.
+
+A worker is sent one shape at a time through a pipe and answers with its row. The master watches the clock and the
+memory of each; a worker that is over a limit is killed, one that dies is replaced, and both leave a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sasnet_ns.datasets.listing import Entry
+from sasnet_ns.datasets.rows import Row, Status
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+    from sasnet_ns.datasets.one import FitOptions
+
+Fit = Callable[[Entry, "FitOptions"], Row]
+"""What a worker does with a shape; importable by name, as processes are spawned."""
+
+_ATTEMPTS = 3
+"""Deaths of a worker by no fault that can be seen (a signal from outside, a crash) until they are the shape's row."""
+_TICK = 0.1  # seconds between two looks at clocks and memory
+
+
+def fit_entry(entry: Entry, options: FitOptions) -> Row:
+    """:func:`fit_one` for an entry of a list; wrong options of the entry become its row."""
+    from sasnet_ns.datasets.one import fit_one, one_line
+
+    try:
+        own = options.with_overrides(entry.overrides, entry.where)
+    except ValueError as error:
+        row = _row_without_opening(entry, options)
+        row.error = one_line(str(error))
+        return row
+    return fit_one(entry.file, own, entry.path)
+
+
+def configuration_of(entry: Entry, options: FitOptions) -> str:
+    """The configuration hash of an entry's row; for options that cannot be used, those options as text."""
+    try:
+        return options.with_overrides(entry.overrides, entry.where).configuration_hash()
+    except ValueError:
+        return f"invalid: {sorted(entry.overrides.items())}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a shape may take.
+
+    Attributes:
+        seconds: wall clock; 0 for no limit.
+        memory: resident bytes of the worker's process, about 0.5 GB of libraries included; 0 for no limit.
+    """
+
+    seconds: float = 0.0
+    memory: float = 0.0
+
+
+def fit_in_workers(
+    entries: Iterator[Entry],
+    options: FitOptions,
+    workers: int,
+    limits: Limits,
+    log: Path,
+    fit: Fit = fit_entry,
+    threads: int | None = None,
+) -> Iterator[Row]:
+    """Rows of shapes as they are finished, in no order.
+
+    Args:
+        entries: taken as workers become free.
+        options: of every shape.
+        workers: processes; the machine's cores are shared out among them.
+        limits: see :class:`Limits`.
+        log: folder of what workers print, ``worker-N.log``.
+        fit: what to do with a shape.
+        threads: of each worker; None shares out the cores.
+
+    Raises:
+        RuntimeError: workers do not start.
+    """
+    log.mkdir(parents=True, exist_ok=True)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = threads or max(1, cores // workers)
+    pool = [_Worker(log / f"worker-{number}.log", options, threads, fit) for number in range(workers)]
+    exhausted = False
+    try:
+        while True:
+            for worker in pool:
+                if not exhausted and worker.ready and worker.entry is None:
+                    entry = next(entries, None)
+                    if entry is None:
+                        exhausted = True
+                    else:
+                        worker.send(entry)
+            if exhausted and all(worker.entry is None for worker in pool):
+                return
+            wait([worker.pipe for worker in pool], timeout=_TICK)
+            for worker in pool:
+                row = worker.poll(limits)
+                if row is not None:
+                    yield row
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+class _Worker:
+    """A process and what it is doing, as the master sees it."""
+
+    process: SpawnProcess
+    pipe: Connection
+
+    def __init__(self, log: Path, options: FitOptions, threads: int, fit: Fit) -> None:
+        self.arguments = (log, options, threads, fit)
+        self.entry: Entry | None = None
+        self.attempts = self.failed_starts = 0
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, *self.arguments), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.ready, self.served, self.since = False, 0, 0.0
+
+    def send(self, entry: Entry) -> None:
+        """Give it a shape; a worker that has just died notices at the next :meth:`poll`."""
+        self.entry, self.since = entry, time.monotonic()
+        try:
+            self.pipe.send(entry)
+        except OSError:
+            self.process.kill()
+
+    def poll(self, limits: Limits) -> Row | None:
+        """The row that it has finished, or that its limits or its death make; None while there is none."""
+        try:
+            if self.pipe.poll():
+                return self._received(self.pipe.recv())
+        except (EOFError, OSError):
+            return self._died()
+        if not self.process.is_alive() and not self.pipe.poll():
+            return self._died()
+        if self.entry is None or not self.ready:
+            return None
+        if limits.seconds and time.monotonic() - self.since > limits.seconds:
+            return self._over("timeout", f"took longer than {limits.seconds:g} s (--time-limit).")
+        if limits.memory and (used := resident_bytes(self.process.pid)) > limits.memory:
+            if self.served:  # what earlier shapes left behind may be to blame: once more in a fresh process
+                return self._restart()
+            text = f"took {used / 1e9:.2f} GB, more than {limits.memory / 1e9:.2f} GB (--memory-limit)."
+            return self._over("memory", text)
+        return None
+
+    def _received(self, message: Row | None) -> Row | None:
+        if message is None:
+            self.ready, self.failed_starts = True, 0
+            if self.entry is not None:
+                self.send(self.entry)
+            return None
+        self.entry, self.attempts = None, 0
+        self.served += 1
+        return message
+
+    def _died(self) -> Row | None:
+        self.process.join()
+        code = self.process.exitcode or 0
+        if not self.ready:
+            self.failed_starts += 1
+            if self.failed_starts >= _ATTEMPTS:
+                raise RuntimeError(f"worker processes do not start (exit code {code}); see {self.arguments[0]}.")
+            return self._restart()
+        if self.entry is None:
+            return self._restart()
+        self.attempts += 1
+        if self.attempts < _ATTEMPTS:
+            return self._restart()
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return self._over("crashed", f"its process died {self.attempts} times, last with {how}.")
+
+    def _restart(self) -> None:
+        """A fresh process; the shape that the old one had goes to it as soon as it is ready."""
+        self.kill()
+        self._start()
+
+    def _over(self, status: Status, text: str) -> Row:
+        assert self.entry is not None
+        entry, self.entry, self.attempts = self.entry, None, 0
+        self._restart()
+        row = _row_without_opening(entry, self.arguments[1])
+        row.status, row.error = status, f"'{Path(entry.path).name}' {text}"
+        return row
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    def stop(self) -> None:
+        """End the process: nothing that matters is in it while it has no shape."""
+        self.kill()
+
+
+def _row_without_opening(entry: Entry, options: FitOptions) -> Row:
+    """What can be known of a shape without opening its file."""
+    row = Row(entry.path, configuration_hash=configuration_of(entry, options))
+    with contextlib.suppress(OSError):
+        status = os.stat(entry.file)
+        row.input_bytes, row.input_mtime_ns = status.st_size, status.st_mtime_ns
+    return row
+
+
+def resident_bytes(process: int | None) -> float:
+    """Resident memory of a process; 0 where it cannot be known (gone, or a system without /proc and psutil)."""
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+        return float(pages * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import psutil
+
+        return float(psutil.Process(process).memory_info().rss)
+    except Exception:  # not installed, or the process is gone
+        return 0.0
+
+
+def _work(pipe: Connection, log: Path, options: FitOptions, threads: int, fit: Fit) -> None:
+    """A worker's life: ready, then one shape after the other, until the master is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the master decides
+    _die_with_master()
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    import faulthandler
+
+    faulthandler.enable(sys.__stderr__ or sys.stderr)
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads)))
+    if fit is fit_entry:
+        _warm_up(threads)
+    pipe.send(None)
+    while True:
+        try:
+            entry: Any = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(fit(entry, options))
+
+
+def _die_with_master() -> None:
+    """End this process as soon as the one that started it is gone, in the middle of a shape too."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _warm_up(threads: int) -> None:
+    """Import what a fit needs, so that the first shape's clock does not run for it."""
+    import torch
+
+    torch.set_num_threads(threads)
+    import sdf_tools.metrics  # noqa: F401

@@ -1,0 +1,278 @@
+"""The master of a data set, with workers that fit nothing: what happens to rows when something goes wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dataset_stubs import StubOptions, stub_fit
+
+from sasnet_ns.datasets import Entry, Limits, Row, fit_shapes, latest_rows, list_shapes, shard_of, worst_rows
+from sasnet_ns.datasets.rows import VARYING, Journal, read_journal
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def make_files(folder: Path, names: list[str]) -> Path:
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).write_text(name)
+    return folder
+
+
+def stub(output: Path, pause: float = 0.0) -> StubOptions:
+    return StubOptions(output=output, pause=pause)
+
+
+def plain(output: Path) -> list[dict[str, object]]:
+    """Rows without what differs from run to run."""
+    rows = [dataclasses.asdict(row) for row in latest_rows(output)]
+    return [{name: value for name, value in row.items() if name not in VARYING} for row in rows]
+
+
+def in_this_process(entries: Iterator[Entry], options: StubOptions) -> Iterator[Row]:
+    for entry in entries:
+        yield stub_fit(entry, options)
+
+
+def run_here(source: Path, output: Path, **more: object):  # type: ignore[no-untyped-def]
+    return fit_shapes(source, stub(output), engine=in_this_process, **more)  # type: ignore[arg-type]
+
+
+def test_one_bad_shape_harms_nobody(tmp_path: Path) -> None:
+    good = [f"good{index}.ply" for index in range(6)]
+    source = make_files(tmp_path / "in", [*good, "bad.ply", "dies.ply", "eats.ply", "hangs.ply"])
+    limits = Limits(seconds=5.0, memory=600e6)
+    result = fit_shapes(source, stub(tmp_path / "out"), workers=2, limits=limits, fit=stub_fit)  # type: ignore[arg-type]
+    rows = {row.path: row for row in latest_rows(tmp_path / "out")}
+    assert {name: rows[name].status for name in rows} == {
+        **dict.fromkeys(good, "fitted"),
+        "bad.ply": "failed",
+        "dies.ply": "crashed",
+        "eats.ply": "memory",
+        "hangs.ply": "timeout",
+    }
+    assert rows["dies.ply"].error == "'dies.ply' its process died 3 times, last with SIGSEGV."
+    assert rows["hangs.ply"].error == "'hangs.ply' took longer than 5 s (--time-limit)."
+    assert "more than 0.60 GB (--memory-limit)" in (rows["eats.ply"].error or "")
+    assert (result.counts.total, result.counts.done, result.counts.failed) == (10, 10, 4)
+    assert result.counts.fresh == 10 and not result.interrupted
+
+
+def test_killed_at_random_it_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+    """kill -9 of the master and of workers: a table that is complete, without duplicates, and equal to a calm one."""
+    source = make_files(tmp_path / "in", [f"shape{index:03d}.ply" for index in range(40)])
+    run_here(source, tmp_path / "calm")
+    script = [
+        sys.executable,
+        str(Path(__file__).with_name("dataset_stubs.py")),
+        str(source),
+        str(tmp_path / "out"),
+        "0.1",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    chance = random.Random(0)
+    for kills in (["worker", "worker", "master"], ["worker", "master"], []):
+        process = subprocess.Popen(script, env=environment)
+        journal = tmp_path / "out" / "rows.jsonl"
+        seen = len(list(read_journal(journal))) if journal.exists() else 0
+        for victim in kills:
+            seen += chance.randrange(1, 5)
+            while not journal.exists() or len(list(read_journal(journal))) < seen:
+                assert process.poll() is None
+                time.sleep(0.02)
+            time.sleep(chance.random() * 0.1)
+            os.kill(process.pid if victim == "master" else chance.choice(children(process.pid)), signal.SIGKILL)
+        assert process.wait() == (-signal.SIGKILL if kills else 0)
+    assert plain(tmp_path / "out") == plain(tmp_path / "calm") and len(plain(tmp_path / "out")) == 40
+    for field in (tmp_path / "calm" / "fields").iterdir():
+        assert (tmp_path / "out" / "fields" / field.name).read_bytes() == field.read_bytes()
+
+
+def children(process: int) -> list[int]:
+    """Workers of a master, by the parent that their status names."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parts = status.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(parts[1]) == process and b"multiprocessing.spawn" in (status.parent / "cmdline").read_bytes():
+            found.append(int(status.parent.name))
+    return found
+
+
+def test_a_second_run_does_only_what_is_missing(tmp_path: Path) -> None:
+    source, output = make_files(tmp_path / "in", ["a.ply", "b.ply", "bad.ply"]), tmp_path / "out"
+    assert run_here(source, output).counts.fresh == 3
+    assert run_here(source, output).counts.fresh == 0
+    assert run_here(source, output, retry_failed=True).counts.fresh == 1
+    (source / "a.ply").write_text("changed")
+    assert run_here(source, output).counts.fresh == 1
+    field = next(row.key for row in latest_rows(output) if row.path == "b.ply")
+    (output / "fields" / f"{field}.pt").unlink()
+    result = run_here(source, output)
+    assert result.counts.fresh == 1 and len(plain(output)) == 3
+    assert (output / "calls.txt").read_text().split() == ["a.ply", "b.ply", "a.ply", "b.ply"]
+
+
+def test_torn_lines_are_skipped_and_left_behind(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    journal = Journal(path)
+    journal.append(Row("a.ply", "fitted"))
+    journal.append(Row("b.ply", "fitted"))
+    journal.close()
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        expected = whole[:cut].count(b"}")
+        assert len(list(read_journal(path))) == expected
+        journal = Journal(path)
+        journal.append(Row("c.ply", "fitted"))
+        journal.close()
+        assert [row.path for _, row in read_journal(path)] == [*["a.ply", "b.ply"][:expected], "c.ply"]
+
+
+def test_fields_inside_the_folder_of_shapes_are_no_shapes(tmp_path: Path) -> None:
+    source = make_files(tmp_path / "in", ["a.ply"])
+    make_files(source / "out" / "meshes", ["kept.ply"])
+    assert run_here(source, source / "out").counts.total == 1
+
+
+def test_two_masters_do_not_fill_one_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "rows.jsonl")
+    with pytest.raises(ValueError, match=r"another process is filling .*--shard"):
+        Journal(tmp_path / "rows.jsonl")
+    journal.close()
+    Journal(tmp_path / "rows.jsonl").close()
+
+
+def test_shards_share_a_folder_and_make_one_table(tmp_path: Path) -> None:
+    names = [f"s{index}.ply" for index in range(7)]
+    source, output = make_files(tmp_path / "in", names), tmp_path / "out"
+    totals = [run_here(source, output, shard=(index, 3)).counts.total for index in range(3)]
+    assert totals == [3, 2, 2] and [row.path for row in latest_rows(output)] == names
+    assert run_here(source, output).counts.fresh == 0
+
+
+def test_slurm_says_which_shard() -> None:
+    slurm = {f"SLURM_ARRAY_TASK_{n}": v for n, v in (("ID", "14"), ("MIN", "10"), ("STEP", "2"), ("COUNT", "5"))}
+    assert shard_of(None, slurm) == (2, 5)
+    assert shard_of(None, {}) == (0, 1) and shard_of("3/8", slurm) == (3, 8)
+    for wrong in ("8/8", "-1/8", "3", "a/b", "0/0"):
+        with pytest.raises(ValueError, match="shard"):
+            shard_of(wrong)
+
+
+def test_folders_and_lists_name_the_same_shapes(tmp_path: Path) -> None:
+    source = make_files(tmp_path / "in", ["b.ply", "a.OBJ", "notes.txt", ".hidden.ply"])
+    make_files(source / "deep", ["c.xyz"])
+    assert [entry.path for entry in list_shapes(source)] == ["a.OBJ", "b.ply", "deep/c.xyz"]
+    (source / "list.txt").write_text("# some\n\nb.ply\ndeep/c.xyz\n")
+    assert [entry.path for entry in list_shapes(source / "list.txt")] == ["b.ply", "deep/c.xyz"]
+    (source / "list.csv").write_text("path,steps,seed\nb.ply,100,\ndeep/c.xyz,,3\n")
+    first, second = list_shapes(source / "list.csv")
+    assert (first.overrides, second.overrides) == ({"steps": "100"}, {"seed": "3"})
+    assert first.file == str(source / "b.ply")
+    (source / "wrong.csv").write_text("file\nb.ply\n")
+    with pytest.raises(ValueError, match=r"wrong.csv, row 2: no path"):
+        list(list_shapes(source / "wrong.csv"))
+    with pytest.raises(ValueError, match="neither a folder nor a list"):
+        list(list_shapes(tmp_path / "nowhere"))
+
+
+def test_a_list_in_parquet(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"path": ["a.ply", "b.ply"], "steps": [None, 7]}), tmp_path / "list.parquet")
+    assert [entry.overrides for entry in list_shapes(tmp_path / "list.parquet")] == [{}, {"steps": 7}]
+
+
+def test_the_table_in_parquet_has_every_row_and_the_gate(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    source = make_files(tmp_path / "in", ["a.ply", "b.ply", "bad.ply"])
+    result = run_here(source, tmp_path / "out", min_iou=0.5)
+    table = pq.read_table(result.table).to_pylist()
+    assert [row["path"] for row in table] == ["a.ply", "b.ply", "bad.ply"]
+    assert [row["below_min_iou"] for row in table] == [
+        None if row["iou"] is None else row["iou"] < 0.5 for row in table
+    ]
+    assert table[2]["error"] == "no shape." and result.below == sum(row["below_min_iou"] or 0 for row in table)
+
+
+def test_without_pyarrow_the_table_is_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    source = make_files(tmp_path / "in", ["a.ply", "bad.ply"])
+    with pytest.warns(UserWarning, match="written as CSV"):
+        result = run_here(source, tmp_path / "out")
+    lines = result.table.read_text().splitlines()
+    assert result.table.name == "shapes.csv" and len(lines) == 3 and lines[1].startswith("a.ply,fitted")
+
+
+def test_the_worst_rows_come_first(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "rows.jsonl")
+    for index in range(50):
+        journal.append(Row(f"{index}.ply", "fitted", iou=(index * 7 % 50) / 50))
+    journal.append(Row("failed.ply", "failed", iou=None))
+    journal.close()
+    worst, missed = worst_rows(tmp_path, 10, min_iou=0.5)
+    assert [row.iou for row in worst] == [index / 50 for index in range(10)] and missed == 25
+
+
+def test_the_memory_of_the_master_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 rows: what one more row costs while running is the 8-byte name that keeps a list from naming it twice."""
+    (tmp_path / "list.txt").write_text("\n".join(f"shape_{index}.ply" for index in range(10_000)))
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # 10,000 of them take a minute on a slow disk
+    held: list[int] = []
+
+    def engine(entries: Iterator[Entry], options: StubOptions) -> Iterator[Row]:
+        tracemalloc.start()
+        for number, entry in enumerate(entries):
+            if number in (100, 5_000, 9_999):
+                held.append(tracemalloc.get_traced_memory()[0])
+            yield Row(entry.path, "fitted", configuration_hash="c" * 64, warnings="w" * 200)
+        tracemalloc.stop()
+
+    result = fit_shapes(tmp_path / "list.txt", stub(tmp_path / "out"), engine=engine)  # type: ignore[arg-type]
+    assert result.counts.done == 10_000
+    assert held[2] - held[0] < 10_000 * 110
+    assert (tmp_path / "out" / "rows.jsonl").stat().st_size > 3_000_000
+
+
+def test_ctrl_c_ends_well_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    source, output = make_files(tmp_path / "in", [f"{index}.ply" for index in range(5)]), tmp_path / "out"
+
+    def engine(entries: Iterator[Entry], options: StubOptions) -> Iterator[Row]:
+        for number, entry in enumerate(entries):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield stub_fit(entry, options)
+
+    result = fit_shapes(source, stub(output), engine=engine)  # type: ignore[arg-type]
+    assert result.interrupted and result.counts.done == 2
+    assert json.loads((output / "summary.json").read_text())["interrupted"] is True
+    assert run_here(source, output).counts.fresh == 3
+
+
+def test_a_row_with_wrong_options_is_a_row(tmp_path: Path) -> None:
+    source = make_files(tmp_path / "in", ["a.ply"])
+    (source / "list.csv").write_text("path,wrong\na.ply,1\n")
+    from sasnet_ns.datasets.workers import fit_entry
+
+    def engine(entries: Iterator[Entry], options: StubOptions) -> Iterator[Row]:
+        yield from (fit_entry(entry, options) for entry in entries)  # type: ignore[arg-type]
+
+    for fresh in (1, 0):
+        result = fit_shapes(source / "list.csv", stub(tmp_path / "out"), engine=engine)  # type: ignore[arg-type]
+        assert result.counts.fresh == fresh and result.counts.failed == 1
+    assert [row.error for row in latest_rows(tmp_path / "out")] == ["list.csv, row 2: 'wrong' is not a field."]
