@@ -15,7 +15,7 @@ from . import (
     spatial,
     topology,
 )
-from .cloud import drop_outliers, estimate_normals, orient_normals, with_normals
+from .cloud import CloudQuality, drop_outliers, estimate_noise, estimate_normals, orient_normals, with_normals
 from .distance import ClosestPoints, SignedDistance
 from .errors import MissingLibraryError, ShapeError
 from .extraction import (
@@ -39,6 +39,7 @@ from .sampling import sample_near_surface, sample_poisson_disk, sample_surface, 
 __all__ = [
     "Camera",
     "ClosestPoints",
+    "CloudQuality",
     "Evaluation",
     "Mesh",
     "MissingLibraryError",
@@ -61,6 +62,7 @@ __all__ = [
     "error_colors",
     "error_range",
     "errors",
+    "estimate_noise",
     "estimate_normals",
     "evaluate",
     "extract_mesh",
