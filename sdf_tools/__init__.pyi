@@ -15,7 +15,16 @@ from . import (
     spatial,
     topology,
 )
-from .cloud import CloudQuality, drop_outliers, estimate_noise, estimate_normals, orient_normals, with_normals
+from .cloud import (
+    CloudQuality,
+    PreparedCloud,
+    drop_outliers,
+    estimate_noise,
+    estimate_normals,
+    orient_normals,
+    prepare_cloud,
+    with_normals,
+)
 from .distance import ClosestPoints, SignedDistance
 from .errors import MissingLibraryError, ShapeError
 from .extraction import (
@@ -34,6 +43,7 @@ from .metrics import Evaluation, chamfer, evaluate, iou, vertex_error
 from .pictures.plots import add_color_bar, slice_plot
 from .pictures.render import Camera, error_colors, error_range, render_mesh, save_picture, turntable
 from .pools import SDFBatch, SDFPool, build_sdf_pool
+from .reconstruction import reconstruct
 from .sampling import sample_near_surface, sample_poisson_disk, sample_surface, sample_volume
 
 __all__ = [
@@ -45,6 +55,7 @@ __all__ = [
     "MissingLibraryError",
     "NormalizedShape",
     "PointCloud",
+    "PreparedCloud",
     "SDFBatch",
     "SDFPool",
     "Shape",
@@ -82,6 +93,8 @@ __all__ = [
     "orient_normals",
     "pictures",
     "pools",
+    "prepare_cloud",
+    "reconstruct",
     "render_mesh",
     "repair",
     "sample_near_surface",

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def prepare_shape(shape: Shape | str, normals: bool = True) -> NormalizedShape:
     """Read a shape if it is a name or a file, make a raw cloud ready, put it into box units.
 
-    A cloud without normals is taken as raw: points far from all others are left out, with a warning that says how many,
-    and normals are estimated and turned outward.
+    Clouds are prepared (:func:`sdf_tools.cloud.preparation.prepare_cloud`): repeated points merged, strays left out,
+    noise taken off, missing normals estimated and turned outward, with a warning for each.
 
     Args:
         shape: a mesh or point cloud, a name, or a file.
@@ -28,12 +28,11 @@ def prepare_shape(shape: Shape | str, normals: bool = True) -> NormalizedShape:
 
     resolved = shape if isinstance(shape, Mesh | PointCloud) else resolve_shape(shape)
     validate_for_fitting(resolved)
-    if isinstance(resolved, PointCloud) and resolved.normals is None:
-        from sdf_tools.cloud.normals import with_normals
-        from sdf_tools.cloud.outliers import drop_outliers
+    if isinstance(resolved, PointCloud):
+        from sdf_tools.cloud.preparation import prepare_cloud
 
-        resolved, dropped = drop_outliers(resolved)
-        if dropped:
-            warnings.warn(f"'{resolved.name}': left out {dropped} points that lie far from all others.", stacklevel=2)
-        resolved = with_normals(resolved) if normals else resolved
+        prepared = prepare_cloud(resolved, normals)
+        for sentence in prepared.said:
+            warnings.warn(f"'{resolved.name}': {sentence}.", stacklevel=2)
+        resolved = prepared.cloud
     return normalize(resolved)

@@ -34,6 +34,12 @@ def orient_by_winding(
     chosen = even_subset(points, ANCHORS)
     anchors = points[chosen]
     dipoles, final = _dipoles(anchors, iterations)
+    if len(chosen) > 2 * COARSE:
+        opposed = np.abs(np.einsum("ij,ij->i", normals[chosen], _unit(dipoles))) < 0.8
+        # Thin parts: 0.6 to 2 % of the points of a horse and a CAD part, 4 % where pins and bores are as thin as the
+        # spacing. There the long way puts 0.5 % more of the points right.
+        if opposed.mean() > 0.025:
+            dipoles, final = _dipoles(anchors, iterations, warm=False)
     field = _unit(dipoles)
     if len(chosen) < len(points):
         field = _unit(-WindingTree(anchors, near=1.5).gradient(dipoles, final, points))
@@ -42,10 +48,11 @@ def orient_by_winding(
     return np.where(np.abs(agreement) < 0.8, field, oriented) if refine else oriented
 
 
-def _dipoles(points: np.ndarray, iterations: int) -> tuple[np.ndarray, float]:
+def _dipoles(points: np.ndarray, iterations: int, warm: bool = True) -> tuple[np.ndarray, float]:
     """(N, 3) outward dipoles on the points, and the softening of their field.
 
-    Large clouds start from the field of an even subset, and so need few iterations of their own: a third of the time.
+    With ``warm``, large clouds start from the field of an even subset and need few iterations of their own: a quarter
+    of the time.
     """
     distance, near = nearest_neighbours(points)(points, min(12, len(points)))
     spacing, noise = spacing_and_noise(points, distance, near)
@@ -53,7 +60,7 @@ def _dipoles(points: np.ndarray, iterations: int) -> tuple[np.ndarray, float]:
     area = np.pi * distance[:, -1] ** 2 / distance.shape[1]
     longest = LONGEST * np.maximum(area, 1e-3 * np.median(area))[:, None]
     tree = WindingTree(points, near=1.5)
-    if len(points) > 2 * COARSE:
+    if warm and len(points) > 2 * COARSE:
         some = points[even_subset(points, COARSE)]
         rough, softening = _dipoles(some, iterations)
         field = _unit(-WindingTree(some, near=1.5).gradient(rough, softening, points))

@@ -12,8 +12,9 @@ from torch import Tensor
 from sdf_tools.geometry import PointCloud
 from sdf_tools.spatial.neighbours import morton_order, nearest_neighbours
 
-OFF_SURFACE = 2.5  # times its neighbours' reach, for a point that stands off their plane
-SPARSE = 3.0  # times the cloud's median reach, for a point whose neighbours fill space
+OFF_SURFACE = 1.6  # times the reach of its denser neighbours, for a point that stands off their plane
+SPARSE = 2.5  # times the cloud's median reach, for a point whose neighbours fill space
+OFTEN = 0.5  # of the sparse points must be in no surface: where fewer are, they are thin parts of an uneven cloud
 FILLS_SPACE = 0.1  # smallest over largest variance of a neighbourhood
 LINKED = 2.5  # times the reach of the closer-set end: points nearer than that belong together
 SMALL = 0.05  # share of the points that a stray cluster has at most
@@ -53,9 +54,9 @@ def find_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -
 
     A point's reach is the mean distance to its ``neighbours`` nearest. It goes if its reach is more than ``ratio``
     times the median of its neighbours' (the simplified local outlier factor, Breunig et al., SIGMOD 2000); or more than
-    2.5 times, and it stands off the plane through them; or more than 3 times the median of the cloud, and its
-    neighbours fill space instead of lying on a surface or a rod. So sparse parts of a surface stay, and strays among
-    strays go. Of what is left, pieces with less than a twentieth of the points that have gone from the rest go if they
+    1.6 times that of the denser ones, and it stands off the plane through them; or more than 2.5 times the median of the
+    cloud, and its neighbours fill space instead of lying on a surface or a rod, as half of such points do. Sparse parts of a surface so stay, and strays
+    among strays go. Of what is left, pieces with less than a twentieth of the points that have gone from the rest go if they
     fill space, or have fewer than ``neighbours`` points.
     """
     points = np.ascontiguousarray(cloud.points.double().numpy())
@@ -106,16 +107,20 @@ def _single(points: np.ndarray, neighbours: int, ratio: float) -> np.ndarray:
     reach = distance[:, 1:].mean(1)
     local = np.maximum(np.median(reach[near[:, 1:]], axis=1), 1e-300)
     bad = reach > ratio * local
-    suspect = np.flatnonzero(~bad & ((reach > OFF_SURFACE * local) | (reach > SPARSE * np.median(reach))))
+    dense = np.maximum(np.quantile(reach[near[:, 1:]], 0.25, axis=1), 1e-300)
+    sparse = reach > SPARSE * np.median(reach)
+    suspect = np.flatnonzero(~bad & ((reach > OFF_SURFACE * dense) | sparse))
     if len(suspect):
         away = points[near[suspect, 1:]]
         middle = away.mean(1)
         away = away - middle[:, None]
         variance, axes = np.linalg.eigh(away.transpose(0, 2, 1) @ away)
         height = np.abs(np.einsum("ij,ij->i", points[suspect] - middle, axes[..., 0]))
-        off = (reach[suspect] > OFF_SURFACE * local[suspect]) & (height > 0.5 * reach[suspect])
-        lost = (reach[suspect] > SPARSE * np.median(reach)) & (variance[:, 0] > FILLS_SPACE * variance[:, 2])
-        bad[suspect[off | lost]] = True
+        off = height > 0.6 * reach[suspect]
+        lost = sparse[suspect] & (off | (variance[:, 0] > FILLS_SPACE * variance[:, 2]))
+        if lost.sum() < OFTEN * sparse.sum():
+            lost[:] = False
+        bad[suspect[lost | (off & (reach[suspect] > OFF_SURFACE * dense[suspect]))]] = True
     return bad
 
 

@@ -52,9 +52,10 @@ def project(
     scales = scales.astype(np.int64)
     scatter = np.full(len(points), max(noise, 1e-300))
     width = np.empty(len(points))
-    # Compiled for C-ordered float64; a slice of rows keeps that.
-    for rows in _blocks(len(points)):
-        distance, index = search(starts[rows], most)
+    blocks = _blocks(len(points))
+    found: tuple[np.ndarray, np.ndarray] | None = None
+    for rows in blocks:
+        distance, index = found = search(starts[rows], most)
 
         def choose(part: slice, rows: slice = rows, distance: np.ndarray = distance, index: np.ndarray = index) -> None:
             kernels.choose_widths(
@@ -64,8 +65,9 @@ def project(
 
         in_threads(choose, len(index))
     out, turned, trust = np.empty_like(points), np.empty_like(points), np.empty((len(points), 2))
-    for rows in _blocks(len(points)):
-        distance, index = search(starts[rows], most)
+    for rows in blocks:
+        # One block's neighbours are kept; those of all would take 3 KB a point.
+        distance, index = found if found is not None and len(blocks) == 1 else search(starts[rows], most)
         near = again(starts[rows], min(16, len(points)))[1]
         smooth = np.minimum(WIDER * np.median(width[near], axis=1), np.maximum(distance[:, -1], 1e-300))
 
