@@ -10,7 +10,7 @@ import importlib
 import sys
 from pathlib import Path
 
-NAMES = ("kernels", "step", "inference", "shapes", "distance", "sampling", "extraction", "metrics", "reconstruction")
+NAMES = ("kernels", "step", "inference", "shapes", "distance", "sampling", "extraction", "metrics", "reconstruction", "clouds")
 
 
 def main() -> None:

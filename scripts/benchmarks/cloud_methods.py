@@ -43,8 +43,8 @@ def open3d_poisson(cloud: PointCloud, quick: bool) -> Iterator[Attempt]:
 
     Every pair of k and depth; the caller keeps the best, which its user could not know.
     """
-    for k in (20,) if quick else (12, 30, 60):
-        for depth in (8,) if quick else (7, 8, 9):
+    for k in (12, 60) if quick else (12, 30, 60):
+        for depth in (7, 9) if quick else (7, 8, 9):
             yield timed(lambda k=k, depth=depth: _poisson(cloud, k, depth), f"k={k} d={depth}")  # type: ignore[misc]
 
 
