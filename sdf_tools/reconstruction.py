@@ -31,7 +31,7 @@ def reconstruct(
     trim: float | None = None,
     all_pieces: bool = False,
 ) -> Mesh:
-    """Mesh a point cloud, with the preparation that fits start from (:func:`~sdf_tools.cloud.preparation.prepare_cloud`).
+    """Mesh a point cloud, prepared as for fits (:func:`~sdf_tools.cloud.preparation.prepare_cloud`).
 
     Args:
         cloud: points, with or without normals, at least 16.

@@ -1,4 +1,4 @@
-"""Point clouds as they come, made from meshes whose truth is known: noise, strays, holes, uneven density, grids, lines."""
+"""Point clouds as they come, made from meshes that are known: noise, strays, holes, uneven density, grids, lines."""
 
 from __future__ import annotations
 

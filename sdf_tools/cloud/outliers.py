@@ -52,12 +52,16 @@ class Strays:
 def find_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -> Strays:
     """Find points of no surface, with or without normals, until no more are found.
 
-    A point's reach is the mean distance to its ``neighbours`` nearest. It goes if its reach is more than ``ratio``
-    times the median of its neighbours' (the simplified local outlier factor, Breunig et al., SIGMOD 2000); or more than
-    1.6 times that of the denser ones, and it stands off the plane through them; or more than 2.5 times the median of the
-    cloud, and its neighbours fill space instead of lying on a surface or a rod, as half of such points do. Sparse parts of a surface so stay, and strays
-    among strays go. Of what is left, pieces with less than a twentieth of the points that have gone from the rest go if they
-    fill space, or have fewer than ``neighbours`` points.
+    A point's reach is the mean distance to its ``neighbours`` nearest. A point goes if
+
+    - its reach is more than ``ratio`` times the median of its neighbours' (the simplified local outlier factor, Breunig
+      et al., SIGMOD 2000),
+    - or more than 1.6 times that of the denser ones, and it stands off the plane through them,
+    - or more than 2.5 times the median of the cloud, and its neighbours fill space instead of lying on a surface or a
+      rod, as half of such points must do: sparse parts of a surface stay, and strays among strays go.
+
+    Of what is left, pieces with less than a twentieth of the points, cut off from the rest, go if they fill space or
+    have fewer than ``neighbours`` points.
     """
     points = np.ascontiguousarray(cloud.points.double().numpy())
     kept = np.arange(len(points))

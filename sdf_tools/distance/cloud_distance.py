@@ -25,8 +25,8 @@ class CloudDistance:
             per cent far away. ``imls``: near the cloud the Gaussian-weighted mean of the distances to planes at
             the nearest points (implicit moving least squares, Kolluri 2005): 8, or up to 32 where neighbours disagree
             about the height of the surface by more than a tenth of the spacing. Points count by how far they agree
-            with theirs (``trust``). Beyond a few point spacings it is the distance to the foot point on that surface below the nearest point, with the side
-            from the winding number of the points (Barill et al. 2018).
+            with theirs (``trust``). Beyond a few point spacings it is the distance to the foot point on that surface
+            below the nearest point, with the side from the winding number of the points (Barill et al. 2018).
         unsigned: no sign, so the sides of the normals do not matter, and a cloud without any gets estimated ones.
 
     Attributes:
