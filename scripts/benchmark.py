@@ -22,6 +22,7 @@ NAMES = (
     "metrics",
     "reconstruction",
     "viewer",
+    "clouds",
 )
 
 

@@ -15,7 +15,16 @@ from . import (
     spatial,
     topology,
 )
-from .cloud import drop_outliers, estimate_normals, orient_normals, with_normals
+from .cloud import (
+    CloudQuality,
+    PreparedCloud,
+    drop_outliers,
+    estimate_noise,
+    estimate_normals,
+    orient_normals,
+    prepare_cloud,
+    with_normals,
+)
 from .distance import ClosestPoints, SignedDistance
 from .errors import MissingLibraryError, ShapeError, ShapeWarning
 from .extraction import (
@@ -34,17 +43,20 @@ from .metrics import CloudEvaluation, Evaluation, chamfer, evaluate, evaluate_cl
 from .pictures.plots import add_color_bar, slice_plot
 from .pictures.render import Camera, error_colors, error_range, render_mesh, save_picture, turntable
 from .pools import SDFBatch, SDFPool, build_sdf_pool
+from .reconstruction import reconstruct
 from .sampling import sample_near_surface, sample_poisson_disk, sample_surface, sample_volume
 
 __all__ = [
     "Camera",
     "ClosestPoints",
     "CloudEvaluation",
+    "CloudQuality",
     "Evaluation",
     "Mesh",
     "MissingLibraryError",
     "NormalizedShape",
     "PointCloud",
+    "PreparedCloud",
     "SDFBatch",
     "SDFPool",
     "Shape",
@@ -63,6 +75,7 @@ __all__ = [
     "error_colors",
     "error_range",
     "errors",
+    "estimate_noise",
     "estimate_normals",
     "evaluate",
     "evaluate_cloud",
@@ -83,7 +96,9 @@ __all__ = [
     "orient_normals",
     "pictures",
     "pools",
+    "prepare_cloud",
     "prepare_mesh",
+    "reconstruct",
     "render_mesh",
     "repair",
     "sample_near_surface",

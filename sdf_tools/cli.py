@@ -184,6 +184,54 @@ class Extract:
 
 
 @dataclass
+class Reconstruct:
+    """Mesh a point cloud, with or without normals, in seconds and without a network."""
+
+    shape: Annotated[Path, tyro.conf.Positional]
+    """A point cloud (.ply .xyz .npz .npy .pcd)."""
+    output_path: Path
+    """Mesh to write: .ply .obj .stl .glb or .off."""
+    method: Literal["imls", "poisson"] = "imls"
+    """The cloud's own signed distance by marching cubes, or Open3D's screened Poisson on the same prepared points."""
+    resolution: int | None = None
+    """Cells along the longest side; about one a spacing of the points if left out, 64 to 512."""
+    trim: float | None = None
+    """Leave borders where no point is within this many spacings; the mesh is closed if left out."""
+    keep_outliers: bool = False
+    """Do not look for stray points."""
+    keep_noise: bool = False
+    """Do not move noisy points onto the surface that they tell."""
+    all_pieces: bool = False
+    """Keep pieces with less than 2 % of the largest one's faces."""
+
+    def run(self) -> None:
+        import warnings
+
+        from sdf_tools.io.loading import load
+        from sdf_tools.io.writing import save_mesh
+        from sdf_tools.reconstruction import reconstruct
+
+        cloud = load(self.shape)
+        if not isinstance(cloud, PointCloud):
+            raise ValueError(f"'{self.shape}' is a mesh already; reconstruct takes a point cloud.")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            mesh = reconstruct(
+                cloud,
+                method=self.method,
+                resolution=self.resolution,
+                keep_outliers=self.keep_outliers,
+                denoise=not self.keep_noise,
+                trim=self.trim,
+                all_pieces=self.all_pieces,
+            )
+        for warning in said:
+            print(warning.message, file=sys.stderr)
+        save_mesh(mesh, self.output_path)
+        print(f"{self.output_path}: {mesh.vertices.shape[0]:,} vertices, {mesh.faces.shape[0]:,} faces")
+
+
+@dataclass
 class Render:
     """Draw a mesh or a point cloud, without a display."""
 
@@ -242,7 +290,7 @@ def _mesh(path: str | Path) -> Mesh:
     return mesh_and_notes(path)[0]
 
 
-Command = Info | Repair | Sample | Normals | Distance | Extract | Evaluate | Render
+Command = Info | Repair | Sample | Normals | Distance | Extract | Reconstruct | Evaluate | Render
 
 
 def main() -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def prepare_shape(shape: Shape | str, normals: bool = True, orientation: str = "check") -> NormalizedShape:
     """Read a shape if it is a name or a file, find its inside, make a raw cloud ready, put it into box units.
 
-    Every change is said as a ``ShapeWarning``.
+    Clouds are prepared (:func:`sdf_tools.cloud.preparation.prepare_cloud`): repeated points merged, strays left out,
+    noise taken off, missing normals estimated and turned outward, given ones checked. Every change is said as a
+    ``ShapeWarning``.
 
     Args:
         shape: a mesh or point cloud, a name, or a file.
@@ -68,17 +70,13 @@ def _prepare_mesh(mesh: Mesh, orientation: str) -> Mesh:
 
 def _prepare_cloud(cloud: PointCloud, normals: bool, orientation: str) -> PointCloud:
     from sdf_tools.cloud.given_normals import mend_normals
-    from sdf_tools.cloud.normals import with_normals
-    from sdf_tools.cloud.outliers import drop_outliers
+    from sdf_tools.cloud.preparation import prepare_cloud
 
-    cloud, dropped = drop_outliers(cloud)
-    if dropped:
-        _say(cloud.name, [f"left out {dropped} points that lie far from all others"])
-    if not normals:
-        return cloud
-    if cloud.normals is None:
-        return with_normals(cloud)
-    cloud, notes = mend_normals(cloud, orientation)
+    prepared = prepare_cloud(cloud, normals)
+    _say(cloud.name, [*prepared.said])
+    if not normals or cloud.normals is None:
+        return prepared.cloud
+    cloud, notes = mend_normals(prepared.cloud, orientation)
     _say(cloud.name, notes)
     return cloud
 

@@ -10,6 +10,8 @@ from sdf_tools.spatial.winding_tree import WindingTree
 from sdf_tools.vectors import unit_vectors
 
 ANCHORS = 30_000
+COARSE = 6_000  # points of the first solve
+FINISH = 8  # iterations of the second
 LONGEST = 1.5  # of a dipole, times the area of the disc that its point stands for
 
 
@@ -32,31 +34,56 @@ def orient_by_winding(
     """
     chosen = even_subset(points, ANCHORS)
     anchors = points[chosen]
-    distance, near = nearest_neighbours(anchors)(anchors, min(12, len(anchors)))
-    spacing, noise = spacing_and_noise(anchors, distance, near)
-    final = float(np.clip(3 * noise, 0.25 * spacing, 1.5 * spacing))
-    area = np.pi * distance[:, -1] ** 2 / distance.shape[1]
-    longest = LONGEST * np.maximum(area, 1e-3 * np.median(area))[:, None]
-    tree = WindingTree(anchors, near=1.5)
-    coarse = _solve(tree, longest, np.geomspace(max(1.5 * spacing, 2 * final), final, iterations))
-    fine = _solve(tree, longest, np.geomspace(max(0.35 * spacing, 1.2 * final), final, iterations))
-    opposed = np.einsum("ij,ij->i", coarse, fine) < 0
-    patch = opposed[near].mean(1) > 0.3
-    dipoles = np.where(patch[:, None], coarse, fine)
-    field = unit_vectors(dipoles if len(chosen) == len(points) else -tree.gradient(dipoles, final, points))
+    dipoles, final = _dipoles(anchors, iterations)
+    if len(chosen) > 2 * COARSE:
+        opposed = np.abs(np.einsum("ij,ij->i", normals[chosen], unit_vectors(dipoles))) < 0.8
+        # Thin parts: 0.6 to 2 % of the points of a horse and a CAD part, 4 % where pins and bores are as thin as the
+        # spacing. There the long way puts 0.5 % more of the points right.
+        if opposed.mean() > 0.025:
+            dipoles, final = _dipoles(anchors, iterations, warm=False)
+    field = unit_vectors(dipoles)
+    if len(chosen) < len(points):
+        field = unit_vectors(-WindingTree(anchors, near=1.5).gradient(dipoles, final, points))
     agreement = (normals * field).sum(1, keepdims=True)
     oriented = np.where(agreement < 0, -normals, normals)
     return np.where(np.abs(agreement) < 0.8, field, oriented) if refine else oriented
 
 
-def _solve(tree: WindingTree, longest: np.ndarray, softenings: np.ndarray) -> np.ndarray:
+def _dipoles(points: np.ndarray, iterations: int, warm: bool = True) -> tuple[np.ndarray, float]:
+    """(N, 3) outward dipoles on the points, and the softening of their field.
+
+    With ``warm``, large clouds start from the field of an even subset and need few iterations of their own: a quarter
+    of the time.
+    """
+    distance, near = nearest_neighbours(points)(points, min(12, len(points)))
+    spacing, noise = spacing_and_noise(points, distance, near)
+    final = float(np.clip(3 * noise, 0.25 * spacing, 1.5 * spacing))
+    area = np.pi * distance[:, -1] ** 2 / distance.shape[1]
+    longest = LONGEST * np.maximum(area, 1e-3 * np.median(area))[:, None]
+    tree = WindingTree(points, near=1.5)
+    if warm and len(points) > 2 * COARSE:
+        some = points[even_subset(points, COARSE)]
+        rough, softening = _dipoles(some, iterations)
+        field = unit_vectors(-WindingTree(some, near=1.5).gradient(rough, softening, points))
+        softenings = np.geomspace(max(0.7 * spacing, 1.2 * final), final, FINISH)
+        return _solve(tree, longest, softenings, field * longest / LONGEST), final
+    coarse = _solve(tree, longest, np.geomspace(max(1.5 * spacing, 2 * final), final, iterations))
+    fine = _solve(tree, longest, np.geomspace(max(0.35 * spacing, 1.2 * final), final, iterations))
+    opposed = np.einsum("ij,ij->i", coarse, fine) < 0
+    patch = opposed[near].mean(1) > 0.3
+    return np.where(patch[:, None], coarse, fine), final
+
+
+def _solve(
+    tree: WindingTree, longest: np.ndarray, softenings: np.ndarray, start: np.ndarray | None = None
+) -> np.ndarray:
     """(N, 3) outward dipoles on the tree's points, whose winding number there is about one half.
 
-    They start at zero. Each iteration makes one steepest-descent step towards a winding number of one half, then
-    turns each dipole along the gradient of the field, its length kept but for the bound ``longest`` (N, 1): long
-    dipoles fit noise.
+    They start at zero, or at ``start`` (N, 3). Each iteration makes one steepest-descent step towards a winding number
+    of one half, then turns each dipole along the gradient of the field, its length kept but for the bound ``longest``
+    (N, 1): long dipoles fit noise.
     """
-    dipoles = np.zeros((len(longest), 3))
+    dipoles = np.zeros((len(longest), 3)) if start is None else start
     for soften in softenings:
         residual = tree.adjoint(0.5 - tree.winding(dipoles, soften), soften)
         reached = tree.winding(residual, soften)

@@ -1,36 +1,170 @@
-"""Points that belong to no surface."""
+"""Points that belong to no surface, alone or in clusters."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from sdf_tools.geometry import PointCloud, select_points
 from sdf_tools.spatial.neighbours import morton_order, nearest_neighbours
 
+OFF_SURFACE = 1.6  # times the reach of its denser neighbours, for a point that stands off their plane
+SPARSE = 2.5  # times the cloud's median reach, for a point whose neighbours fill space
+OFTEN = 0.5  # of the sparse points must be in no surface: where fewer are, they are thin parts of an uneven cloud
+FILLS_SPACE = 0.1  # smallest over largest variance of a neighbourhood
+LINKED = 2.5  # times the reach of the closer-set end: points nearer than that belong together
+SMALL = 0.05  # share of the points that a stray cluster has at most
+ROUNDS = 30
+
+
+@dataclass(frozen=True)
+class Strays:
+    """What :func:`find_outliers` found.
+
+    Attributes:
+        keep: (N,) the points that belong to a surface.
+        single: how many single points do not.
+        clustered: how many points of stray clusters do not.
+        far: a sentence about a distant cluster that looks like a surface and is kept, or empty.
+    """
+
+    keep: Bool[Tensor, " N"]
+    single: int
+    clustered: int
+    far: str
+
+    @property
+    def count(self) -> int:
+        """Points not kept."""
+        return self.single + self.clustered
+
+    def __str__(self) -> str:
+        parts = [f"{self.single:,} points that lie far from all others" if self.single else ""]
+        parts.append(f"{self.clustered:,} points in clusters that are no surface" if self.clustered else "")
+        said = " and ".join(part for part in parts if part)
+        return "; ".join(part for part in (f"left out {said}" if said else "", self.far) if part)
+
+
+def find_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -> Strays:
+    """Find points of no surface, with or without normals, until no more are found.
+
+    A point's reach is the mean distance to its ``neighbours`` nearest. A point goes if
+
+    - its reach is more than ``ratio`` times the median of its neighbours' (the simplified local outlier factor, Breunig
+      et al., SIGMOD 2000),
+    - or more than 1.6 times that of the denser ones, and it stands off the plane through them,
+    - or more than 2.5 times the median of the cloud, and its neighbours fill space instead of lying on a surface or a
+      rod, as half of such points must do: sparse parts of a surface stay, and strays among strays go.
+
+    Of what is left, pieces with less than a twentieth of the points, cut off from the rest, go if they fill space or
+    have fewer than ``neighbours`` points.
+    """
+    points = np.ascontiguousarray(cloud.points.double().numpy())
+    kept = np.arange(len(points))
+    for _ in range(ROUNDS):
+        bad = _single(points[kept], neighbours, ratio)
+        if not bad.any():
+            break
+        kept = kept[~bad]
+    single = len(points) - len(kept)
+    clustered, far = _clusters(points[kept], neighbours)
+    kept = kept[~clustered]
+    keep = np.zeros(len(points), bool)
+    keep[kept] = True
+    return Strays(torch.from_numpy(keep), single, int(clustered.sum()), far)
+
 
 def drop_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -> tuple[PointCloud, int]:
-    """Remove points that lie much farther from their neighbours than those lie from theirs.
-
-    A point goes if the mean distance to its ``neighbours`` nearest points is more than ``ratio`` times the median of
-    the same over those points: the simplified local outlier factor (Breunig et al., SIGMOD 2000), which does not mind
-    that some parts were scanned more densely than others. Stray points and clusters of a few go; a stray cluster larger
-    than ``neighbours`` is a surface of its own to it.
+    """Remove what :func:`find_outliers` finds.
 
     Returns:
         The cloud without them (the same object if there are none), and how many there were.
     """
-    points = np.ascontiguousarray(cloud.points.double().numpy())
-    count = min(neighbours + 1, len(points))
-    if count < 3:
-        return cloud, 0
+    found = find_outliers(cloud, neighbours, ratio)
+    return (cloud, 0) if found.count == 0 else (select_points(cloud, found.keep), found.count)
+
+
+def _neighbourhoods(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     order = morton_order(points)
-    reach, near = np.empty(len(points)), np.empty((len(points), count), np.int64)
-    distance, index = nearest_neighbours(points)(points[order], count)
-    reach[order], near[order] = distance[:, 1:].mean(1), index
-    usual = np.median(reach[near[:, 1:]], axis=1)
-    keep = torch.from_numpy(reach <= ratio * np.maximum(usual, 1e-300))
-    dropped = int((~keep).sum())
-    if dropped == 0:
-        return cloud, 0
-    return select_points(cloud, keep), dropped
+    distance, near = np.empty((len(points), count)), np.empty((len(points), count), np.int64)
+    distance[order], near[order] = nearest_neighbours(points)(points[order], count)
+    return distance, near
+
+
+def _single(points: np.ndarray, neighbours: int, ratio: float) -> np.ndarray:
+    """(N,) which points stand alone, or among others that do."""
+    count = min(neighbours + 1, len(points))
+    if count < 4:
+        return np.zeros(len(points), bool)
+    distance, near = _neighbourhoods(points, count)
+    reach = distance[:, 1:].mean(1)
+    local = np.maximum(np.median(reach[near[:, 1:]], axis=1), 1e-300)
+    bad = reach > ratio * local
+    dense = np.maximum(np.quantile(reach[near[:, 1:]], 0.25, axis=1), 1e-300)
+    sparse = reach > SPARSE * np.median(reach)
+    suspect = np.flatnonzero(~bad & ((reach > OFF_SURFACE * dense) | sparse))
+    if len(suspect):
+        away = points[near[suspect, 1:]]
+        middle = away.mean(1)
+        away = away - middle[:, None]
+        variance, axes = np.linalg.eigh(away.transpose(0, 2, 1) @ away)
+        height = np.abs(np.einsum("ij,ij->i", points[suspect] - middle, axes[..., 0]))
+        off = height > 0.6 * reach[suspect]
+        lost = sparse[suspect] & (off | (variance[:, 0] > FILLS_SPACE * variance[:, 2]))
+        if lost.sum() < OFTEN * sparse.sum():
+            lost[:] = False
+        bad[suspect[lost | (off & (reach[suspect] > OFF_SURFACE * dense[suspect]))]] = True
+    return bad
+
+
+def _clusters(points: np.ndarray, neighbours: int) -> tuple[np.ndarray, str]:
+    """(N,) which points are in stray clusters, and a sentence about a distant piece that is none."""
+    count = min(neighbours + 1, len(points))
+    nothing = np.zeros(len(points), bool)
+    if count < 4:
+        return nothing, ""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    distance, near = _neighbourhoods(points, count)
+    reach = distance[:, 1:].mean(1)
+    start, end = np.repeat(np.arange(len(points)), count - 1), near[:, 1:].reshape(-1)
+    linked = distance[:, 1:].reshape(-1) <= LINKED * np.minimum(reach[start], reach[end])
+    graph = coo_array((np.ones(linked.sum(), np.int8), (start[linked], end[linked])), shape=(len(points),) * 2)
+    pieces, label = connected_components(graph, directed=False)
+    if pieces == 1:
+        return nothing, ""
+    size = np.bincount(label)
+    main = int(size.argmax())
+    away = points[near] - points[near].mean(1, keepdims=True)
+    variance = np.linalg.eigvalsh(away.transpose(0, 2, 1) @ away)
+    solid = variance[:, 0] > FILLS_SPACE * variance[:, 2]
+    bad = (size <= SMALL * len(points)) & (np.bincount(label, solid) > 0.5 * size)
+    bad |= size < min(neighbours, SMALL * len(points))
+    bad[main] = False
+    body = points[label == main]
+    low, high = body.min(0), body.max(0)
+    outside = np.maximum(np.maximum(low - points, points - high), 0).max(1)
+    # Few points of the body itself, cut off by a gap, lie close to it: they stay.
+    apart = np.full(pieces, np.inf)
+    small = np.flatnonzero(bad[label])
+    if len(small):
+        gap = nearest_neighbours(body)(points[small], 1)[0][:, 0]
+        np.minimum.at(apart, label[small], gap)
+        bad &= apart > 3 * float(np.median(reach[label == main]))
+    extent = float((high - low).max())
+    distant = np.bincount(label, outside, pieces) / size
+    distant[bad | (size > 0.2 * len(points))] = 0
+    piece = int(distant.argmax())
+    if distant[piece] <= 0.5 * extent:
+        return bad[label], ""
+    whole = points[~bad[label]]
+    cost = float((whole.max(0) - whole.min(0)).max()) / max(extent, 1e-300)
+    return bad[label], (
+        f"a piece of {size[piece]:,} points lies {distant[piece] / max(extent, 1e-300):.2g} sizes away from the rest, "
+        f"which it makes {cost:.2g} times smaller in the box; remove it if it does not belong"
+    )

@@ -12,6 +12,8 @@ from sdf_tools.spatial.winding_tree import WindingTree
 from sdf_tools.vectors import unit_vectors
 
 METHODS = ("imls", "knn_mean")
+NEAREST, MOST = 8, 32  # neighbours of a clean and of a scattered cloud
+SCATTER = 0.1  # spacings: what bends and edges of clean clouds reach
 
 
 class CloudDistance:
@@ -22,10 +24,15 @@ class CloudDistance:
         method: ``knn_mean`` is the estimate of BACON's and FINER's loaders, and so of the paper: the offset from the
             nearest point, dotted with the mean normal of the 3 nearest; unbiased near flat surface, wrong by tens of
             per cent far away. ``imls``: near the cloud the Gaussian-weighted mean of the distances to planes at
-            the 8 nearest points (implicit moving least squares, Kolluri 2005), beyond a few point spacings the
-            distance to the foot point on that surface below the nearest point, with the side
-            from the winding number of the points (Barill et al. 2018).
+            the nearest points (implicit moving least squares, Kolluri 2005): 8, or up to 32 where neighbours disagree
+            about the height of the surface by more than a tenth of the spacing. Points count by how far they agree
+            with theirs (``trust``). Beyond a few point spacings it is the distance to the foot point on that surface
+            below the nearest point, with the side from the winding number of the points (Barill et al. 2018).
         unsigned: no sign, so the sides of the normals do not matter, and a cloud without any gets estimated ones.
+
+    Attributes:
+        trust: (N,) in (0, 1], how far each point agrees with the surface of its neighbours: 1 within what is usual
+            around it, falling with the square of the disagreement. Weighs the distances; 1 for ``knn_mean``.
 
     Raises:
         ShapeError: no normals, and not ``unsigned``.
@@ -49,14 +56,29 @@ class CloudDistance:
         self.method, self.unsigned = method, unsigned
         self.sign = "unsigned" if unsigned else method
         self._search = nearest_neighbours(self.points)
-        self._k = min(8, len(self.points))
+        self._k = min(NEAREST, len(self.points))
         self._tree: WindingTree | None = None
+        self.trust = np.ones(len(self.points))
         if method == "imls":
-            distance, _ = self._search(self.points, self._k)
+            distance, index = self._search(self.points, self._k)
             # Half the distance to the 7th neighbour is about one spacing on a surface.
             self._spacing = np.maximum(distance[:, -1] / 2, 1e-9)
             # Areas of the discs that the points stand for.
             self._area = np.pi * np.maximum(distance[:, -1], 1e-9) ** 2 / self._k
+            self._weigh(distance, index)
+
+    def _weigh(self, distance: np.ndarray, index: np.ndarray) -> None:
+        """Find how far points agree with their neighbours; trust them accordingly, and widen the mean where few do."""
+        if index.shape[1] < 4:
+            return
+        height, _, _ = self._local(self.points, distance[:, 1:], index[:, 1:])
+        disagreement = np.abs(height) / self._spacing
+        usual = np.median(disagreement[index], axis=1)
+        self.trust = 1 / (1 + (disagreement / np.maximum(4 * usual, 4 * SCATTER)) ** 4)
+        # A mean over n neighbours leaves the n-th part of the variance.
+        wider = float(np.clip(np.median(disagreement) / SCATTER, 1, 2))
+        self._k = min(round(NEAREST * wider**2), MOST, len(self.points))
+        self._spacing = self._spacing * wider
 
     def query(self, points: np.ndarray) -> SurfacePoints:
         """Closest points of the cloud's surface to (N, 3) points."""
@@ -95,7 +117,7 @@ class CloudDistance:
         """IMLS value, its normal, and how much to trust it: 1 within 2 spacings of the cloud, 0 beyond 4."""
         spacing = self._spacing[index[:, 0]]
         excess = distance**2 - distance[:, :1] ** 2  # relative to the nearest, so that far weights do not vanish
-        weight = np.exp(-excess / (spacing[:, None] ** 2))
+        weight = np.exp(-excess / (spacing[:, None] ** 2)) * self.trust[index]
         weight /= weight.sum(1, keepdims=True)
         normals = self._sided(index)
         normal = unit_vectors(np.einsum("nk,nkj->nj", weight, normals))

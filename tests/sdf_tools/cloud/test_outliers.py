@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from primitives import cloud, sphere
 
-from sdf_tools.cloud.outliers import drop_outliers
+from sdf_tools.cloud.outliers import drop_outliers, find_outliers
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import PointCloud
 from sdf_tools.sampling import sample_surface
@@ -33,3 +34,43 @@ def test_unsigned_distance_needs_no_sides() -> None:
         assert distance.sign == "unsigned" and found.min() >= 0
         assert (found - truth).abs().mean() < 2e-4 and (found - truth).abs().max() < 5e-3
         assert not distance.contains(queries).any()
+
+
+def uniform(count: int, half: float, seed: int = 2) -> torch.Tensor:
+    return (torch.rand(count, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 0.5) * 2 * half
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.3])
+def test_uniform_strays_go_and_no_good_point_does(share: float) -> None:
+    good = sample_surface(sphere(subdivisions=4), 10_000).points
+    bad = uniform(round(10_000 * share / (1 - share)), 1.2)
+    bad = bad[(bad.norm(dim=1) - 1).abs() > 0.1]
+    found = find_outliers(PointCloud(torch.cat([good, bad])))
+    assert found.keep[: len(good)].all()
+    assert found.keep[len(good) :].double().mean() < 0.01
+    assert "far from all others" in str(found)
+
+
+def test_stray_clusters_go_and_uneven_or_separate_surfaces_stay() -> None:
+    ball = sample_surface(sphere(subdivisions=4), 10_000).points
+    blobs = [
+        torch.tensor(place).double() + 0.05 * uniform(300, 1, seed)
+        for seed, place in enumerate([[2.0, 0, 0], [0, 1.6, 1]])
+    ]
+    found = find_outliers(PointCloud(torch.cat([ball, *blobs])))
+    assert found.keep[:10_000].all() and not found.keep[10_000:].any()
+    assert "clusters that are no surface" in str(found)
+    # Density falls 50 to 1 from pole to pole.
+    many = sample_surface(sphere(subdivisions=4), 100_000).points
+    chance = 50 ** (-(many[:, 2] + 1) / 2)
+    uneven = many[torch.rand(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) < chance / 3]
+    assert find_outliers(PointCloud(uneven)).count == 0
+    other = sample_surface(sphere(0.3, (1.6, 0, 0)), 900).points
+    assert find_outliers(PointCloud(torch.cat([ball, other]))).count == 0
+
+
+def test_a_far_piece_is_reported_with_its_cost() -> None:
+    ball, far = sample_surface(sphere(subdivisions=4), 6000).points, sample_surface(sphere(), 900).points
+    found = find_outliers(PointCloud(torch.cat([ball, far + torch.tensor([20.0, 0, 0])])))
+    assert found.count == 0
+    assert "900 points" in found.far and "11 times smaller" in found.far

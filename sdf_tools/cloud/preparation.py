@@ -1,0 +1,100 @@
+"""From a cloud as it comes to one that distances can be measured to: merged, without strays, cleaned, with sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from sdf_tools.cloud.normals import estimate_normals, orient_normals
+from sdf_tools.cloud.outliers import find_outliers
+from sdf_tools.cloud.projection import project
+from sdf_tools.cloud.quality import CloudQuality, estimate_noise
+from sdf_tools.geometry import PointCloud, select_points
+
+
+@dataclass(frozen=True)
+class PreparedCloud:
+    """A cloud ready for distances, and what was done to it.
+
+    Attributes:
+        cloud: merged, without strays, cleaned, with outward normals (where asked for); its own units.
+        quality: noise and spacing before cleaning; None for fewer than 4 points.
+        said: sentences for the user, each one thing that was found or done.
+    """
+
+    cloud: PointCloud
+    quality: CloudQuality | None
+    said: tuple[str, ...]
+
+
+def prepare_cloud(
+    cloud: PointCloud, normals: bool = True, *, keep_outliers: bool = False, denoise: bool = True
+) -> PreparedCloud:
+    """Make a raw cloud ready: equal points merged, strays left out, noise taken off, normals estimated and oriented.
+
+    Args:
+        cloud: points, with or without normals.
+        normals: whether normals are needed; a cloud without any then gets estimated, outward ones.
+        keep_outliers: leave strays in.
+        denoise: move noisy points onto the surface they tell (:func:`~sdf_tools.cloud.projection.project`) and take
+            its normals. Clean clouds, noise below a twentieth of the spacing, stay as they are.
+    """
+    said: list[str] = []
+    merged = merge_equal(cloud)
+    if len(merged.points) < len(cloud.points):
+        said.append(f"merged {len(cloud.points) - len(merged.points):,} repeated points")
+    cloud = merged
+    if not keep_outliers:
+        found = find_outliers(cloud)
+        if str(found):
+            said.append(str(found))
+        cloud = select_points(cloud, found.keep) if found.count else cloud
+    if len(cloud.points) < 16:
+        return PreparedCloud(cloud, None, tuple(said))
+    quality = estimate_noise(cloud)
+    noisy = denoise and quality.noise > 0
+    if noisy:
+        said.append(str(quality))
+    if noisy and (normals or cloud.normals is not None):
+        cloud = _clean(cloud, quality)
+    elif normals and cloud.normals is None:
+        k = max(12, min(quality.neighbours, 40)) if cloud.scan_ids is None else 40
+        estimated, _ = estimate_normals(cloud.points, k)
+        turned = orient_normals(cloud.points, estimated, scan_ids=cloud.scan_ids)
+        cloud = replace(cloud, normals=turned)
+    return PreparedCloud(cloud, quality, tuple(said))
+
+
+def merge_equal(cloud: PointCloud) -> PointCloud:
+    """The cloud with each place once; equal points share the mean of their normals. The order stays."""
+    points = cloud.points.double().numpy()
+    _, first, which = np.unique(points, axis=0, return_index=True, return_inverse=True)
+    if len(first) == len(points):
+        return cloud
+    order = np.argsort(first)
+    kept = select_points(cloud, torch.from_numpy(first[order]))
+    if cloud.normals is None:
+        return kept
+    sums = torch.zeros(len(first), 3, dtype=cloud.normals.dtype)
+    sums.index_add_(0, torch.from_numpy(which.reshape(-1)), cloud.normals)
+    return replace(kept, normals=torch.nn.functional.normalize(sums[order], dim=1))
+
+
+def _clean(cloud: PointCloud, quality: CloudQuality) -> PointCloud:
+    """Points and normals projected twice; sides are found between, or taken from the given normals."""
+    points = np.ascontiguousarray(cloud.points.double().numpy())
+    given = None if cloud.normals is None else np.ascontiguousarray(cloud.normals.double().numpy())
+    estimated, _ = estimate_normals(cloud.points.double(), max(16, quality.neighbours))
+    rough = np.ascontiguousarray(estimated.numpy())
+    moved, turned, _ = project(points, rough, quality.noise, quality.neighbours)
+    if given is None:
+        sided = orient_normals(torch.from_numpy(moved), torch.from_numpy(turned), scan_ids=cloud.scan_ids).numpy()
+    else:
+        sided = np.where((turned * given).sum(1, keepdims=True) < 0, -turned, turned)
+    sided = np.ascontiguousarray(sided)
+    moved, turned, _ = project(points, sided, quality.noise, quality.neighbours, starts=moved, oriented=True)
+    return replace(
+        cloud, points=torch.from_numpy(moved).to(cloud.points), normals=torch.from_numpy(turned).to(cloud.points)
+    )

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from primitives import box, sphere
+
+from sdf_tools.cloud.quality import estimate_noise
+from sdf_tools.errors import ShapeError
+from sdf_tools.geometry import Mesh, PointCloud
+from sdf_tools.sampling import sample_surface
+
+
+def noisy(mesh: Mesh, count: int, noise: float) -> PointCloud:
+    """Samples of a mesh moved by Gaussian noise, a share of the mesh's diagonal."""
+    diagonal = float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).norm())
+    shift = torch.randn(count, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return PointCloud(sample_surface(mesh, count).points + shift * noise * diagonal)
+
+
+@pytest.mark.parametrize("noise", [0.001, 0.004, 0.01])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_noise_and_spacing_are_those_put_in(noise: float, scale: float) -> None:
+    mesh = sphere(subdivisions=4)
+    cloud = noisy(mesh, 20_000, noise)
+    found = estimate_noise(PointCloud(cloud.points * scale + 5 * scale))
+    diagonal = 2 * 3**0.5 * scale
+    assert found.noise == pytest.approx(noise * diagonal, rel=0.15)
+    assert found.spacing == pytest.approx((4 * torch.pi / 20_000) ** 0.5 * scale, rel=0.15)
+    assert found.spacings.shape == (20_000,) and found.noise_in_spacings > 0.05
+    assert str(found).startswith("noise about ")
+
+
+def test_clean_clouds_have_none_even_with_edges_and_uneven_density() -> None:
+    found = estimate_noise(noisy(box(), 10_000, 0.0))
+    assert found.noise == 0 and str(found).startswith("no noise")
+    dense, sparse = noisy(sphere(subdivisions=4), 20_000, 0.0).points, noisy(sphere(subdivisions=4), 2_000, 0.0).points
+    uneven = torch.cat([dense[dense[:, 2] > 0], sparse[sparse[:, 2] < 0]])
+    found = estimate_noise(PointCloud(uneven))
+    assert found.noise == 0
+    ratio = found.spacings[uneven[:, 2] < -0.1].median() / found.spacings[uneven[:, 2] > 0.1].median()
+    assert ratio == pytest.approx(10**0.5, rel=0.1)
+
+
+def test_too_few_points_are_refused_and_a_few_do_not_crash() -> None:
+    with pytest.raises(ShapeError, match="at least 4"):
+        estimate_noise(PointCloud(torch.zeros(3, 3)))
+    for count in (4, 8, 13):
+        assert estimate_noise(PointCloud(torch.randn(count, 3))).noise >= 0
+    assert estimate_noise(PointCloud(torch.zeros(50, 3))).noise == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fandisk.obj", "armadillo.obj", "ADIS16480.stl", "spot.obj"])
+def test_real_meshes(shared_data: Path, name: str) -> None:
+    from sdf_tools.io.loading import load
+
+    mesh = load(shared_data / "meshes" / name)
+    assert isinstance(mesh, Mesh)
+    assert estimate_noise(noisy(mesh, 30_000, 0.0)).noise == 0
+    diagonal = float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).norm())
+    for noise in (0.001, 0.0025, 0.005, 0.01):
+        assert estimate_noise(noisy(mesh, 30_000, noise)).noise == pytest.approx(noise * diagonal, rel=0.2)
