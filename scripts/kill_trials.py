@@ -3,8 +3,8 @@
     python scripts/kill_trials.py --trials 20 --folder /tmp/trials
 
 A run of ``ns-train sasnet-sdf`` on a small sphere is ended at a random moment and gone on with, until it is at its end.
-Each trial checks that every checkpoint and field.pt that is there can be read; at the end, that no unfinished file is left
-and that the weights are those of a run that nobody disturbed, bit for bit.
+Each trial checks that every checkpoint and field.pt that is there can be read; at the end, that no unfinished file is
+left and that the weights are those of a run that nobody disturbed, bit for bit.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class SASNetConfig(SASNetOptions):
     @classmethod
     @takes(SASNetOptions)
     def sdf_compact(cls, **overrides: Any) -> SASNetConfig:
-        """The SDF network for half a minute instead of hours, ours: 117,573 parameters, 53 % of them in the sine layers.
+        """The SDF network for half a minute instead of hours, ours: 117,573 parameters, 53 % in the sine layers.
 
         The paper's layout, a little narrower, with as many neurons in each band and a grid that starts coarser.
         """

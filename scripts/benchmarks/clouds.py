@@ -82,8 +82,8 @@ def judge(case: cloud_cases.Case, method: str, attempt: Attempt) -> Row:
 
     found = evaluate(attempt.mesh, case.truth, samples=50_000, iou_samples=200_000, paper=False)
     return Row(
-        case.shape, case.name, method, attempt.settings, found.iou, found.point_to_surface_mean,
-        found.surface_to_point_mean, found.normal_error_mean, found.components_prediction,
+        case.shape, case.name, method, attempt.settings, found.iou, found.accuracy_mean,
+        found.completeness_mean, found.normal_error_mean, found.components_prediction,
         bool(found.watertight_prediction), attempt.seconds, None,
     )  # fmt: skip
 
