@@ -66,7 +66,11 @@ class DTU(DataParser):
     def _outputs(self, split: str) -> DataparserOutputs:
         config = self.config
         images = _pictures(config.data / "image")
-        masks = _pictures(config.data / "mask") if config.masks != "none" else []
+        masks = []
+        if config.masks != "none":
+            if not (config.data / "mask").is_dir():
+                raise OSError(f"there is no folder '{config.data / 'mask'}'; without masks, use --masks none.")
+            masks = _pictures(config.data / "mask")
         if len(masks) != len(images) and config.masks != "none":
             raise ValueError(
                 f"'{config.data}' has {len(images)} pictures in image/ and {len(masks)} in mask/; there must be a mask "

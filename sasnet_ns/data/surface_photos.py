@@ -16,6 +16,7 @@ from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
 from torch import Tensor
 
 from sasnet_ns.data.photos import ForegroundDataset, PhotoDataManager, PhotoDataManagerConfig
+from sdf_tools.errors import ShapeError
 
 RAYS_FOR_A_DEPTH_MAP = 64
 """Rays of a picture in one step, enough to fit the scale and shift of its depth map to."""
@@ -84,7 +85,10 @@ class SurfaceDataset(ForegroundDataset):
         from nerfstudio.data.utils.data_utils import get_depth_image_from_path
 
         scale = self.metadata.get("depth_unit_scale_factor", 1.0) * self._dataparser_outputs.dataparser_scale
-        return get_depth_image_from_path(filepath=path, height=height, width=width, scale_factor=scale).float()
+        try:
+            return get_depth_image_from_path(filepath=path, height=height, width=width, scale_factor=scale).float()
+        except (AttributeError, OSError, ValueError, EOFError):  # cv2 gives None for what it cannot read
+            raise ShapeError(f"the depth map '{path}' is missing or damaged.") from None
 
     def _read_normals(self, path: Path) -> Float[Tensor, "H W 3"]:
         from PIL import Image
@@ -176,15 +180,8 @@ class SurfaceDataManager(PhotoDataManager):
         """The class of both datasets."""
         return SurfaceDataset
 
-    def create_train_dataset(self) -> SurfaceDataset:  # type: ignore[override]
-        """The training pictures."""
-        return self._dataset(self.train_dataparser_outputs)
-
-    def create_eval_dataset(self) -> SurfaceDataset:  # type: ignore[override]
-        """The evaluation pictures."""
-        return self._dataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
-
-    def _dataset(self, outputs: DataparserOutputs) -> SurfaceDataset:
+    def make_dataset(self, outputs: DataparserOutputs) -> SurfaceDataset:
+        """A dataset of one split's outputs."""
         normals = self.config.normals
         if normals is not None and self.config.data is not None:
             normals = self.config.data / normals
