@@ -37,7 +37,7 @@ def check_camera_file(config: DataParserConfig, split: str = "train") -> None:
     elif isinstance(config, BlenderDataParserConfig):
         path = data / f"transforms_{split}.json"
         meta = _read(path)
-        frames = _frames(meta, path)
+        frames = _frames(meta, path, several=split == "train")
         if "camera_angle_x" not in meta:
             raise ShapeError(f"'{path}' has no 'camera_angle_x', from which the focal length follows.")
         open_picture(data / (frames[0]["file_path"].replace("./", "") + ".png")).close()
@@ -68,8 +68,8 @@ def _read(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _frames(meta: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    """The frames, each with a picture and a pose."""
+def _frames(meta: dict[str, Any], path: Path, several: bool = True) -> list[dict[str, Any]]:
+    """The frames, each with a picture and a pose; ``several`` from different places."""
     frames = meta["frames"]
     if not frames:
         raise ShapeError(f"'{path}' lists no frames; there is nothing to train on.")
@@ -88,6 +88,8 @@ def _frames(meta: dict[str, Any], path: Path) -> list[dict[str, Any]]:
             raise ShapeError(f"{where} has a 'transform_matrix' that is not 4 x 4 numbers.")
         _check_pose(pose, where)
         poses.append(pose)
+    if not several:
+        return frames
     if len(frames) == 1:
         raise ShapeError(f"'{path}' lists a single picture; a scene needs several from different places.")
     _check_spread(np.stack(poses), f"'{path}'")
@@ -119,10 +121,10 @@ def _check_keys(meta: dict[str, Any], frames: Sequence[dict[str, Any]], path: Pa
                 "all frames."
             )
     for key, kind in (("mask_path", "mask"), ("depth_file_path", "depth map")):
-        lacking = [i for i, frame in enumerate(frames) if key not in frame]
-        if 0 < len(lacking) < len(frames):
+        without = [i for i, frame in enumerate(frames) if key not in frame]
+        if 0 < len(without) < len(frames):
             raise ShapeError(
-                f"frame {lacking[0]} ('{frames[lacking[0]]['file_path']}') in '{path}' has no {kind} ('{key}') although "
+                f"frame {without[0]} ('{frames[without[0]]['file_path']}') in '{path}' has no {kind} ('{key}'), but "
                 "others have; name one for every frame or for none."
             )
 

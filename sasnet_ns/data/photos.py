@@ -34,7 +34,7 @@ class ForegroundDataset(InputDataset):
         self._alpha: bool | None = None
 
     def has_alpha(self) -> bool:
-        """Whether any picture brings transparency or a mask: then all get an alpha channel, 255 where they have none."""
+        """Whether any picture brings transparency or a mask; then all get an alpha channel, by default 255."""
         if self._alpha is None:
             self._alpha = bool(self.metadata.get(FOREGROUND_MASKS)) or any(map(_transparent, self.image_filenames))
         return self._alpha
@@ -48,7 +48,7 @@ class ForegroundDataset(InputDataset):
         picture = read_picture(self.image_filenames[image_idx], self.has_alpha(), self.scale_factor)
         names: list[Path] | None = self.metadata.get(FOREGROUND_MASKS)
         if names is not None:
-            picture[..., 3] = read_mask(names[image_idx], picture.shape[:2])
+            picture[..., 3] = read_mask(names[image_idx], (picture.shape[0], picture.shape[1]))
         return picture
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:

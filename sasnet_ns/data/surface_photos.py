@@ -15,6 +15,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
 from torch import Tensor
 
+from sasnet_ns.data.frames import place_points
 from sasnet_ns.data.photos import ForegroundDataset, PhotoDataManager, PhotoDataManagerConfig
 from sdf_tools.errors import ShapeError
 
@@ -179,6 +180,11 @@ class SurfaceDataManager(PhotoDataManager):
     def dataset_type(self) -> type[SurfaceDataset]:  # type: ignore[override]
         """The class of both datasets."""
         return SurfaceDataset
+
+    def create_train_dataset(self) -> ForegroundDataset:
+        """The training pictures, and their points where their cameras see them."""
+        place_points(self.train_dataparser_outputs, self.config.dataparser)
+        return super().create_train_dataset()
 
     def make_dataset(self, outputs: DataparserOutputs) -> SurfaceDataset:
         """A dataset of one split's outputs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,20 +15,27 @@ from sasnet_ns.models.surface import LoadedSurface, field_state, in_world_axes
 from sasnet_ns.networks import SignedDistanceField
 
 
-def load_surface(path: Path, device: torch.device | str = "cpu") -> LoadedSurface:
+def load_surface(
+    path: Path, device: torch.device | str = "cpu", frame: Literal["data", "colmap"] | None = None
+) -> LoadedSurface:
     """The surface of a run.
 
     Args:
         path: the ``config.yml`` of a run, its folder, or a ``field.pt``.
         device: where the network runs.
+        frame: axes of the result for a run on photographs: those of ``transforms.json``, its cameras and its points
+            (``data``, also None), or COLMAP's, which ns-process-data turns before it writes them.
 
     Raises:
-        ValueError: there is no run, it has no checkpoint yet, or its method has no surface.
+        ValueError: there is no run, it has no checkpoint yet, or its method has no surface; a ``frame`` is asked for
+            that it does not have.
         MissingLibraryError: the run needs nerfstudio, which is not installed.
     """
     folder = path if path.is_dir() else path.parent
     file = path if path.suffix == ".pt" else folder / "field.pt"
     if file.is_file():
+        if frame is not None:
+            raise ValueError(f"'{file}' was not trained on photographs and has the axes of its shape alone.")
         return _from_field(SignedDistanceField.load(file, device))
     if not path.exists():
         raise ValueError(f"there is no run at '{path}'; give the config.yml that ns-train names when it finishes.")
@@ -41,13 +48,15 @@ def load_surface(path: Path, device: torch.device | str = "cpu") -> LoadedSurfac
 
     model = config.pipeline.model
     if isinstance(model, SASNetSurfaceConfig):
-        return _from_surface_run(model, state, _world_to_scene(folder), device)
+        surface = _from_surface_run(model, state, _to_scene(folder, config, frame), device)
+        return dataclasses.replace(surface, axes=_axes(folder, config, frame))
     from sasnet_ns.models.nerfacto import SASNetNerfactoModelConfig
 
     if isinstance(model, SASNetNerfactoModelConfig):
         from sasnet_ns.models.density_surface import density_surface
 
-        return density_surface(model, state, _world_to_scene(folder), device)
+        surface = density_surface(model, state, _to_scene(folder, config, frame), device)
+        return dataclasses.replace(surface, axes=_axes(folder, config, frame))
     raise ValueError(f"'{folder}' is a run of {config.method_name}, which meshes cannot be extracted from.")
 
 
@@ -99,13 +108,28 @@ def _last_checkpoint(folder: Path, config: Any) -> dict[str, Tensor]:
     return {short: state[name] for name, short in names.items()}
 
 
-def _world_to_scene(folder: Path) -> Float[Tensor, "3 4"]:
-    """The similarity from the data set's coordinates to the run's; the identity where none was written."""
+def _to_scene(folder: Path, config: Any, frame: Literal["data", "colmap"] | None) -> Float[Tensor, "3 4"]:
+    """The similarity from the axes asked for to the run's; the identity where none was written."""
     path = folder / "dataparser_transforms.json"
     if not path.is_file():
         return torch.eye(4, dtype=torch.float64)[:3]
+    from sasnet_ns.data.frames import frame_to_scene, load_frame
+
     content = json.loads(path.read_text())
-    return content["scale"] * torch.tensor(content["transform"], dtype=torch.float64)[:3]
+    applied = load_frame(folder, config.pipeline.datamanager.dataparser)
+    transform = torch.tensor(content["transform"], dtype=torch.float64)[:3]
+    return frame_to_scene(transform, content["scale"], applied, frame or "data")
+
+
+def _axes(folder: Path, config: Any, frame: Literal["data", "colmap"] | None) -> str:
+    """What the axes are called, where there are two kinds."""
+    from sasnet_ns.data.frames import load_frame
+
+    if load_frame(folder, config.pipeline.datamanager.dataparser) is None:
+        return ""
+    if frame == "colmap":
+        return "in COLMAP's axes (--frame data for those of transforms.json and its points)"
+    return "in the axes of transforms.json and its points (--frame colmap for COLMAP's)"
 
 
 def _from_surface_run(

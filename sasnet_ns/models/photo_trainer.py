@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from sasnet_ns.data.frames import save_frame
 from sasnet_ns.models.next_commands import after_training
 from sasnet_ns.models.trainer import ResumableTrainer
 
@@ -41,6 +42,11 @@ class PhotoTrainer(ResumableTrainer):
     def report_interval(self) -> int:
         """Steps between two reports; 0 for none."""
         return self.config.steps_per_report
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build everything, and keep in the run what the axes of its data set are."""
+        super().setup(test_mode)
+        save_frame(self.base_dir, self.pipeline.datamanager.config.dataparser)
 
     def train_iteration(self, step: int) -> Any:
         """One optimisation step."""

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxtyping import Float
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
+from sasnet_ns.data.frames import outputs_to_scene
 from sasnet_ns.data.surface_photos import SurfaceDataManager, SurfaceDataManagerConfig
 from sasnet_ns.fields.sdf_field import SASNetSDFFieldConfig
 from sasnet_ns.models.neus_facto import SASNetNeuSFactoModelConfig
@@ -38,7 +36,7 @@ class SurfacePipeline(VanillaPipeline):
     """Photographs and the surface model that is trained on them.
 
     Training with ``model.sdf_field.init_field`` begins with the surface of that field, which is in the data set's own
-    coordinates (those of its structure-from-motion points, before nerfstudio turns and scales them). The field's
+    coordinates (those of ``transforms.json`` and its points, before nerfstudio turns and scales them). The field's
     network options replace the configuration's. Evaluation and viewing do not need the file again.
 
     Raises:
@@ -65,7 +63,7 @@ class SurfacePipeline(VanillaPipeline):
             model = self.model
             assert isinstance(model, SASNetSurfaceModel)
             assert isinstance(self.datamanager, SurfaceDataManager)
-            frame = world_to_scene(self.datamanager.train_dataparser_outputs)
+            frame = outputs_to_scene(self.datamanager.train_dataparser_outputs, self.datamanager.config.dataparser)
             with _one_sentence():
                 model.start_from(SignedDistanceField.load(start, device), frame)
 
@@ -106,8 +104,3 @@ def adopt_network(config: SASNetSDFFieldConfig, path: Path) -> None:
     if not hasattr(build_network(name, 3, 1, **options), "output") and name not in ("ngp", "grid"):
         raise ValueError(f"'{path}' holds a {name} network; a running start needs one that ends in a linear layer.")
     config.adopt(name, options)
-
-
-def world_to_scene(outputs: DataparserOutputs) -> Float[Tensor, "3 4"]:
-    """The similarity from a data set's own coordinates to nerfstudio's: turn and shift, then scale."""
-    return outputs.dataparser_scale * outputs.dataparser_transform[:3].double()
