@@ -8,6 +8,7 @@ but scale the parser's own shift, and the points, by s as well. The pictures are
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -93,11 +94,19 @@ def save_frame(folder: Path, parser: Any) -> None:
         write_atomically(folder / FRAME_FILE, json.dumps(applied, indent=4).encode())
 
 
-def load_frame(folder: Path, parser: Any) -> dict[str, Any] | None:
-    """What :func:`save_frame` kept; of runs older than that, what their data set says if it is still there."""
+def load_frame(folder: Path, manager: Any) -> dict[str, Any] | None:
+    """What :func:`save_frame` kept; of runs older than that, what their data set says if it is still there.
+
+    Args:
+        folder: of the run.
+        manager: the configuration of its datamanager.
+    """
     if (folder / FRAME_FILE).is_file():
         found: dict[str, Any] = json.loads((folder / FRAME_FILE).read_text())
         return found
+    parser = copy.copy(manager.dataparser)
+    if manager.data is not None:
+        parser.data = manager.data
     try:
         return applied_to_data(parser)
     except OSError:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from sasnet_ns.data.checks import check_camera_file, check_content, check_outputs
@@ -98,10 +98,15 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
         parser = copy.copy(config.dataparser)
         parser.data = data
         try:
-            check_camera_file(parser)
+            self.look_through(parser)
+            config.dataparser = parser
             super().__init__(config, *args, **kwargs)
         except ShapeError as error:
             raise SystemExit(f"--data: {error}") from None
+
+    def look_through(self, parser: DataParserConfig) -> None:
+        """Refuse a folder that cannot be trained on, before nerfstudio reads it; ``parser`` is a copy to change."""
+        check_camera_file(parser)
 
     def create_train_dataset(self) -> ForegroundDataset:
         """The training pictures, looked through before they are trained on."""

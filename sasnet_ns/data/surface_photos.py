@@ -11,12 +11,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from sasnet_ns.data.frames import place_points
 from sasnet_ns.data.photos import ForegroundDataset, PhotoDataManager, PhotoDataManagerConfig
+from sasnet_ns.data.scene_box import box_advice, center_of
 from sdf_tools.errors import ShapeError
 
 RAYS_FOR_A_DEPTH_MAP = 64
@@ -165,6 +168,12 @@ class SurfaceDataManager(PhotoDataManager):
 
     config: SurfaceDataManagerConfig
 
+    def look_through(self, parser: DataParserConfig) -> None:
+        """The checks of the folder, and a centre of the scene that its cameras allow."""
+        super().look_through(parser)
+        if isinstance(parser, NerfstudioDataParserConfig):
+            parser.center_method = center_of(parser)
+
     def setup_train(self) -> None:
         """Load the training pictures; rays come from ``pictures_per_batch`` of them."""
         super().setup_train()
@@ -184,7 +193,11 @@ class SurfaceDataManager(PhotoDataManager):
     def create_train_dataset(self) -> ForegroundDataset:
         """The training pictures, and their points where their cameras see them."""
         place_points(self.train_dataparser_outputs, self.config.dataparser)
-        return super().create_train_dataset()
+        dataset = super().create_train_dataset()
+        advice = box_advice(self.train_dataparser_outputs, self.config.dataparser) if self.test_mode == "val" else None
+        if advice is not None:
+            CONSOLE.print(f"[yellow]{advice}", highlight=False)
+        return dataset
 
     def make_dataset(self, outputs: DataparserOutputs) -> SurfaceDataset:
         """A dataset of one split's outputs."""

@@ -116,7 +116,7 @@ def _to_scene(folder: Path, config: Any, frame: Literal["data", "colmap"] | None
     from sasnet_ns.data.frames import frame_to_scene, load_frame
 
     content = json.loads(path.read_text())
-    applied = load_frame(folder, config.pipeline.datamanager.dataparser)
+    applied = load_frame(folder, config.pipeline.datamanager)
     transform = torch.tensor(content["transform"], dtype=torch.float64)[:3]
     return frame_to_scene(transform, content["scale"], applied, frame or "data")
 
@@ -125,7 +125,7 @@ def _axes(folder: Path, config: Any, frame: Literal["data", "colmap"] | None) ->
     """What the axes are called, where there are two kinds."""
     from sasnet_ns.data.frames import load_frame
 
-    if load_frame(folder, config.pipeline.datamanager.dataparser) is None:
+    if load_frame(folder, config.pipeline.datamanager) is None:
         return ""
     if frame == "colmap":
         return "in COLMAP's axes (--frame data for those of transforms.json and its points)"

@@ -24,27 +24,10 @@ from sasnet_ns.data.dtu_dataparser import DTUDataParserConfig
 from sasnet_ns.data.picture_files import read_mask, read_picture
 from sasnet_ns.data.surface_photos import SurfaceDataManager, SurfaceDataManagerConfig
 from sdf_tools.errors import ShapeError
-from sdf_tools.pictures.scene import sphere_cameras
 
 SIZE = 16
 Edit = Callable[[dict[str, Any]], Any]
-
-
-def make_folder(folder: Path, count: int = 6, mode: str = "RGBA") -> Path:
-    """A few 16 x 16 pictures of a disc from cameras around the origin, as ns-process-data would describe them."""
-    (folder / "images").mkdir(parents=True)
-    rows, columns = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
-    disc = (rows**2 + columns**2 < 25)[..., None]
-    rng = np.random.default_rng(0)
-    frames = []
-    for i, pose in enumerate(sphere_cameras(count, 3.0)):
-        color = np.where(disc, rng.integers(40, 200, (SIZE, SIZE, 3)), 255)
-        pixels = np.concatenate([color, disc * 255], axis=-1).astype(np.uint8)
-        Image.fromarray(pixels).convert(mode).save(folder / "images" / f"{i:03d}.png")
-        frames.append({"file_path": f"images/{i:03d}.png", "transform_matrix": pose.tolist()})
-    meta = {"w": SIZE, "h": SIZE, "fl_x": 20.0, "fl_y": 20.0, "cx": SIZE / 2, "cy": SIZE / 2, "frames": frames}
-    (folder / "transforms.json").write_text(json.dumps(meta))
-    return folder
+Make = Callable[..., Path]
 
 
 def edit(folder: Path, change: Edit) -> None:
@@ -134,7 +117,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", list(BAD))
-def test_a_bad_folder_is_one_sentence(name: str, tmp_path: Path) -> None:
+def test_a_bad_folder_is_one_sentence(name: str, tmp_path: Path, make_folder: Make) -> None:
     folder = make_folder(tmp_path / "data")
     spoil, words = BAD[name]
     spoil(folder)
@@ -144,7 +127,7 @@ def test_a_bad_folder_is_one_sentence(name: str, tmp_path: Path) -> None:
     assert message.startswith("--data: ") and "\n" not in message and message.endswith(".")
 
 
-def test_a_refused_folder_leaves_no_run_behind(tmp_path: Path) -> None:
+def test_a_refused_folder_leaves_no_run_behind(tmp_path: Path, make_folder: Make) -> None:
     folder = make_folder(tmp_path / "data")
     truncate(folder / "images" / "003.png")
     config = copy.deepcopy(sasnet_neus_facto.config)
@@ -158,7 +141,7 @@ def test_a_refused_folder_leaves_no_run_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-def test_pictures_with_and_without_transparency_go_together(tmp_path: Path) -> None:
+def test_pictures_with_and_without_transparency_go_together(tmp_path: Path, make_folder: Make) -> None:
     folder = make_folder(tmp_path / "data")
     Image.open(folder / "images" / "001.png").convert("RGB").save(folder / "images" / "001.png")
     data = manager(folder)
@@ -168,7 +151,7 @@ def test_pictures_with_and_without_transparency_go_together(tmp_path: Path) -> N
     assert (item["image"][..., 3] == 1).all()
 
 
-def test_one_opaque_kind_keeps_three_channels(tmp_path: Path) -> None:
+def test_one_opaque_kind_keeps_three_channels(tmp_path: Path, make_folder: Make) -> None:
     assert manager(make_folder(tmp_path / "data", mode="RGB")).train_dataset[0]["image"].shape == (SIZE, SIZE, 3)
 
 
@@ -183,7 +166,7 @@ def test_one_opaque_kind_keeps_three_channels(tmp_path: Path) -> None:
     ],
     ids=["RGB", "RGBA", "twice the size", "zeros and ones", "bits"],
 )
-def test_masks_of_any_kind(make: Callable[[int], Image.Image], tmp_path: Path) -> None:
+def test_masks_of_any_kind(make: Callable[[int], Image.Image], tmp_path: Path, make_folder: Make) -> None:
     folder = make_folder(tmp_path / "data", mode="RGB")
     masks(folder, make)
     item = manager(folder).train_dataset[0]
@@ -199,7 +182,7 @@ def test_neus_data_without_masks_names_the_option(tmp_path: Path) -> None:
         manager(tmp_path, DTUDataParserConfig())
 
 
-def test_blender_data(tmp_path: Path) -> None:
+def test_blender_data(tmp_path: Path, make_folder: Make) -> None:
     folder = make_folder(tmp_path / "data")
     meta = json.loads((folder / "transforms.json").read_text())
     frames = [{**f, "file_path": f["file_path"].removesuffix(".png")} for f in meta["frames"]]
@@ -232,7 +215,7 @@ def test_pictures_of_every_mode_have_their_colours(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "wide.png", (4, 4)).shape == (4, 4)
 
 
-def test_rendering_without_pictures_needs_none(tmp_path: Path) -> None:
+def test_rendering_without_pictures_needs_none(tmp_path: Path, make_folder: Make) -> None:
     """nerfstudio renders along a path in a folder whose pictures are elsewhere."""
     folder = make_folder(tmp_path / "data")
     check_camera_file(NerfstudioDataParserConfig(data=folder, downscale_factor=1))
