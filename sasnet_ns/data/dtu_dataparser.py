@@ -14,7 +14,10 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
+from sasnet_ns.data.terminal import silence_nerfstudio
+
 # Imported while nerfstudio collects its dataparsers: nothing here may import a nerfstudio datamanager.
+silence_nerfstudio()
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 FOREGROUND_MASKS = "foreground_mask_filenames"

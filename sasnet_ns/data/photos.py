@@ -19,6 +19,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from sasnet_ns.data.checks import check_camera_file, check_content, check_outputs
 from sasnet_ns.data.dtu_dataparser import FOREGROUND_MASKS
 from sasnet_ns.data.picture_files import has_transparency, open_picture, read_mask, read_picture
+from sasnet_ns.data.terminal import end_on_interrupt, quiet_loaders
 from sdf_tools.errors import ShapeError
 
 
@@ -100,9 +101,12 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
         try:
             self.look_through(parser)
             config.dataparser = parser
-            super().__init__(config, *args, **kwargs)
+            with quiet_loaders():
+                super().__init__(config, *args, **kwargs)
         except ShapeError as error:
             raise SystemExit(f"--data: {error}") from None
+        if self.test_mode != "val":
+            end_on_interrupt()
 
     def look_through(self, parser: DataParserConfig) -> None:
         """Refuse a folder that cannot be trained on, before nerfstudio reads it; ``parser`` is a copy to change."""

@@ -69,10 +69,14 @@ def _from_field(field: SignedDistanceField) -> LoadedSurface:
 
 
 def _read_config(path: Path) -> Any:
+    from sasnet_ns.data.terminal import quiet_import, silence_nerfstudio
     from sdf_tools.errors import MissingLibraryError
 
+    silence_nerfstudio()
     try:
-        import nerfstudio.configs.base_config  # noqa: F401  (nerfstudio's writer cannot be imported first)
+        with quiet_import():
+            import nerfstudio.cameras.cameras
+            import nerfstudio.configs.base_config  # noqa: F401  (nerfstudio's writer cannot be imported first)
         import yaml
     except ImportError as error:
         raise MissingLibraryError(f"this run needs nerfstudio: pip install nerfstudio ({error}).") from error

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from sasnet_ns.data.frames import save_frame
 from sasnet_ns.models.next_commands import after_training
+from sasnet_ns.models.run_folder import RunFolderConfig
 from sasnet_ns.models.trainer import ResumableTrainer
 
 
 @dataclass
-class PhotoTrainerConfig(TrainerConfig):
+class PhotoTrainerConfig(RunFolderConfig):
     """Configuration of a run on photographs."""
 
     _target: type = field(default_factory=lambda: PhotoTrainer)
@@ -45,8 +45,13 @@ class PhotoTrainer(ResumableTrainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything, and keep in the run what the axes of its data set are."""
-        super().setup(test_mode)
-        save_frame(self.base_dir, self.pipeline.datamanager.config.dataparser)
+        try:
+            super().setup(test_mode)
+        except KeyboardInterrupt:
+            self._forget_run()
+            raise SystemExit(f"{self.config.method_name}: Stopped before training; nothing was saved.") from None
+        data: Any = self.pipeline.datamanager
+        save_frame(self.base_dir, data.config.dataparser)
 
     def train_iteration(self, step: int) -> Any:
         """One optimisation step."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from sasnet_ns.models.next_commands import after_training
+from sasnet_ns.models.run_folder import RunFolderConfig
 from sasnet_ns.models.sdf_pipeline import SASNetSDFPipeline, SASNetSDFPipelineConfig, quick_metrics
 from sasnet_ns.models.trainer import ResumableTrainer
 from sasnet_ns.shapes.named import canonical_name
 
 
 @dataclass
-class SASNetTrainerConfig(TrainerConfig):
+class SASNetTrainerConfig(RunFolderConfig):
     """Configuration of a run."""
 
     _target: type = field(default_factory=lambda: SASNetTrainer)
