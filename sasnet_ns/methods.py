@@ -86,7 +86,10 @@ def _surface_method(name: str, model: SASNetSurfaceConfig, rays: int, steps: int
         mixed_precision=False,
         pipeline=SurfacePipelineConfig(
             datamanager=SurfaceDataManagerConfig(
-                dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=rays, eval_num_rays_per_batch=rays
+                # The box is around what the cameras look at, not around the cameras.
+                dataparser=NerfstudioDataParserConfig(center_method="focus"),
+                train_num_rays_per_batch=rays,
+                eval_num_rays_per_batch=rays,
             ),
             model=model,
         ),

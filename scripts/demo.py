@@ -14,9 +14,15 @@ def call(*command: str) -> None:
     """Run a command of this environment, echoed as a user would type it; stop at the first that fails."""
     print("\n$ " + " ".join(command), flush=True)
     program = str(Path(sys.executable).parent / command[0])
-    result = subprocess.run([program, *command[1:]], cwd=ROOT, check=False)
-    if result.returncode:
-        sys.exit(f"demo: '{command[0]}' failed with exit code {result.returncode}; see its message above.")
+    with subprocess.Popen([program, *command[1:]], cwd=ROOT) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            # The command has got the same Ctrl-C and ends in its own time: training keeps a checkpoint first.
+            process.wait()
+            raise
+    if code:
+        sys.exit(f"demo: '{command[0]}' failed with exit code {code}; see its message above.")
 
 
 def main() -> None:
@@ -44,4 +50,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("demo: interrupted; 'make demo' begins again.", file=sys.stderr)
+        sys.exit(130)

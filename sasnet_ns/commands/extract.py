@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sasnet_ns.commands._command_line import command_line
 
@@ -58,6 +58,9 @@ class Arguments:
     texture_size: int = 0
     """Bake the colours into a picture with this many pixels a side, wrapped around the mesh (.obj with .mtl and
     .png, or .glb); 0 for none. The mesh is simplified to 50,000 triangles unless --simplify-mesh says otherwise."""
+    frame: Literal["data", "colmap"] | None = None
+    """Axes of the mesh of a run on photographs: data for those of transforms.json, its cameras and its sparse points
+    (what is taken if left out), colmap for COLMAP's, which ns-process-data turns and scales."""
     device: str = "auto"
     """Where the network runs: auto, cpu or cuda."""
     trust: bool = False
@@ -167,7 +170,7 @@ def run(arguments: Arguments) -> None:
     device = arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    surface = load_surface(arguments.load_config, torch.device(device), trust=arguments.trust)
+    surface = load_surface(arguments.load_config, torch.device(device), arguments.frame, trust=arguments.trust)
     if arguments.texture_size:
         if surface.color is None:
             raise ValueError(f"'{arguments.load_config}' has learned no colours; leave --texture-size out.")
@@ -185,6 +188,7 @@ def run(arguments: Arguments) -> None:
         f"{arguments.output_path}: {mesh.vertices.shape[0]:,} vertices, {len(faces):,} faces, "
         f"{components} component{'s' * (components != 1)}, "
         f"{'watertight' if is_watertight(faces, table) else 'not watertight'}, {time.perf_counter() - started:.1f} s"
+        f"{', ' * bool(surface.axes)}{surface.axes}"
     )
 
 

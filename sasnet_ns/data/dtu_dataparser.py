@@ -14,7 +14,10 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
+from sasnet_ns.data.terminal import silence_nerfstudio
+
 # Imported while nerfstudio collects its dataparsers: nothing here may import a nerfstudio datamanager.
+silence_nerfstudio()
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 FOREGROUND_MASKS = "foreground_mask_filenames"
@@ -66,7 +69,11 @@ class DTU(DataParser):
     def _outputs(self, split: str) -> DataparserOutputs:
         config = self.config
         images = _pictures(config.data / "image")
-        masks = _pictures(config.data / "mask") if config.masks != "none" else []
+        masks = []
+        if config.masks != "none":
+            if not (config.data / "mask").is_dir():
+                raise OSError(f"there is no folder '{config.data / 'mask'}'; without masks, use --masks none.")
+            masks = _pictures(config.data / "mask")
         if len(masks) != len(images) and config.masks != "none":
             raise ValueError(
                 f"'{config.data}' has {len(images)} pictures in image/ and {len(masks)} in mask/; there must be a mask "

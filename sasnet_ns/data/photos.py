@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
+from sasnet_ns.data.checks import check_camera_file, check_content, check_outputs
 from sasnet_ns.data.dtu_dataparser import FOREGROUND_MASKS
-from sasnet_ns.data.poses import check_poses
+from sasnet_ns.data.picture_files import has_transparency, open_picture, read_mask, read_picture
+from sasnet_ns.data.terminal import end_on_interrupt, quiet_loaders
+from sdf_tools.errors import ShapeError
 
 
 class ForegroundDataset(InputDataset):
@@ -25,19 +30,47 @@ class ForegroundDataset(InputDataset):
     nothing outside the mask. (nerfstudio's own ``mask_filenames`` mean something else: pixels outside are never drawn.)
     """
 
-    def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
-        """The (H, W, 3) or (H, W, 4) picture."""
-        from PIL import Image
+    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+        super().__init__(dataparser_outputs, scale_factor)
+        self._alpha: bool | None = None
 
-        picture = super().get_numpy_image(image_idx)
+    def has_alpha(self) -> bool:
+        """Whether any picture brings transparency or a mask; then all get an alpha channel, by default 255."""
+        if self._alpha is None:
+            self._alpha = bool(self.metadata.get(FOREGROUND_MASKS)) or any(map(_transparent, self.image_filenames))
+        return self._alpha
+
+    def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
+        """The (H, W, 3) or (H, W, 4) picture; grey, palette and 16-bit ones as colours of 8 bits.
+
+        Raises:
+            ShapeError: a picture or its mask is missing or damaged.
+        """
+        picture = read_picture(self.image_filenames[image_idx], self.has_alpha(), self.scale_factor)
         names: list[Path] | None = self.metadata.get(FOREGROUND_MASKS)
-        if names is None:
-            return picture
-        mask = Image.open(names[image_idx]).convert("L")
-        height, width = picture.shape[:2]
-        if mask.size != (width, height):
-            mask = mask.resize((width, height), Image.Resampling.BILINEAR)
-        return np.concatenate([picture[..., :3], np.asarray(mask, dtype=np.uint8)[..., None]], axis=-1)
+        if names is not None:
+            picture[..., 3] = read_mask(names[image_idx], (picture.shape[0], picture.shape[1]))
+        return picture
+
+    def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
+        """A picture with its metadata, and ``mask`` (H, W, 1) where nerfstudio's sampling masks are named.
+
+        nerfstudio wants masks of one channel and of the picture's size; here they may have colours and any size.
+        """
+        image = self.get_image_float32(image_idx) if image_type == "float32" else self.get_image_uint8(image_idx)
+        data: dict[str, Any] = {"image_idx": image_idx, "image": image}
+        names = self._dataparser_outputs.mask_filenames
+        if names is not None:
+            mask = read_mask(names[image_idx], (image.shape[0], image.shape[1]))
+            data["mask"] = torch.from_numpy(mask > 127)[..., None]
+            if self.mask_color:
+                data["image"] = torch.where(data["mask"], image, torch.tensor(self.mask_color).to(image))
+        return data | self.get_metadata(data)
+
+
+def _transparent(path: Path) -> bool:
+    with open_picture(path) as picture:
+        return has_transparency(picture)
 
 
 @dataclass
@@ -60,14 +93,47 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
     config: PhotoDataManagerConfig
 
     def __init__(self, config: PhotoDataManagerConfig, *args: Any, **kwargs: Any) -> None:
-        data = config.data if config.data is not None else config.dataparser.data
-        if not Path(data).exists():
+        data = Path(config.data if config.data is not None else config.dataparser.data)
+        if not data.exists():
             raise SystemExit(f"There is no data at '{data}'; give its folder with --data.")
+        parser = copy.copy(config.dataparser)
+        parser.data = data
         try:
-            check_poses(Path(data))
-        except ValueError as error:
-            raise SystemExit(str(error)) from None
-        super().__init__(config, *args, **kwargs)
+            self.look_through(parser)
+            config.dataparser = parser
+            with quiet_loaders():
+                super().__init__(config, *args, **kwargs)
+        except ShapeError as error:
+            raise SystemExit(f"--data: {error}") from None
+        if self.test_mode != "val":
+            end_on_interrupt()
+
+    def look_through(self, parser: DataParserConfig) -> None:
+        """Refuse a folder that cannot be trained on, before nerfstudio reads it; ``parser`` is a copy to change."""
+        check_camera_file(parser)
+
+    def create_train_dataset(self) -> ForegroundDataset:
+        """The training pictures, looked through before they are trained on."""
+        outputs = self.train_dataparser_outputs
+        self._check(outputs)
+        if self.test_mode == "val":
+            check_content(outputs, outputs.metadata.get(FOREGROUND_MASKS, ()))
+        return self.make_dataset(outputs)
+
+    def create_eval_dataset(self) -> ForegroundDataset:
+        """The evaluation pictures."""
+        check_camera_file(self.config.dataparser, self.test_split)
+        outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
+        self._check(outputs)
+        return self.make_dataset(outputs)
+
+    def _check(self, outputs: DataparserOutputs) -> None:
+        if self.test_mode != "inference":  # rendering along a path does without the pictures
+            check_outputs(outputs, outputs.metadata.get(FOREGROUND_MASKS, ()))
+
+    def make_dataset(self, outputs: DataparserOutputs) -> ForegroundDataset:
+        """A dataset of one split's outputs."""
+        return ForegroundDataset(outputs, self.config.camera_res_scale_factor)
 
     def setup_train(self) -> None:
         """Load the training pictures, always in the same order."""

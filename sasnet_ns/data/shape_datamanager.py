@@ -16,6 +16,7 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManager, DataManag
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from sasnet_ns.data.terminal import end_on_interrupt
 from sasnet_ns.data.views import Axis, OrientedPoints, ShapeViews, orbit_cameras
 from sasnet_ns.shapes.named import resolve_shape, shape_names
 from sasnet_ns.shapes.prepare import require_inside
@@ -96,6 +97,8 @@ class ShapeDataManager(DataManager):
         self.config = config
         self.device = torch.device(device)
         self.test_mode = test_mode
+        if test_mode != "val":
+            end_on_interrupt()
         self.world_size = world_size
         self.local_rank = local_rank
         super().__init__()

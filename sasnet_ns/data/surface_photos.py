@@ -11,11 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from sasnet_ns.data.frames import place_points
 from sasnet_ns.data.photos import ForegroundDataset, PhotoDataManager, PhotoDataManagerConfig
+from sasnet_ns.data.scene_box import box_advice, center_of
+from sdf_tools.errors import ShapeError
 
 RAYS_FOR_A_DEPTH_MAP = 64
 """Rays of a picture in one step, enough to fit the scale and shift of its depth map to."""
@@ -84,7 +89,10 @@ class SurfaceDataset(ForegroundDataset):
         from nerfstudio.data.utils.data_utils import get_depth_image_from_path
 
         scale = self.metadata.get("depth_unit_scale_factor", 1.0) * self._dataparser_outputs.dataparser_scale
-        return get_depth_image_from_path(filepath=path, height=height, width=width, scale_factor=scale).float()
+        try:
+            return get_depth_image_from_path(filepath=path, height=height, width=width, scale_factor=scale).float()
+        except (AttributeError, OSError, ValueError, EOFError):  # cv2 gives None for what it cannot read
+            raise ShapeError(f"the depth map '{path}' is missing or damaged.") from None
 
     def _read_normals(self, path: Path) -> Float[Tensor, "H W 3"]:
         from PIL import Image
@@ -160,6 +168,12 @@ class SurfaceDataManager(PhotoDataManager):
 
     config: SurfaceDataManagerConfig
 
+    def look_through(self, parser: DataParserConfig) -> None:
+        """The checks of the folder, and a centre of the scene that its cameras allow."""
+        super().look_through(parser)
+        if isinstance(parser, NerfstudioDataParserConfig):
+            parser.center_method = center_of(parser)
+
     def setup_train(self) -> None:
         """Load the training pictures; rays come from ``pictures_per_batch`` of them."""
         super().setup_train()
@@ -176,15 +190,17 @@ class SurfaceDataManager(PhotoDataManager):
         """The class of both datasets."""
         return SurfaceDataset
 
-    def create_train_dataset(self) -> SurfaceDataset:  # type: ignore[override]
-        """The training pictures."""
-        return self._dataset(self.train_dataparser_outputs)
+    def create_train_dataset(self) -> ForegroundDataset:
+        """The training pictures, and their points where their cameras see them."""
+        place_points(self.train_dataparser_outputs, self.config.dataparser)
+        dataset = super().create_train_dataset()
+        advice = box_advice(self.train_dataparser_outputs, self.config.dataparser) if self.test_mode == "val" else None
+        if advice is not None:
+            CONSOLE.print(f"[yellow]{advice}", highlight=False)
+        return dataset
 
-    def create_eval_dataset(self) -> SurfaceDataset:  # type: ignore[override]
-        """The evaluation pictures."""
-        return self._dataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
-
-    def _dataset(self, outputs: DataparserOutputs) -> SurfaceDataset:
+    def make_dataset(self, outputs: DataparserOutputs) -> SurfaceDataset:
+        """A dataset of one split's outputs."""
         normals = self.config.normals
         if normals is not None and self.config.data is not None:
             normals = self.config.data / normals

@@ -37,7 +37,10 @@ class RunConfig(TrainerConfig):
                 sweep_partials(place)
             super().save_config()
         except OSError as error:
-            raise SystemExit(f"{self.method_name}: {file_trouble(error)}") from None
+            raise SystemExit(
+                f"{self.method_name}: The folder '{folder}' cannot be made or written ({file_trouble(error)}); give "
+                "another place with --output-dir."
+            ) from None
         except ValueError as error:
             raise SystemExit(f"{self.method_name}: {error}") from None
 

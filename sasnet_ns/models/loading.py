@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,13 @@ from sasnet_ns.networks.weights import read_weights
 from sdf_tools.errors import MissingLibraryError
 
 
-def load_surface(path: Path, device: torch.device | str = "cpu", *, trust: bool = False) -> LoadedSurface:
+def load_surface(
+    path: Path,
+    device: torch.device | str = "cpu",
+    frame: Literal["data", "colmap"] | None = None,
+    *,
+    trust: bool = False,
+) -> LoadedSurface:
     """The surface of a run.
 
     Nothing in the run's files can run code: weights are read as weights, options from ``run.json``.
@@ -29,14 +35,20 @@ def load_surface(path: Path, device: torch.device | str = "cpu", *, trust: bool 
     Args:
         path: the ``config.yml`` of a run, its folder, or a ``field.pt`` or ``field.safetensors``.
         device: where the network runs.
+        frame: axes of the result for a run on photographs: those of ``transforms.json``, its cameras and its points
+            (``data``, also None), or COLMAP's, which ns-process-data turns before it writes them.
         trust: read a ``config.yml`` that has no ``run.json`` beside it as nerfstudio does, which runs what it says.
 
     Raises:
-        ValueError: there is no run, it has no checkpoint yet, its method has no surface, or it must be trusted.
+        ValueError: there is no run, it has no checkpoint yet, its method has no surface, or it must be trusted; a
+            ``frame`` is asked for that it does not have.
         MissingLibraryError: the run needs nerfstudio, which is not installed.
     """
     folder = path if path.is_dir() else path.parent
-    if path.suffix in (".pt", ".safetensors") and not path.is_dir():
+    alone = path.suffix in (".pt", ".safetensors") and not path.is_dir()
+    if frame is not None and (alone or (folder / "field.pt").is_file()):
+        raise ValueError(f"'{path}' was not trained on photographs and has the axes of its shape alone.")
+    if alone:
         return _from_field(SignedDistanceField.load(path, device))
     if (folder / "field.pt").is_file():
         return _from_field(_newest_field(folder, device))
@@ -51,9 +63,11 @@ def load_surface(path: Path, device: torch.device | str = "cpu", *, trust: bool 
             f"'{config_path}' has no {FILE} beside it, and reading nerfstudio's config.yml alone can run any code in "
             "it; give --trust if you made the run or know who did."
         )
+    manager: Any = None
     with _nerfstudio():
         if description is None:
             config = _read_config(config_path)
+            manager = config.pipeline.datamanager
             method, model, checkpoints = config.method_name, config.pipeline.model, str(config.relative_model_dir)
         else:
             method, model, checkpoints = _read_description(description, folder)
@@ -61,13 +75,15 @@ def load_surface(path: Path, device: torch.device | str = "cpu", *, trust: bool 
     from sasnet_ns.models.surface_model import SASNetSurfaceConfig
 
     if isinstance(model, SASNetSurfaceConfig):
-        return _from_surface_run(model, state, _world_to_scene(folder), device)
+        surface = _from_surface_run(model, state, _to_scene(folder, manager, frame), device)
+        return dataclasses.replace(surface, axes=_axes(folder, manager, frame))
     from sasnet_ns.models.nerfacto import SASNetNerfactoModelConfig
 
     if isinstance(model, SASNetNerfactoModelConfig):
         from sasnet_ns.models.density_surface import density_surface
 
-        return density_surface(model, state, _world_to_scene(folder), device)
+        surface = density_surface(model, state, _to_scene(folder, manager, frame), device)
+        return dataclasses.replace(surface, axes=_axes(folder, manager, frame))
     raise ValueError(f"'{folder}' is a run of {method}, which meshes cannot be extracted from.")
 
 
@@ -76,8 +92,13 @@ _RUN_FILES = ("config.yml", FILE)
 
 @contextlib.contextmanager
 def _nerfstudio() -> Iterator[None]:
+    from sasnet_ns.data.terminal import quiet_import, silence_nerfstudio
+
+    silence_nerfstudio()
     try:
-        import nerfstudio.configs.base_config  # noqa: F401  (nerfstudio's writer cannot be imported first)
+        with quiet_import():
+            import nerfstudio.cameras.cameras
+            import nerfstudio.configs.base_config  # noqa: F401  (nerfstudio's writer cannot be imported first)
     except ImportError as error:
         raise MissingLibraryError(f"this run needs nerfstudio: pip install nerfstudio ({error}).") from error
     yield
@@ -194,13 +215,28 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _world_to_scene(folder: Path) -> Float[Tensor, "3 4"]:
-    """The similarity from the data set's coordinates to the run's; the identity where none was written."""
+def _to_scene(folder: Path, manager: Any, frame: Literal["data", "colmap"] | None) -> Float[Tensor, "3 4"]:
+    """The similarity from the axes asked for to the run's; the identity where none was written."""
     path = folder / "dataparser_transforms.json"
     if not path.is_file():
         return torch.eye(4, dtype=torch.float64)[:3]
+    from sasnet_ns.data.frames import frame_to_scene, load_frame
+
     content = json.loads(path.read_text())
-    return content["scale"] * torch.tensor(content["transform"], dtype=torch.float64)[:3]
+    applied = load_frame(folder, manager)
+    transform = torch.tensor(content["transform"], dtype=torch.float64)[:3]
+    return frame_to_scene(transform, content["scale"], applied, frame or "data")
+
+
+def _axes(folder: Path, manager: Any, frame: Literal["data", "colmap"] | None) -> str:
+    """What the axes are called, where there are two kinds."""
+    from sasnet_ns.data.frames import load_frame
+
+    if load_frame(folder, manager) is None:
+        return ""
+    if frame == "colmap":
+        return "in COLMAP's axes (--frame data for those of transforms.json and its points)"
+    return "in the axes of transforms.json and its points (--frame colmap for COLMAP's)"
 
 
 def _from_surface_run(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from sasnet_ns.data.frames import save_frame
 from sasnet_ns.models.described_trainer import RunConfig
 from sasnet_ns.models.next_commands import after_training
 from sasnet_ns.models.trainer import ResumableTrainer
@@ -42,6 +43,16 @@ class PhotoTrainer(ResumableTrainer):
     def report_interval(self) -> int:
         """Steps between two reports; 0 for none."""
         return self.config.steps_per_report
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build everything, and keep in the run what the axes of its data set are."""
+        try:
+            super().setup(test_mode)
+        except KeyboardInterrupt:
+            self._forget_run()
+            raise SystemExit(f"{self.config.method_name}: Stopped before training; nothing was saved.") from None
+        data: Any = self.pipeline.datamanager
+        save_frame(self.base_dir, data.config.dataparser)
 
     def train_iteration(self, step: int) -> Any:
         """One optimisation step."""

@@ -26,6 +26,7 @@ class LoadedSurface:
         level: value of the surface if nobody asks for another.
         inside: whether the inside has values below the level (distances) or above it (densities).
         device: where points have to be.
+        axes: which of several possible axes these are, in words; empty where there is one kind.
     """
 
     field: PointFunction
@@ -36,6 +37,7 @@ class LoadedSurface:
     level: float = 0.0
     inside: Literal["below", "above"] = "below"
     device: torch.device | str = "cpu"
+    axes: str = ""
 
 
 def field_state(state: dict[str, Tensor], prefix: str = "field.") -> dict[str, Tensor]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxtyping import Float
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from torch import Tensor
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch.cuda.amp.grad_scaler import GradScaler
 
+from sasnet_ns.data.background import plain_background
+from sasnet_ns.data.frames import outputs_to_scene
 from sasnet_ns.data.surface_photos import SurfaceDataManager, SurfaceDataManagerConfig
 from sasnet_ns.fields.sdf_field import SASNetSDFFieldConfig
 from sasnet_ns.models.neus_facto import SASNetNeuSFactoModelConfig
@@ -38,7 +39,7 @@ class SurfacePipeline(VanillaPipeline):
     """Photographs and the surface model that is trained on them.
 
     Training with ``model.sdf_field.init_field`` begins with the surface of that field, which is in the data set's own
-    coordinates (those of its structure-from-motion points, before nerfstudio turns and scales them). The field's
+    coordinates (those of ``transforms.json`` and its points, before nerfstudio turns and scales them). The field's
     network options replace the configuration's. Evaluation and viewing do not need the file again.
 
     Raises:
@@ -61,13 +62,40 @@ class SurfacePipeline(VanillaPipeline):
             with _one_sentence():
                 adopt_network(config.model.sdf_field, start)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        self._look_at_background()
         if start is not None:
             model = self.model
             assert isinstance(model, SASNetSurfaceModel)
             assert isinstance(self.datamanager, SurfaceDataManager)
-            frame = world_to_scene(self.datamanager.train_dataparser_outputs)
+            frame = outputs_to_scene(self.datamanager.train_dataparser_outputs, self.datamanager.config.dataparser)
             with _one_sentence():
                 model.start_from(SignedDistanceField.load(start, device), frame)
+
+    def _look_at_background(self) -> None:
+        """For opaque pictures without masks: render before the colour of their borders, or say what else there is."""
+        data, config = self.datamanager, self.config.model
+        assert isinstance(data, SurfaceDataManager)
+        outputs = data.train_dataparser_outputs
+        if config.background_model != "none" or config.background_color != "random" or config.sdf_field.inside_outside:
+            return
+        if data.test_mode == "inference" or outputs.mask_filenames is not None or data.train_dataset.has_alpha():
+            return
+        color, training = plain_background(outputs.image_filenames), data.test_mode == "val"
+        if color is not None:
+            self.model.renderer_rgb.background_color = torch.tensor(color, dtype=torch.float32)
+            said = "#" + "".join(f"{round(255 * value):02x}" for value in color)
+            text = (
+                f"The pictures are opaque and plain at their borders: {said} is taken as what lies behind the object."
+            )
+        else:
+            text = (
+                "[yellow]The pictures are opaque, without masks and not plain at their borders: all that they show "
+                "will be built inside the scene box. Real surroundings need --pipeline.model.background-model mlp "
+                "--pipeline.model.background-color black; an object alone needs transparency (RGBA), foreground masks "
+                "(neus-data) or mask_path in transforms.json; a room --pipeline.model.sdf-field.inside-outside True."
+            )
+        if training:
+            CONSOLE.print(text, highlight=False)
 
 
 @dataclass
@@ -106,8 +134,3 @@ def adopt_network(config: SASNetSDFFieldConfig, path: Path) -> None:
     if not hasattr(build_network(name, 3, 1, **options), "output") and name not in ("ngp", "grid"):
         raise ValueError(f"'{path}' holds a {name} network; a running start needs one that ends in a linear layer.")
     config.adopt(name, options)
-
-
-def world_to_scene(outputs: DataparserOutputs) -> Float[Tensor, "3 4"]:
-    """The similarity from a data set's own coordinates to nerfstudio's: turn and shift, then scale."""
-    return outputs.dataparser_scale * outputs.dataparser_transform[:3].double()

@@ -1,0 +1,98 @@
+"""Reading pictures and masks of whatever kind into what nerfstudio's datasets hold: 8 bits, three or four channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from sdf_tools.errors import ShapeError
+
+_WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+"""Pillow's modes of more than 8 bits a channel."""
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture whose header is read, and no more of it.
+
+    Raises:
+        ShapeError: there is none, or it cannot be read.
+    """
+    try:
+        return Image.open(path)
+    except FileNotFoundError:
+        raise ShapeError(f"there is no picture '{path}'.") from None
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise ShapeError(f"'{path}' is not a readable picture ({_brief(error)}).") from None
+
+
+def has_transparency(picture: Image.Image) -> bool:
+    """Whether a picture has an alpha channel or a transparent colour."""
+    return picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
+
+
+def read_picture(path: Path, alpha: bool | None = None, scale_factor: float = 1.0) -> npt.NDArray[np.uint8]:
+    """The pixels of a picture: grey, palette and 16-bit pictures as colours of 8 bits.
+
+    Args:
+        path: the file.
+        alpha: whether there shall be a fourth channel, 255 where the picture has none; as in the file if None.
+        scale_factor: resizing.
+
+    Returns:
+        (H, W, 3) or (H, W, 4).
+
+    Raises:
+        ShapeError: there is no picture, or it is damaged or ends too early.
+    """
+    with open_picture(path) as picture:
+        wanted = has_transparency(picture) if alpha is None else alpha
+        try:
+            if picture.mode in _WIDE:
+                picture = Image.fromarray(_eight_bits(np.asarray(picture)))
+            picture = picture.convert("RGBA" if wanted else "RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ShapeError(f"the picture '{path}' is damaged or ends too early ({_brief(error)}).") from None
+    if scale_factor != 1.0:
+        size = (int(picture.width * scale_factor), int(picture.height * scale_factor))
+        picture = picture.resize(size, resample=Image.Resampling.BILINEAR)
+    return np.array(picture, dtype=np.uint8)
+
+
+def read_mask(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """A mask as (H, W) values from 0 to 255, resized to a height and width; of colours the brightest channel counts.
+
+    Masks of zeros and ones are taken as black and white.
+
+    Raises:
+        ShapeError: there is no mask, or it is damaged.
+    """
+    with open_picture(path) as picture:
+        try:
+            if picture.mode in _WIDE:
+                values = _eight_bits(np.asarray(picture))
+            elif picture.mode in ("L", "1"):
+                values = np.asarray(picture.convert("L"))
+            else:
+                values = np.asarray(picture.convert("RGB")).max(axis=-1)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ShapeError(f"the mask '{path}' is damaged or ends too early ({_brief(error)}).") from None
+    if values.max() == 1:
+        values = values * np.uint8(255)
+    if size is not None and values.shape != size:
+        values = np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.BILINEAR))
+    return values
+
+
+def _eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Integers of 16 bits by their upper half; floats are taken to lie in [0, 1]."""
+    if values.dtype.kind == "f":
+        return np.rint(np.clip(np.asarray(values, dtype=np.float64), 0, 1) * 255).astype(np.uint8)
+    wide = np.asarray(values, dtype=np.int64)
+    return (wide if wide.max(initial=0) <= 255 else wide >> 8).clip(0, 255).astype(np.uint8)
+
+
+def _brief(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
