@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -10,20 +11,8 @@ import torch
 
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.extraction._fields import Field, Grid, SampledField
-from sdf_tools.extraction._search import (
-    CoarseLattice,
-    Segments,
-    bisect,
-    classify,
-    crossing_segments,
-    estimate_lipschitz,
-    hunt,
-    isolated_cells,
-    no_segments,
-    probe,
-    refine,
-    sample_coarse,
-)
+from sdf_tools.extraction._lattice import bisect, crossing_segments, sample_coarse
+from sdf_tools.extraction._search import Search, probe, search_surface
 from sdf_tools.geometry import Mesh
 
 if TYPE_CHECKING:
@@ -35,12 +24,6 @@ UNIT_BOX: Bounds = ((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5))
 # Vertices keep this share of a cell's edge between themselves and the lattice nodes: a value that equals the level
 # at a node would otherwise put several vertices on one point and leave triangles without area.
 _CLEARANCE = 1e-3
-
-# Cells halved at once in the search for pieces that the coarse lattice does not show.
-_MOST_HUNTED = 20_000
-
-# More suspects than this share of all coarse cells: the values are no distances, a Lipschitz bound says nothing.
-_SUSPECT_SHARE = 0.25
 
 
 def extract_mesh(
@@ -61,6 +44,7 @@ def extract_meshes(
     search: Literal["auto", "lipschitz", "growth"] = "auto",
     lipschitz: float | None = None,
     coarse_resolution: int = 64,
+    thorough: bool = False,
     probes: int = 16_384,
     refine_steps: int = 0,
     normals: bool = False,
@@ -143,18 +127,23 @@ def extract_meshes(
     for value in levels:
         level = float(np.float32(value))  # numpy and the kernels compare in different precision otherwise
         sampled.stage = "search"
-        finest, hidden = _search(sampled, coarse, level, search, lipschitz)
+        found = search_surface(
+            sampled, coarse, level, rng, bounded=search != "growth", lipschitz=lipschitz, thorough=thorough
+        )
+        if found.unsettled:
+            _warn_of_losses(found, grid, value)
+        finest = found.finest
         if lattice is None:
             lattice = SparseLattice(sampled, grid, finest)
         else:
             lattice.coarse = finest
             lattice.reset()
         probed = probe(sampled, coarse, level, probes, rng)
-        for found in (crossing_segments(finest, level), hidden, probed):
+        for segments in (crossing_segments(finest, level), found.hidden, probed):
             sampled.stage = "search"
-            start, nodes, values = bisect(sampled, grid, found, level)
+            start, nodes, values = bisect(sampled, grid, segments, level)
             sampled.stage = "surface"
-            fresh = lattice.around(grid.keys(start), found.axis)
+            fresh = lattice.around(grid.keys(start), segments.axis)
             lattice.store(nodes, values)
             lattice.grow(fresh, level)
         edges = lattice.edges(level)
@@ -209,28 +198,16 @@ def _box(bounds: Bounds) -> str:
     return " to ".join("(" + ", ".join(f"{float(x):g}" for x in corner) + ")" for corner in bounds)
 
 
-def _search(
-    field: SampledField, coarse: CoarseLattice, level: float, search: str, lipschitz: float | None
-) -> tuple[CoarseLattice, Segments]:
-    """Refine the coarse lattice, at most twice, where the surface is or may be; below that, only where it may hide."""
-    if search not in ("auto", "lipschitz", "growth"):
-        raise ValueError(f"search must be 'auto', 'lipschitz' or 'growth'; got '{search}'.")
-    bound = 0.0 if search == "growth" else (lipschitz or estimate_lipschitz(coarse, level))
-    lattice = coarse
-    for _ in range(2):
-        if lattice.step == 1:
-            break
-        crossing, suspects = classify(lattice, level, bound)
-        if search == "auto" and lattice is coarse and suspects.mean() > _SUSPECT_SHARE:
-            bound = 0.0
-        cells = crossing | suspects if bound > 0 else crossing
-        if not cells.any():
-            break
-        lattice = refine(field, lattice, cells)
-    if bound == 0 or lattice.step == 1:
-        return lattice, no_segments()
-    hidden = hunt(field, lattice, isolated_cells(lattice, level, bound), level, bound, _MOST_HUNTED)
-    return lattice, hidden
+def _warn_of_losses(search: Search, grid: Grid, level: float) -> None:
+    """One sentence where the search had to leave places in which closed pieces may hide."""
+    share = search.unsettled / np.prod(-(-grid.cells / search.blind))
+    warnings.warn(
+        f"Separate pieces smaller than {search.blind * float(grid.spacing.max()):.2g} may be missing from the surface "
+        f"at level {level:g}: the field's values do not rule them out in {search.unsettled:,} cells of the search "
+        f"({100 * share:.2g} %); raise coarse_resolution, give lipschitz if you know the field's largest slope, or set "
+        "thorough=True to look everywhere.",
+        stacklevel=3,
+    )
 
 
 def _dual_contour(

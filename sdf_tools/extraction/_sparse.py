@@ -8,7 +8,7 @@ import numpy as np
 
 from sdf_tools.extraction import _kernels as kernels
 from sdf_tools.extraction._fields import Grid, SampledField
-from sdf_tools.extraction._search import CoarseLattice
+from sdf_tools.extraction._lattice import CoarseLattice
 from sdf_tools.extraction._tables import EDGE_CORNERS, triangle_table
 
 _BATCH = 1 << 18  # cells handled at once: bounds the temporary lists
