@@ -12,7 +12,7 @@ from sdf_tools.extraction._lattice import CoarseLattice, Segments, crossing_segm
 from sdf_tools.extraction._slopes import Slopes, estimate_slopes, given_slopes, unknown_slopes
 
 # Evaluations that the search may spend on cells which only might hide something, unless it is to be thorough.
-_BUDGET = 3_000_000
+_BUDGET = 4_000_000
 
 _HUNTED_AT_ONCE = 16_384  # cells; bounds the temporary lists
 _EIGHT = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), -1).reshape(8, 3)

@@ -17,10 +17,16 @@ from sdf_tools.extraction._fields import SampledField
 from sdf_tools.extraction._lattice import CoarseLattice, Segments, bisect, no_segments
 
 _SURFACE_SAMPLES = 200  # places on the surface from which slopes are sampled outwards and inwards
-_BINS = 24  # of values, on each side of the level
+_BINS = 64  # of values, on each side of the level
 _SUBKNOTS = 8
 _QUANTILE = 0.98  # of the slopes in a bin: a network's few creases do not count for all
-_MARGIN = 1.2
+_REACH = 1.5  # diagonals of a coarse cell
+_DIFFERENCE = 0.25  # cells, for slopes: values can change e-fold within one
+
+# Where a thousandth of the blocks are this much steeper than the samples, the field has parts of its own steepness, and
+# others like them may be seen by no block: their steepness then counts everywhere.
+_STEEPER = 1.6
+_STEEPER_SHARE = 1e-3
 
 
 @dataclass
@@ -78,10 +84,18 @@ def estimate_slopes(
     # A side without samples (a piece smaller than their spacing) is as steep at the level as the other.
     (v0, d0), (v1, d1) = below or _mirrored(above, level), above or _mirrored(below, level)
     knots, distances = np.concatenate([v0[:0:-1], v1]), np.concatenate([-d0[:0:-1], d1])
+    # Farther than that no cell asks; in the tail of a density, rounding would.
+    reach = _REACH * float(np.linalg.norm(lattice.grid.spacing * lattice.step))
+    near = np.abs(distances) <= reach
+    knots, distances = knots[near], distances[near]
     steepness = _flat(lattice)
     steepness[:] = 0
     kernels.steepest(lattice.values, knots, distances, level, lattice.grid.spacing * lattice.step, steepness)
-    return Slopes(knots, distances, np.maximum(1, margin * _dilated(steepness)), lattice.step)
+    steepness = np.maximum(1, margin * _dilated(steepness))
+    common = float(np.quantile(steepness, 1 - _STEEPER_SHARE))
+    if common > _STEEPER:
+        steepness = np.maximum(steepness, common)
+    return Slopes(knots, distances, steepness, lattice.step)
 
 
 def _flat(lattice: CoarseLattice) -> np.ndarray:
@@ -100,13 +114,13 @@ def _dilated(blocks: np.ndarray) -> np.ndarray:
 def _samples(
     field: SampledField, lattice: CoarseLattice, level: float, crossings: Segments, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values and the lengths of their gradients, by differences over one edge of the full lattice."""
+    """Values and the lengths of their gradients, by differences over a part of a cell of the full lattice."""
     grid, step = lattice.grid, lattice.step
     some = rng.permutation(len(crossings.axis))[:_SURFACE_SAMPLES]
     chosen = Segments(crossings.start[some], crossings.axis[some], crossings.length[some], crossings.start_inside[some])
     surface = bisect(field, grid, chosen, level)[0] if len(some) else no_segments().start
-    # Nodes 0, 1, 2, 4, ... edges along the axis of the crossing, to both sides, until past the coarse cell's diagonal.
-    reach = [0, *(2**n for n in range(int(np.ceil(np.log2(2 * step))) + 1))]
+    # Nodes 0, 1, 2, 3, 4, 6, 8, 12, ... edges along the crossing's axis, to both sides, past the coarse cell's diagonal.
+    reach = [n for n in range(2 * step + 1) if n < 4 or (n & (n - 1)) == 0 or n % 3 == 0 and ((n // 3) & (n // 3 - 1)) == 0]
     nodes = []
     for offset in sorted({*reach, *(1 - r for r in reach)}):
         moved = surface.copy()
@@ -119,15 +133,13 @@ def _samples(
     near = lattice.fine_index(np.stack(np.unravel_index(node, lattice.values.shape), 1))
     nodes.append(near + rng.integers(-step, step + 1, size=near.shape) // 2)
     index = np.concatenate(nodes)
-    margin = 1 if field.border is not None else 0
-    index = np.clip(index, margin, np.maximum(grid.cells - 1 - margin, margin))
-    index = np.unique(index, axis=0)
-    here = field.at(grid, index).astype(np.float64)
+    index = np.unique(np.clip(index, 0, grid.cells - 1), axis=0)
+    here = field(grid.positions(index)).astype(np.float64)
     squares = np.zeros(len(index))
     for axis in range(3):
-        there = index.copy()
-        there[:, axis] += 1
-        squares += ((field.at(grid, there) - here) / grid.spacing[axis]) ** 2
+        there = index.astype(np.float64)
+        there[:, axis] += _DIFFERENCE
+        squares += ((field(grid.positions(there)) - here) / (_DIFFERENCE * grid.spacing[axis])) ** 2
     fine = (np.abs(here) < 1e30) & (squares < 1e60)
     return here[fine], np.sqrt(squares[fine])
 
