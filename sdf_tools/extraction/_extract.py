@@ -11,11 +11,10 @@ import torch
 
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.extraction._fields import Field, Grid, SampledField
-from sdf_tools.extraction._lattice import bisect, crossing_segments, sample_coarse
-from sdf_tools.extraction._search import Search, probe, search_surface
 from sdf_tools.geometry import Mesh
 
 if TYPE_CHECKING:
+    from sdf_tools.extraction._search import Search
     from sdf_tools.extraction._sparse import CrossingEdges, SparseLattice
 
 Bounds = Sequence[Sequence[float]]
@@ -27,10 +26,55 @@ _CLEARANCE = 1e-3
 
 
 def extract_mesh(
-    field: Field, resolution: int = 512, bounds: Bounds = UNIT_BOX, level: float = 0.0, **options: object
+    field: Field,
+    resolution: int = 512,
+    bounds: Bounds = UNIT_BOX,
+    level: float = 0.0,
+    *,
+    method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes",
+    inside: Literal["below", "above"] = "below",
+    search: Literal["auto", "growth"] = "auto",
+    lipschitz: float | None = None,
+    coarse_resolution: int = 64,
+    thorough: bool = False,
+    probes: int = 16_384,
+    refine_steps: int = 0,
+    normals: bool = False,
+    cap: bool = False,
+    device: torch.device | str | None = None,
+    chunk: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str, int], None] | None = None,
+    name: str = "extracted mesh",
 ) -> Mesh:
-    """The surface ``field == level`` as one mesh; see ``extract_meshes`` for every option."""
-    return extract_meshes(field, [level], resolution, bounds, **options)[0]  # type: ignore[arg-type]
+    """The surface ``field == level`` as one mesh; every option is described at :func:`extract_meshes`.
+
+    Raises:
+        ShapeError: no surface at this level in the box, or the field is NaN somewhere.
+        ValueError: bad arguments.
+    """
+    meshes = _extract(
+        field,
+        [level],
+        resolution,
+        bounds,
+        method=method,
+        inside=inside,
+        search=search,
+        lipschitz=lipschitz,
+        coarse_resolution=coarse_resolution,
+        thorough=thorough,
+        probes=probes,
+        refine_steps=refine_steps,
+        normals=normals,
+        cap=cap,
+        device=device,
+        chunk=chunk,
+        seed=seed,
+        progress=progress,
+        name=name,
+    )
+    return meshes[0]
 
 
 def extract_meshes(
@@ -41,7 +85,7 @@ def extract_meshes(
     *,
     method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes",
     inside: Literal["below", "above"] = "below",
-    search: Literal["auto", "lipschitz", "growth"] = "auto",
+    search: Literal["auto", "growth"] = "auto",
     lipschitz: float | None = None,
     coarse_resolution: int = 64,
     thorough: bool = False,
@@ -58,16 +102,22 @@ def extract_meshes(
     """Extract level sets by marching cubes, evaluating the field only at corners of cells that the surface crosses.
 
     1. A coarse lattice of about ``coarse_resolution`` cells is evaluated, and refined twice where it crosses the level
-       or where, by a Lipschitz bound, a crossing could hide.
+       or where its values leave room for a surface.
     2. Every crossed coarse edge is halved down to one edge of the full lattice: seeds that lie on the surface.
     3. From the seeds the surface is followed through every crossed cell face until it closes (Wyvill et al. 1986,
        "Data structure for soft objects"), so whatever is connected to a seed is found whole, however thin.
-    4. Random probes test the cells that seem empty; what they hit becomes a seed as well.
+    4. Cells that still may hide a surface are halved down to the full lattice, and random probes test those that seem
+       empty; what is met becomes a seed as well.
 
-    The result equals marching cubes (Lorensen and Cline 1987, with one consistent rule on ambiguous faces) on the full
-    lattice, except for closed pieces smaller than a coarse cell that both the bound and the probes miss. Neighbouring
-    cells share lattice values and vertices, so there are no seams: the mesh is watertight unless the surface leaves
-    the box.
+    What a value leaves room for follows from the slopes: measured across the surface as a function of the value, so
+    that densities and truncated distances count as what they say about distance, and raised where the coarse lattice
+    shows steeper places. The result equals marching cubes (Lorensen and Cline 1987, with one consistent rule on
+    ambiguous faces) on the full lattice if the field is nowhere steeper than that, except for closed pieces within a
+    cell of the refined lattice (two of the full one at 512, eight at 2,048) from another surface. Where too many cells
+    stay in doubt, as with an occupancy, whose values say nothing about distance, one warning says so.
+
+    Neighbouring cells share lattice values and vertices, so there are no seams: the mesh is watertight unless the
+    surface leaves the box.
 
     Memory grows with the surface, not with the volume: about 4 KB per touched brick of 8^3 nodes, besides the mesh.
 
@@ -78,14 +128,17 @@ def extract_meshes(
             allow.
         bounds: ((x, y, z), (x, y, z)) lowest and highest corner of the box, in the field's coordinates.
         method: "marching_cubes", or "dual_contouring" for fields with sharp edges and corners, which it puts vertices
-            on (see ``_dual.dual_contour``); costs a gradient at every crossed edge and three more evaluations. Where
-            the surface leaves the box, its meshes end up to a cell before it.
+            on (see ``_dual.dual_contour``); costs a gradient at every crossed edge and three more evaluations. A few of
+            its faces may pass through each other (tens among 100,000 where several sheets share a cell), which marching
+            cubes' never do. Where the surface leaves the box, its meshes end up to a cell before it.
         inside: "below" the level for signed distances, "above" for densities and occupancies.
-        search: "lipschitz" for fields that are roughly distances near the level, "growth" (step 1 by sign changes
-            alone) for others; "auto" tries the bound and drops it when it excludes next to nothing.
-        lipschitz: the bound on the slope; None estimates it from the coarse lattice.
-        coarse_resolution: cells of the coarse lattice along the longest side. Raise it for fields that are not
-            distances and have small separate pieces.
+        search: "auto" as above; "growth" looks only where the coarse lattice shows a crossing and where probes hit.
+        lipschitz: a bound on the field's slope that you know (1 for distances, truncated ones too): then everything is
+            found that the bound does not rule out, however many evaluations that takes. None measures the slopes.
+        coarse_resolution: cells of the coarse lattice along the longest side. Raise it for fields that say nothing
+            about distance: pieces larger than its cells are found in every field.
+        thorough: leave no cell unsettled, close to a surface neither, whatever it takes, with a wider margin on the
+            slopes; for an occupancy that is every node of the full lattice.
         probes: random evaluations in step 4.
         refine_steps: regula falsi steps that move each vertex along its edge onto the level set; one evaluation per
             vertex and step.
@@ -104,8 +157,58 @@ def extract_meshes(
     Raises:
         ShapeError: a level has no surface in the box, or the field is NaN somewhere.
         ValueError: bad arguments.
+
+    Warns:
+        UserWarning: closed pieces smaller than a stated size may be missing; it names the options that help.
     """
+    return _extract(
+        field,
+        levels,
+        resolution,
+        bounds,
+        method=method,
+        inside=inside,
+        search=search,
+        lipschitz=lipschitz,
+        coarse_resolution=coarse_resolution,
+        thorough=thorough,
+        probes=probes,
+        refine_steps=refine_steps,
+        normals=normals,
+        cap=cap,
+        device=device,
+        chunk=chunk,
+        seed=seed,
+        progress=progress,
+        name=name,
+    )
+
+
+def _extract(
+    field: Field,
+    levels: Sequence[float],
+    resolution: int,
+    bounds: Bounds,
+    *,
+    method: Literal["marching_cubes", "dual_contouring"],
+    inside: Literal["below", "above"],
+    search: Literal["auto", "growth"],
+    lipschitz: float | None,
+    coarse_resolution: int,
+    thorough: bool,
+    probes: int,
+    refine_steps: int,
+    normals: bool,
+    cap: bool,
+    device: torch.device | str | None,
+    chunk: int | None,
+    seed: int,
+    progress: Callable[[str, int], None] | None,
+    name: str,
+) -> list[Mesh]:
     try:
+        from sdf_tools.extraction._lattice import bisect, crossing_segments, sample_coarse
+        from sdf_tools.extraction._search import probe, search_surface
         from sdf_tools.extraction._sparse import SparseLattice
     except ImportError as error:
         raise MissingLibraryError("Extraction needs numba; install it with 'pip install numba'.") from error
@@ -117,6 +220,10 @@ def extract_meshes(
         raise ValueError(f"Levels must be one or more finite numbers; got {list(levels)}.")
     if method not in ("marching_cubes", "dual_contouring"):
         raise ValueError(f"method must be 'marching_cubes' or 'dual_contouring'; got '{method}'.")
+    if search not in ("auto", "growth"):
+        raise ValueError(f"search must be 'auto' or 'growth'; got '{search}'.")
+    if lipschitz is not None and not 0 < lipschitz < np.inf:
+        raise ValueError(f"lipschitz must be a positive number; got {lipschitz}.")
     if coarse_resolution < 2:
         raise ValueError(f"coarse_resolution must be at least 2; got {coarse_resolution}.")
     sampled = SampledField(field, device, chunk, progress, border)
@@ -206,7 +313,7 @@ def _warn_of_losses(search: Search, grid: Grid, level: float) -> None:
         f"at level {level:g}: the field's values do not rule them out in {search.unsettled:,} cells of the search "
         f"({100 * share:.2g} %); raise coarse_resolution, give lipschitz if you know the field's largest slope, or set "
         "thorough=True to look everywhere.",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

@@ -148,9 +148,8 @@ def steepest(values, knots, distances, level, spacing, out):  # type: ignore[no-
                             a = i - (0 if da else u)
                             b = j - (0 if db else (u if da else v))
                             c = k - (0 if dc else v)
-                            if a >= 0 and b >= 0 and c >= 0:
-                                if a < out.shape[0] and b < out.shape[1] and c < out.shape[2]:
-                                    out[a, b, c] = max(out[a, b, c], slope)
+                            if 0 <= a < out.shape[0] and 0 <= b < out.shape[1] and 0 <= c < out.shape[2]:
+                                out[a, b, c] = max(out[a, b, c], slope)
 
 
 @njit(cache=True, nogil=True)

@@ -1,7 +1,7 @@
 """How far from the surface a value is at least: a bound on the field's slope that depends on the value and the place.
 
-A signed distance has slope 1 everywhere, but a density, an occupancy or a truncated distance is steep at the surface and
-flat away from it, so that one bound for all values either says nothing or is wrong. With s(v) the largest slope
+A signed distance has slope 1 everywhere, but a density, an occupancy or a truncated distance is steep at the surface
+and flat away from it, so that one bound for all values either says nothing or is wrong. With s(v) the largest slope
 where the field has the value v, a point of value v is at least the integral of dv / s(v) from the level to v away from
 the surface: for ``100 / (1 + exp(k d))`` that gives back d itself.
 """
@@ -65,7 +65,12 @@ def given_slopes(lattice: CoarseLattice, level: float, lipschitz: float) -> Slop
 
 
 def estimate_slopes(
-    field: SampledField, lattice: CoarseLattice, level: float, crossings: Segments, rng: np.random.Generator, margin: float
+    field: SampledField,
+    lattice: CoarseLattice,
+    level: float,
+    crossings: Segments,
+    rng: np.random.Generator,
+    margin: float,
 ) -> Slopes:
     """Slopes by value from samples across the surface and near it, and by place from the coarse lattice.
 
@@ -119,8 +124,9 @@ def _samples(
     some = rng.permutation(len(crossings.axis))[:_SURFACE_SAMPLES]
     chosen = Segments(crossings.start[some], crossings.axis[some], crossings.length[some], crossings.start_inside[some])
     surface = bisect(field, grid, chosen, level)[0] if len(some) else no_segments().start
-    # Nodes 0, 1, 2, 3, 4, 6, 8, 12, ... edges along the crossing's axis, to both sides, past the coarse cell's diagonal.
-    reach = [n for n in range(2 * step + 1) if n < 4 or (n & (n - 1)) == 0 or n % 3 == 0 and ((n // 3) & (n // 3 - 1)) == 0]
+    # 0, 1, 2, 3, 4, 6, 8, 12, ... edges along the crossing's axis, to both sides, past the coarse cell's diagonal.
+    doubling = [n << bits for bits in range(step.bit_length()) for n in (2, 3)]
+    reach = [0, 1, *(n for n in doubling if n <= 2 * step)]
     nodes = []
     for offset in sorted({*reach, *(1 - r for r in reach)}):
         moved = surface.copy()

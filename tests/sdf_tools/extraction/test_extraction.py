@@ -179,7 +179,7 @@ class TestFinding:
         radius = 0.37 + 0.004 * np.log(9)
         assert is_watertight(mesh.faces.numpy())
         assert volume(mesh) == pytest.approx(4 / 3 * np.pi * radius**3, rel=2e-3)
-        assert field.count < 257**3 / 15
+        assert field.count < 257**3 / 13
 
 
 class TestOptions:
