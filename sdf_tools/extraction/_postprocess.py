@@ -66,7 +66,7 @@ def drop_specks(mesh: Mesh, min_faces: int = 100) -> tuple[Mesh, str | None]:
     gone = np.isin(label, specks)
     pieces = f"{len(specks)} stray pieces" if len(specks) > 1 else "a stray piece"
     return _keep_faces(mesh, ~gone), (
-        f"Left out {pieces} of together {int(gone.sum()):,} triangles, none wider than {across[small].max():.2g} "
+        f"Left out {pieces} of {int(gone.sum()):,} triangles in all, none wider than {across[small].max():.2g} "
         f"(all of it: {float(np.linalg.norm(np.ptp(vertices, axis=0))):.2g})."
     )
 
