@@ -14,6 +14,7 @@ from sdf_tools.extraction._slopes import Slopes, estimate_slopes, given_slopes, 
 # Evaluations that the search may spend on cells which only might hide something, unless it is to be thorough.
 _BUDGET = 4_000_000
 
+_MARGIN, _THOROUGH_MARGIN = 1.2, 2.0  # on measured slopes
 _HUNTED_AT_ONCE = 16_384  # cells; bounds the temporary lists
 _EIGHT = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), -1).reshape(8, 3)
 _CORNERS = np.array([(c & 1, c >> 1 & 1, c >> 2) for c in range(8)])
@@ -64,7 +65,7 @@ def search_surface(
         slopes = given_slopes(coarse, level, lipschitz)
     else:
         crossings = crossing_segments(coarse, level)
-        slopes = estimate_slopes(field, coarse, level, crossings, rng, 2.0 if thorough else 1.2)
+        slopes = estimate_slopes(field, coarse, level, crossings, rng, _THOROUGH_MARGIN if thorough else _MARGIN)
     budget = np.inf if thorough or lipschitz is not None else _BUDGET
     result = Search(coarse, no_segments())
     for _ in range(2):

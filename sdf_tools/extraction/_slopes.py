@@ -23,10 +23,10 @@ _QUANTILE = 0.98  # of the slopes in a bin: a network's few creases do not count
 _REACH = 1.5  # diagonals of a coarse cell
 _DIFFERENCE = 0.25  # cells, for slopes: values can change e-fold within one
 
-# Where a thousandth of the blocks are this much steeper than the samples, the field has parts of its own steepness, and
-# others like them may be seen by no block: their steepness then counts everywhere.
-_STEEPER = 1.6
-_STEEPER_SHARE = 1e-3
+# A block this much steeper than the samples shows that the field has parts of a steepness of their own. Others like them
+# may lie between the coarse lattice's nodes, so it then counts everywhere. Trained networks stay below.
+_STEEPER = 1.5
+_STEEP_SAMPLES = 1_024
 
 
 @dataclass
@@ -97,10 +97,31 @@ def estimate_slopes(
     steepness[:] = 0
     kernels.steepest(lattice.values, knots, distances, level, lattice.grid.spacing * lattice.step, steepness)
     steepness = np.maximum(1, margin * _dilated(steepness))
-    common = float(np.quantile(steepness, 1 - _STEEPER_SHARE))
-    if common > _STEEPER:
-        steepness = np.maximum(steepness, common)
+    if steepness.max() > _STEEPER:
+        steepness = np.maximum(steepness, margin * _steepest_inside(field, lattice, steepness, knots, distances, rng))
     return Slopes(knots, distances, steepness, lattice.step)
+
+
+def _steepest_inside(
+    field: SampledField,
+    lattice: CoarseLattice,
+    steepness: np.ndarray,
+    knots: np.ndarray,
+    distances: np.ndarray,
+    rng: np.random.Generator,
+) -> float:
+    """How many times steeper than ``distances`` the field is in the steepest blocks, whose edges show a part of it."""
+    blocks = np.argwhere(steepness > max(1.0, 0.7 * float(steepness.max())))
+    place = blocks[rng.integers(0, len(blocks), _STEEP_SAMPLES)] + rng.uniform(0, 1, (_STEEP_SAMPLES, 3))
+    index = np.minimum(place * lattice.step, lattice.grid.cells - 1)
+    here = np.interp(field(lattice.grid.positions(index)), knots, distances)
+    squares = np.zeros(len(index))
+    for axis in range(3):
+        there = index.copy()
+        there[:, axis] += _DIFFERENCE
+        moved = np.interp(field(lattice.grid.positions(there)), knots, distances)
+        squares += ((moved - here) / (_DIFFERENCE * lattice.grid.spacing[axis])) ** 2
+    return float(np.sqrt(np.quantile(squares, _QUANTILE)))
 
 
 def _flat(lattice: CoarseLattice) -> np.ndarray:
