@@ -231,7 +231,7 @@ def _extract(
     coarse = sample_coarse(sampled, grid, coarse_resolution)
     meshes = []
     lattice: SparseLattice | None = None
-    for value in levels:
+    for number, value in enumerate(levels):
         level = float(np.float32(value))  # numpy and the kernels compare in different precision otherwise
         sampled.stage = "search"
         found = search_surface(
@@ -250,25 +250,25 @@ def _extract(
             sampled.stage = "search"
             start, nodes, values = bisect(sampled, grid, segments, level)
             sampled.stage = "surface"
-            fresh = lattice.around(grid.keys(start), segments.axis)
-            lattice.store(nodes, values)
-            lattice.grow(fresh, level)
-        edges = lattice.edges(level)
-        if len(edges.keys) == 0:
+            lattice.know(start, nodes, values)
+            lattice.seed(start, segments.axis, level)
+        count = lattice.close(level)
+        if count == 0:
             raise ShapeError(
                 f"The field has no surface at level {value:g} in the box {_box(bounds)}: its values there run from "
                 f"{sampled.lowest:.4g} to {sampled.highest:.4g}; check the level and the bounds."
             )
+        sampled.stage = "vertices"
         if method == "dual_contouring":
-            sampled.stage = "vertices"
-            vertices, faces = _dual_contour(sampled, lattice, edges, level, refine_steps)
+            vertices, faces = _dual_contour(sampled, lattice, level, refine_steps)
         else:
-            faces = lattice.triangles(edges, level)
-            sampled.stage = "vertices"
-            index, axes, ends = grid.split(edges.keys), edges.axes, edges.ends
-            del edges
-            vertices = _place_vertices(sampled, grid, index, axes, ends, level, refine_steps)
-            del index, axes, ends
+            vertices, done = np.empty((count, 3)), 0
+            for edges in lattice.edge_parts():
+                part = slice(done, done := done + len(edges.axes))
+                vertices[part] = _place_vertices(sampled, grid, edges, level, refine_steps)
+            if number == len(levels) - 1:
+                lattice.forget_values()
+            faces = lattice.triangles()
         vertex_normals = None
         if normals:
             sampled.stage = "normals"
@@ -318,37 +318,31 @@ def _warn_of_losses(search: Search, grid: Grid, level: float) -> None:
 
 
 def _dual_contour(
-    field: SampledField, lattice: SparseLattice, edges: CrossingEdges, level: float, steps: int
+    field: SampledField, lattice: SparseLattice, level: float, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     from sdf_tools.extraction._dual import dual_contour
 
-    index = lattice.grid.split(edges.keys)
+    edges = lattice.edges()
     # Tangent planes are only worth something where the surface is: two steps at least.
-    crossings = _place_vertices(field, lattice.grid, index, edges.axes, edges.ends, level, max(2, steps))
+    crossings = _place_vertices(field, lattice.grid, edges, level, max(2, steps))
     return dual_contour(field, lattice, edges, crossings, level)
 
 
-def _place_vertices(
-    field: SampledField, grid: Grid, index: np.ndarray, axes: np.ndarray, ends: np.ndarray, level: float, steps: int
-) -> np.ndarray:
+def _place_vertices(field: SampledField, grid: Grid, edges: CrossingEdges, level: float, steps: int) -> np.ndarray:
     """(V, 3) float64 positions on the crossed edges: linear interpolation, then regula falsi inside the bracket."""
-    vertices = np.empty((len(axes), 3))
-    for start in range(0, len(axes), 1 << 20):
-        part = slice(start, start + (1 << 20))
-        rows, axis = np.arange(len(axes[part])), axes[part]
-        below, above = np.zeros(len(rows)), np.ones(len(rows))
-        value_below, value_above = (ends[part].astype(np.float64) - level).T
-        t = np.clip(value_below / (value_below - value_above), _CLEARANCE, 1 - _CLEARANCE)
-        position = index[part].astype(np.float64)
-        for step in range(steps + 1):
-            position[rows, axis] = index[part][rows, axis] + t
-            if step == steps:
-                break
-            value = field(grid.positions(position)).astype(np.float64) - level
-            left = (value < 0) == (value_below < 0)
-            below, value_below = np.where(left, t, below), np.where(left, value, value_below)
-            above, value_above = np.where(left, above, t), np.where(left, value_above, value)
-            share = value_below / np.where(value_below == value_above, 1.0, value_below - value_above)
-            t = np.clip(below + (above - below) * share, _CLEARANCE, 1 - _CLEARANCE)
-        vertices[part] = grid.positions(position)
-    return vertices
+    rows, axes = np.arange(len(edges.axes)), edges.axes
+    below, above = np.zeros(len(rows)), np.ones(len(rows))
+    value_below, value_above = (edges.ends.astype(np.float64) - level).T
+    t = np.clip(value_below / (value_below - value_above), _CLEARANCE, 1 - _CLEARANCE)
+    position = edges.index.astype(np.float64)
+    for step in range(steps + 1):
+        position[rows, axes] = edges.index[rows, axes] + t
+        if step == steps:
+            break
+        value = field(grid.positions(position)).astype(np.float64) - level
+        left = (value < 0) == (value_below < 0)
+        below, value_below = np.where(left, t, below), np.where(left, value, value_below)
+        above, value_above = np.where(left, above, t), np.where(left, value_above, value)
+        share = value_below / np.where(value_below == value_above, 1.0, value_below - value_above)
+        t = np.clip(below + (above - below) * share, _CLEARANCE, 1 - _CLEARANCE)
+    return grid.positions(position)

@@ -23,8 +23,8 @@ _QUANTILE = 0.98  # of the slopes in a bin: a network's few creases do not count
 _REACH = 1.5  # diagonals of a coarse cell
 _DIFFERENCE = 0.25  # cells, for slopes: values can change e-fold within one
 
-# A block this much steeper than the samples shows that the field has parts of a steepness of their own. Others like them
-# may lie between the coarse lattice's nodes, so it then counts everywhere. Trained networks stay below.
+# A block this much steeper than the samples shows that the field has parts of a steepness of their own. Others like
+# them may lie between the coarse lattice's nodes, so it then counts everywhere. Trained networks stay below.
 _STEEPER = 1.5
 _STEEP_SAMPLES = 1_024
 
