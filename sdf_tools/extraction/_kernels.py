@@ -13,6 +13,7 @@ VISITED = np.uint8(1)  # the cell
 CROSSING = np.uint8(2)  # the cell
 EDGE = np.uint8(4)  # << axis: the edge from the node along that axis
 INSIDE = np.uint8(32)  # the node
+RANK = 24  # bits
 
 
 @njit(cache=True, inline="always")
@@ -32,6 +33,19 @@ def _shifted(row, slot, di, dj, dk, bricks, brick_map):  # type: ignore[no-untyp
             return np.int64(0)
         row = np.int64(brick_map[a, b, c])
     return row << 9 | _slot(i, j, k)
+
+
+@njit(cache=True, inline="always")
+def _within(slot):  # type: ignore[no-untyped-def]
+    """Whether the cell's corners all lie in its own brick, ``64 * (c & 1) + 8 * (c >> 1 & 1) + (c >> 2)`` further."""
+    return (slot >> 6) < 7 and (slot >> 3 & 7) < 7 and (slot & 7) < 7
+
+
+@njit(cache=True, inline="always")
+def _corner(row, slot, within, c, bricks, brick_map):  # type: ignore[no-untyped-def]
+    if within:
+        return (row << 9 | slot) + (((c & 1) << 6) | ((c & 2) << 2) | (c >> 2))
+    return _shifted(row, slot, c & 1, c >> 1 & 1, c >> 2, bricks, brick_map)
 
 
 @njit(cache=True)
@@ -153,9 +167,10 @@ def follow(start, cells, level, state, values, flags, bricks, brick_map, nodes, 
         if _full(state, values, fresh, missing):
             return n
         row, slot = cells[n] >> 9, cells[n] & 511
+        within = _within(slot)
         configuration = 0
         for c in range(8):
-            at = _shifted(row, slot, c & 1, c >> 1 & 1, c >> 2, bricks, brick_map)
+            at = _corner(row, slot, within, c, bricks, brick_map)
             if values[at >> 9, at & 511] < level:
                 configuration |= 1 << c
         if configuration == 0 or configuration == 255:
@@ -172,14 +187,12 @@ def follow(start, cells, level, state, values, flags, bricks, brick_map, nodes, 
             part = configuration & mask
             if part == 0 or part == mask:
                 continue
-            a, b, d = i, j, k
-            move = 2 * up - 1
-            if axis == 0:
-                a += move
-            elif axis == 1:
-                b += move
-            else:
-                d += move
+            move = np.int64(2 * up - 1)
+            di, dj, dk = move if axis == 0 else 0, move if axis == 1 else 0, move if axis == 2 else 0
+            at = _shifted(row, slot, di, dj, dk, bricks, brick_map)
+            if flags[at >> 9, at & 511] & VISITED:
+                continue
+            a, b, d = i + di, j + dj, k + dk
             if a < 0 or b < 0 or d < 0 or a > nodes[0] - 2 or b > nodes[1] - 2 or d > nodes[2] - 2:
                 continue
             _visit(a, b, d, state, values, flags, bricks, brick_map, nodes, coarse, step, fresh, missing)
@@ -207,15 +220,16 @@ def mark_edges(first, last, level, values, flags, bricks, brick_map, nodes, rank
     """Flag inside nodes and crossed edges in rows ``first`` to ``last``.
 
     Args:
-        ranks: (B, 64) uint16, crossed edges of a brick before each run of 8 slots.
+        ranks: (B, 64) int64 for each run of 8 slots: its crossed edges, a bit each, and above ``RANK`` bits how many
+            the brick has before it.
         counts: (B,) int64, crossed edges of each brick.
         loose: (B,) int64, crossed edges of each brick with a cell around them that was not visited.
     """
     for row in range(first, last):
-        total, unvisited = 0, 0
+        total, unvisited, run = np.int64(0), 0, np.int64(0)
         for slot in range(512):
             if slot & 7 == 0:
-                ranks[row, slot >> 3] = total
+                run = total << RANK
             here = values[row, slot]
             mask = flags[row, slot] & (VISITED | CROSSING)
             if not np.isnan(here):
@@ -228,10 +242,13 @@ def mark_edges(first, last, level, values, flags, bricks, brick_map, nodes, rank
                     if np.isnan(there) or (here < level) == (there < level):
                         continue
                     mask |= EDGE << axis
+                    run |= np.int64(1) << (3 * (slot & 7) + axis)
                     total += 1
                     if _loose(row, slot, axis, flags, bricks, brick_map, nodes):
                         unvisited += 1
             flags[row, slot] = mask
+            if slot & 7 == 7:
+                ranks[row, slot >> 3] = run
         counts[row], loose[row] = total, unvisited
 
 
@@ -276,9 +293,9 @@ def list_edges(first, last, values, flags, bricks, brick_map, index, axes, ends)
 
 @njit(cache=True, inline="always")
 def _inside_corners(row, slot, flags, bricks, brick_map):  # type: ignore[no-untyped-def]
-    configuration = 0
+    configuration, within = 0, _within(slot)
     for c in range(8):
-        at = _shifted(row, slot, c & 1, c >> 1 & 1, c >> 2, bricks, brick_map)
+        at = _corner(row, slot, within, c, bricks, brick_map)
         if flags[at >> 9, at & 511] & INSIDE:
             configuration |= 1 << c
     return configuration
@@ -295,6 +312,15 @@ def count_triangles(first, last, flags, bricks, brick_map, triangles, counts):  
         counts[row] = total
 
 
+@njit(cache=True, inline="always")
+def _ones(bits):  # type: ignore[no-untyped-def]
+    """How many of the lowest 24 bits are set."""
+    bits = bits - ((bits >> 1) & 0x555555)
+    bits = (bits & 0x333333) + ((bits >> 2) & 0x333333)
+    bits = (bits + (bits >> 4)) & 0x0F0F0F
+    return (bits + (bits >> 8) + (bits >> 16)) & 0x1F
+
+
 @njit(cache=True, nogil=True)
 def triangulate(  # type: ignore[no-untyped-def]
     first, last, flags, bricks, brick_map, ranks, offsets, starts, triangles, table, corners, faces
@@ -309,23 +335,23 @@ def triangulate(  # type: ignore[no-untyped-def]
         corners: (12,) lower corner of each cube edge.
         faces: (F, 3) int64.
     """
+    nodes = np.empty(8, dtype=np.int64)
     for row in range(first, last):
         n = starts[row]
         for slot in range(512):
             if not flags[row, slot] & CROSSING:
                 continue
-            configuration = _inside_corners(row, slot, flags, bricks, brick_map)
+            configuration, within = 0, _within(slot)
+            for c in range(8):
+                at = _corner(row, slot, within, c, bricks, brick_map)
+                nodes[c] = at
+                if flags[at >> 9, at & 511] & INSIDE:
+                    configuration |= 1 << c
             for t in range(triangles[configuration]):
                 for v in range(3):
                     edge = table[configuration, t, v]
-                    c, axis = corners[edge], edge // 4
-                    at = _shifted(row, slot, c & 1, c >> 1 & 1, c >> 2, bricks, brick_map)
-                    there, s = at >> 9, at & 511
-                    number = offsets[there] + np.int64(ranks[there, s >> 3])
-                    for before in range(s & ~7, s):
-                        mask = flags[there, before]
-                        number += (mask >> 2 & 1) + (mask >> 3 & 1) + (mask >> 4 & 1)
-                    for lower in range(axis):
-                        number += flags[there, s] >> (2 + lower) & 1
-                    faces[n, v] = number
+                    at = nodes[corners[edge]]
+                    run = ranks[at >> 9, (at & 511) >> 3]
+                    before = run & ((np.int64(1) << (3 * (at & 7) + (edge >> 2))) - 1)
+                    faces[n, v] = offsets[at >> 9] + (run >> RANK) + _ones(before)
                 n += 1

@@ -47,7 +47,7 @@ class SparseLattice:
         self._mark(0)
 
     def _mark(self, count: int) -> None:
-        self.ranks = np.empty((count, 64), dtype=np.uint16)
+        self.ranks = np.empty((count, 64), dtype=np.int64)
         self.counts = np.zeros(count, dtype=np.int64)
 
     def _visit(self, kernel: Callable[..., int], length: int, *arguments: object) -> np.ndarray:
