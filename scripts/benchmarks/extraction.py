@@ -1,4 +1,4 @@
-"""Sparse extraction: pieces found in every kind of field, then time and memory beside dense evaluation of a trained one.
+"""Sparse extraction: pieces found in every kind of field; time and memory beside dense evaluation of a trained one.
 
 The pieces: a ball and 40 spheres of radius 0.003, a fifth of a coarse cell, must be found or warned of.
 

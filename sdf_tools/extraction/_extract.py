@@ -239,19 +239,18 @@ def _extract(
         )
         if found.unsettled:
             _warn_of_losses(found, grid, value)
-        finest = found.finest
         if lattice is None:
-            lattice = SparseLattice(sampled, grid, finest)
+            lattice = SparseLattice(sampled, grid, found.finest)
         else:
-            lattice.coarse = finest
-            lattice.reset()
+            lattice.reset(found.finest)
         probed = probe(sampled, coarse, level, probes, rng)
-        for segments in (crossing_segments(finest, level), found.hidden, probed):
+        for segments in (crossing_segments(found.finest, level), found.hidden, probed):
             sampled.stage = "search"
             start, nodes, values = bisect(sampled, grid, segments, level)
             sampled.stage = "surface"
             lattice.know(start, nodes, values)
             lattice.seed(start, segments.axis, level)
+        del found, probed, segments, start, nodes, values  # large ones, and the mesh needs room
         count = lattice.close(level)
         if count == 0:
             raise ShapeError(
@@ -266,6 +265,7 @@ def _extract(
             for edges in lattice.edge_parts():
                 part = slice(done, done := done + len(edges.axes))
                 vertices[part] = _place_vertices(sampled, grid, edges, level, refine_steps)
+            del edges
             if number == len(levels) - 1:
                 lattice.forget_values()
             faces = lattice.triangles()

@@ -149,7 +149,9 @@ class SparseLattice:
     def forget_values(self) -> None:
         """Give the values' memory back; what is left are the signs, enough for the triangles."""
         self.values = np.empty((0, 512), dtype=np.float32)
+        self.coarse = CoarseLattice(self.grid, 1, np.empty((0, 0, 0), dtype=np.float32))
 
-    def reset(self) -> None:
-        """Forget which cells were followed, keep the values: ready for another level."""
+    def reset(self, coarse: CoarseLattice) -> None:
+        """Forget which cells were followed, keep the values: ready for another level, searched in ``coarse``."""
+        self.coarse = coarse
         self.flags[: self.count] = 0
