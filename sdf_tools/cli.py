@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,13 @@ class Extract:
     """Highest corner of the box."""
     method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes"
     """How vertices are placed; dual contouring keeps sharp edges and corners."""
+    lipschitz: float | None = None
+    """Largest slope of the field, if you know it (1 for distances, truncated ones too): nothing that it does not rule
+    out is then missed. Measured if left out."""
+    coarse_resolution: int = 64
+    """Cells of the lattice that the search starts from; in every field, pieces larger than these are found."""
+    thorough: bool = False
+    """Look into every cell that may hide a piece, however long it takes."""
     refine_steps: int = 0
     """Steps that move the vertices of marching cubes along their edges onto the level set."""
     largest_component: bool = False
@@ -163,16 +171,21 @@ class Extract:
             whole = torch.full((3,), side * named.box(level), dtype=torch.float64)
             chosen = named.frame.to_box(torch.tensor(given, dtype=torch.float64)) if given else whole
             corners.append(chosen.tolist())
-        mesh = extraction.extract_mesh(
-            named.field,
-            self.resolution,
-            corners,
-            level=level,
-            inside=self.inside,
-            method=self.method,
-            refine_steps=self.refine_steps,
-            cap=self.cap,
-        )
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *rest: print(f"sdf-tools: {message}", file=sys.stderr)
+            mesh = extraction.extract_mesh(
+                named.field,
+                self.resolution,
+                corners,
+                level=level,
+                inside=self.inside,
+                method=self.method,
+                lipschitz=self.lipschitz,
+                coarse_resolution=self.coarse_resolution,
+                thorough=self.thorough,
+                refine_steps=self.refine_steps,
+                cap=self.cap,
+            )
         if self.largest_component:
             mesh = extraction.largest_component(mesh)
         if self.fill_holes:

@@ -48,7 +48,14 @@ class Arguments:
     largest_component: bool = False
     """Keep only the largest connected piece."""
     min_component_faces: int = 100
-    """Drop connected pieces with fewer triangles than this; by default specks of a few cells. 0 keeps all."""
+    """Leave out stray pieces with fewer triangles than this that are also too small for a part of the shape. 0 keeps
+    all."""
+    lipschitz: float | None = None
+    """Largest slope of the field, 1 for a distance, if it is known: no piece can then be missed."""
+    coarse_resolution: int = 64
+    """Cells along the longest side of the lattice that the search begins on; finer finds smaller separate pieces."""
+    thorough: bool = False
+    """Evaluate every node of the lattice: nothing that it holds is missed, and it takes as long as it takes."""
     simplify_mesh: int | None = None
     """Simplify to about this many triangles."""
     normals: bool = False
@@ -78,7 +85,7 @@ def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
     import torch
     from rich.console import Console
 
-    from sdf_tools.extraction import drop_small_components, extract_mesh, largest_component, simplify
+    from sdf_tools.extraction import drop_specks, extract_mesh, largest_component, simplify
     from sdf_tools.geometry import Mesh, NormalizedShape
 
     frame = NormalizedShape(
@@ -103,19 +110,18 @@ def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
             bounds=corners.tolist(),
             level=level,
             inside=surface.inside,
+            lipschitz=arguments.lipschitz,
+            coarse_resolution=arguments.coarse_resolution,
+            thorough=arguments.thorough,
             normals=arguments.normals,
             device=surface.device,
             progress=lambda stage, count: status.update(f"extracting: {stage}, {count:,} evaluations"),
         )
     if arguments.largest_component:
         mesh = largest_component(mesh)
-    mesh, whole = drop_small_components(mesh, arguments.min_component_faces), mesh
-    if mesh is not whole:
-        warnings.warn(
-            f"left out {whole.faces.shape[0] - mesh.faces.shape[0]:,} triangles in pieces of fewer than "
-            f"{arguments.min_component_faces}; --min-component-faces 0 keeps them.",
-            stacklevel=1,
-        )
+    mesh, left_out = drop_specks(mesh, arguments.min_component_faces)
+    if left_out:
+        warnings.warn(f"{left_out} --min-component-faces 0 keeps them.", stacklevel=1)
     if arguments.simplify_mesh is not None:
         mesh = simplify(mesh, arguments.simplify_mesh)
     if arguments.vertex_colors and surface.color is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,9 +79,10 @@ class FittedShape:
         level: float = 0.0,
         *,
         method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes",
-        search: Literal["auto", "lipschitz", "growth"] = "auto",
+        search: Literal["auto", "growth"] = "auto",
         lipschitz: float | None = None,
         coarse_resolution: int = 64,
+        thorough: bool = False,
         probes: int = 16_384,
         refine_steps: int = 0,
         normals: bool = False,
@@ -88,19 +90,26 @@ class FittedShape:
         chunk: int | None = None,
         seed: int = 0,
         progress: Callable[[str, int], None] | None = None,
+        min_component_faces: int = 100,
     ) -> Mesh:
         """The surface in the shape's own units; options as for ``sdf_tools.extract_meshes``, in box units.
+
+        Stray specks of fewer than ``min_component_faces`` triangles are left out (``sdf_tools.extraction.drop_specks``),
+        with a warning; 0 keeps them.
 
         Raises:
             ShapeError: the field has no surface.
         """
-        from sdf_tools.extraction import extract_mesh
+        from sdf_tools.extraction import drop_specks, extract_mesh
 
         mesh = extract_mesh(
             self.field, resolution, bounds, level, method=method, search=search, lipschitz=lipschitz,
-            coarse_resolution=coarse_resolution, probes=probes, refine_steps=refine_steps, normals=normals, cap=cap,
+            coarse_resolution=coarse_resolution, thorough=thorough, probes=probes, refine_steps=refine_steps, normals=normals, cap=cap,
             chunk=chunk, seed=seed, progress=progress,
         )  # fmt: skip
+        mesh, left_out = drop_specks(mesh, min_component_faces)
+        if left_out:
+            warnings.warn(left_out, stacklevel=2)
         return self.normalized.mesh_to_world(mesh)
 
 

@@ -1,4 +1,6 @@
-"""Sparse extraction beside dense evaluation with PyMCubes, scikit-image and Open3D, on one trained field.
+"""Sparse extraction: pieces found in every kind of field; time and memory beside dense evaluation of a trained one.
+
+The pieces: a ball and 40 spheres of radius 0.003, a fifth of a coarse cell, must be found or warned of.
 
 Every row runs in a process of its own, so that its peak memory is its own. The dense rows share one evaluated volume:
 their time is the evaluation's plus the library's marching cubes, their peak that of the process that holds the volume.
@@ -10,20 +12,39 @@ import multiprocessing
 import resource
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.report import print_table, write_rows
+from benchmarks.flat_fields import ball_and_spheres, resolved, sphere_centers
+from benchmarks.report import print_table
 
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.extraction import SampledField, extract_mesh
 from sdf_tools.geometry import Mesh
+from sdf_tools.io.writing import write_json
 from sdf_tools.topology import face_components, is_watertight
 
+KINDS = (
+    "distance",
+    "truncated 0.1",
+    "truncated 0.05",
+    "truncated 0.02",
+    "truncated 0.01",
+    "tanh 0.02",
+    "density 100",
+    "density 500",
+    "density 2000",
+    "steep 2",
+    "steep 3",
+    "steep 5",
+    "occupancy",
+)
+SPHERE = 0.003
 DENSE = ("scikit-image", "PyMCubes", "Open3D")
 
 
@@ -45,9 +66,33 @@ class Row:
     """Largest distance of a sparse vertex from this row's surface."""
 
 
+@dataclass
+class Pieces:
+    """How many of 40 small spheres one kind of field shows, summed over ``seeds`` placements."""
+
+    field: str
+    resolution: int
+    options: str
+    found: int
+    resolved: int
+    """Spheres that hold a node of the lattice."""
+    warned: int
+    """Placements that a warning was given for."""
+    lost_in_silence: int
+    evaluations: float
+    """Of the field, mean over the placements."""
+    seeds: int
+
+
 def run(json_path: Path | None, quick: bool, field_path: Path | None = None) -> None:
     """Extract a field every way (one trained for a minute if none is given), print a table and write it as JSON."""
     sparse, dense, steps = ((128, 256), (128,), 100) if quick else ((256, 512, 1024, 2048), (512,), 600)
+    pieces = [count_pieces(kind, 256, 1 if quick else 4) for kind in KINDS]
+    pieces.append(count_pieces("occupancy", 256, 1, coarse_resolution=128))
+    pieces.append(count_pieces("occupancy", 128, 1, thorough=True))
+    if not quick:
+        pieces += [count_pieces(kind, 512, 2) for kind in KINDS]
+    show_pieces(pieces)
     with tempfile.TemporaryDirectory() as folder:
         if field_path is None:
             field_path = Path(folder) / "field.pt"
@@ -57,7 +102,56 @@ def run(json_path: Path | None, quick: bool, field_path: Path | None = None) -> 
             raise SystemExit(f"There is no field file '{field_path}'.")
         rows = measure(field_path, Path(folder), sparse, dense)
     show(rows)
-    write_rows(json_path, rows)
+    if json_path is not None:
+        tables = {"pieces": [asdict(row) for row in pieces], "extraction": [asdict(row) for row in rows]}
+        write_json(json_path, tables)
+
+
+def count_pieces(kind: str, resolution: int, seeds: int, **options: Any) -> Pieces:
+    """Extract a ball and 40 spheres from one kind of field and count what was found."""
+    said = ", ".join(f"{name}={value}" for name, value in options.items())
+    result = Pieces(kind, resolution, said, 0, 0, 0, 0, 0.0, seeds)
+    for seed in range(seeds):
+        field, given = ball_and_spheres(kind, SPHERE, seed, gap=0.03)
+        count = 0
+
+        def progress(stage: str, evaluations: int) -> None:
+            nonlocal count
+            count = evaluations
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            mesh = extract_mesh(field, resolution, progress=progress, **given, **options)
+        found = face_components(mesh.faces.numpy())[0] - 1
+        possible = resolved(sphere_centers(40, 0.03, seed), SPHERE, resolution)
+        result.found += found
+        result.resolved += possible
+        result.warned += bool(caught)
+        result.lost_in_silence += 0 if caught else max(0, possible - found)
+        result.evaluations += count / seeds
+    return result
+
+
+def show_pieces(rows: list[Pieces]) -> None:
+    """Print the pieces found as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"A ball and 40 spheres of radius {SPHERE}: pieces found")
+    for column in ("field", "cells", "options", "found", "on the lattice", "warned", "lost in silence", "evaluations"):
+        table.add_column(column, justify="left" if column in ("field", "options") else "right")
+    for row in rows:
+        table.add_row(
+            row.field,
+            f"{row.resolution}^3",
+            row.options,
+            str(row.found),
+            str(row.resolved),
+            f"{row.warned} of {row.seeds}",
+            str(row.lost_in_silence),
+            f"{row.evaluations:,.0f}",
+        )
+    Console(width=140).print(table)
 
 
 def train(path: Path, steps: int) -> None:

@@ -2,12 +2,19 @@
 
 from sdf_tools.extraction._extract import extract_mesh, extract_meshes
 from sdf_tools.extraction._fields import Field, SampledField
-from sdf_tools.extraction._postprocess import drop_small_components, fill_holes, largest_component, simplify
+from sdf_tools.extraction._postprocess import (
+    drop_small_components,
+    drop_specks,
+    fill_holes,
+    largest_component,
+    simplify,
+)
 
 __all__ = [
     "Field",
     "SampledField",
     "drop_small_components",
+    "drop_specks",
     "extract_mesh",
     "extract_meshes",
     "fill_holes",

@@ -53,8 +53,7 @@ def dual_contour(
     # Where the surface is capped at the box, its plane is the box's, not the field's.
     capped = np.abs(edges.ends).max(1) >= np.finfo(np.float32).max
     gradient[capped] = np.eye(3)[edges.axes[capped]]
-    index = grid.split(edges.keys)
-    axes = edges.axes.astype(np.int64)
+    index, axes = edges.index, edges.axes
     keys = np.stack([_vertex_keys(lattice, grid, index, axes, level, turn) for turn in range(4)], 1)
     names, quads = np.unique(keys, return_inverse=True)
     quads = quads.reshape(-1, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -10,24 +11,11 @@ import torch
 
 from sdf_tools.errors import ShapeError, needs
 from sdf_tools.extraction._fields import Field, Grid, SampledField
-from sdf_tools.extraction._search import (
-    CoarseLattice,
-    Segments,
-    bisect,
-    classify,
-    crossing_segments,
-    estimate_lipschitz,
-    hunt,
-    isolated_cells,
-    no_segments,
-    probe,
-    refine,
-    sample_coarse,
-)
 from sdf_tools.geometry import Mesh
 from sdf_tools.vectors import unit_vectors
 
 if TYPE_CHECKING:
+    from sdf_tools.extraction._search import Search
     from sdf_tools.extraction._sparse import CrossingEdges, SparseLattice
 
 Bounds = Sequence[Sequence[float]]
@@ -36,12 +24,6 @@ UNIT_BOX: Bounds = ((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5))
 # Vertices keep this share of a cell's edge between themselves and the lattice nodes: a value that equals the level
 # at a node would otherwise put several vertices on one point and leave triangles without area.
 _CLEARANCE = 1e-3
-
-# Cells halved at once in the search for pieces that the coarse lattice does not show.
-_MOST_HUNTED = 20_000
-
-# More suspects than this share of all coarse cells: the values are no distances, a Lipschitz bound says nothing.
-_SUSPECT_SHARE = 0.25
 
 
 def extract_mesh(
@@ -52,9 +34,10 @@ def extract_mesh(
     *,
     method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes",
     inside: Literal["below", "above"] = "below",
-    search: Literal["auto", "lipschitz", "growth"] = "auto",
+    search: Literal["auto", "growth"] = "auto",
     lipschitz: float | None = None,
     coarse_resolution: int = 64,
+    thorough: bool = False,
     probes: int = 16_384,
     refine_steps: int = 0,
     normals: bool = False,
@@ -65,18 +48,39 @@ def extract_mesh(
     progress: Callable[[str, int], None] | None = None,
     name: str = "extracted mesh",
 ) -> Mesh:
-    """The surface ``field == level`` as one mesh; see :func:`extract_meshes` for every option.
+    """The surface ``field == level`` as one mesh; every option is described at :func:`extract_meshes`.
 
     >>> from sdf_tools import extract_mesh
     >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.3, resolution=32)
     >>> round(float(ball.vertices.norm(dim=1).mean()), 3)
     0.3
+
+    Raises:
+        ShapeError: no surface at this level in the box, or the field is NaN somewhere.
+        ValueError: bad arguments.
     """
-    return extract_meshes(
-        field, [level], resolution, bounds, method=method, inside=inside, search=search, lipschitz=lipschitz,
-        coarse_resolution=coarse_resolution, probes=probes, refine_steps=refine_steps, normals=normals, cap=cap,
-        device=device, chunk=chunk, seed=seed, progress=progress, name=name,
-    )[0]  # fmt: skip
+    meshes = _extract(
+        field,
+        [level],
+        resolution,
+        bounds,
+        method=method,
+        inside=inside,
+        search=search,
+        lipschitz=lipschitz,
+        coarse_resolution=coarse_resolution,
+        thorough=thorough,
+        probes=probes,
+        refine_steps=refine_steps,
+        normals=normals,
+        cap=cap,
+        device=device,
+        chunk=chunk,
+        seed=seed,
+        progress=progress,
+        name=name,
+    )
+    return meshes[0]
 
 
 def extract_meshes(
@@ -87,9 +91,10 @@ def extract_meshes(
     *,
     method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes",
     inside: Literal["below", "above"] = "below",
-    search: Literal["auto", "lipschitz", "growth"] = "auto",
+    search: Literal["auto", "growth"] = "auto",
     lipschitz: float | None = None,
     coarse_resolution: int = 64,
+    thorough: bool = False,
     probes: int = 16_384,
     refine_steps: int = 0,
     normals: bool = False,
@@ -103,16 +108,22 @@ def extract_meshes(
     """Extract level sets by marching cubes, evaluating the field only at corners of cells that the surface crosses.
 
     1. A coarse lattice of about ``coarse_resolution`` cells is evaluated, and refined twice where it crosses the level
-       or where, by a Lipschitz bound, a crossing could hide.
+       or where its values leave room for a surface.
     2. Every crossed coarse edge is halved down to one edge of the full lattice: seeds that lie on the surface.
     3. From the seeds the surface is followed through every crossed cell face until it closes (Wyvill et al. 1986,
        "Data structure for soft objects"), so whatever is connected to a seed is found whole, however thin.
-    4. Random probes test the cells that seem empty; what they hit becomes a seed as well.
+    4. Cells that still may hide a surface are halved down to the full lattice, and random probes test those that seem
+       empty; what is met becomes a seed as well.
 
-    The result equals marching cubes (Lorensen and Cline 1987, with one consistent rule on ambiguous faces) on the full
-    lattice, except for closed pieces smaller than a coarse cell that both the bound and the probes miss. Neighbouring
-    cells share lattice values and vertices, so there are no seams: the mesh is watertight unless the surface leaves
-    the box.
+    What a value leaves room for follows from the slopes: measured across the surface as a function of the value, so
+    that densities and truncated distances count as what they say about distance, and raised where the coarse lattice
+    shows steeper places. The result equals marching cubes (Lorensen and Cline 1987, with one consistent rule on
+    ambiguous faces) on the full lattice if the field is nowhere steeper than that, except for closed pieces within a
+    cell of the refined lattice (two of the full one at 512, eight at 2,048) from another surface. Where too many cells
+    stay in doubt, as with an occupancy, whose values say nothing about distance, one warning says so.
+
+    Neighbouring cells share lattice values and vertices, so there are no seams: the mesh is watertight unless the
+    surface leaves the box.
 
     Memory grows with the surface, not with the volume: about 4 KB per touched brick of 8^3 nodes, besides the mesh.
 
@@ -123,14 +134,17 @@ def extract_meshes(
             allow.
         bounds: ((x, y, z), (x, y, z)) lowest and highest corner of the box, in the field's coordinates.
         method: "marching_cubes", or "dual_contouring" for fields with sharp edges and corners, which it puts vertices
-            on (see ``_dual.dual_contour``); costs a gradient at every crossed edge and three more evaluations. Where
-            the surface leaves the box, its meshes end up to a cell before it.
+            on (see ``_dual.dual_contour``); costs a gradient at every crossed edge and three more evaluations. A few of
+            its faces may pass through each other (tens among 100,000 where several sheets share a cell), which marching
+            cubes' never do. Where the surface leaves the box, its meshes end up to a cell before it.
         inside: "below" the level for signed distances, "above" for densities and occupancies.
-        search: "lipschitz" for fields that are roughly distances near the level, "growth" (step 1 by sign changes
-            alone) for others; "auto" tries the bound and drops it when it excludes next to nothing.
-        lipschitz: the bound on the slope; None estimates it from the coarse lattice.
-        coarse_resolution: cells of the coarse lattice along the longest side. Raise it for fields that are not
-            distances and have small separate pieces.
+        search: "auto" as above; "growth" looks only where the coarse lattice shows a crossing and where probes hit.
+        lipschitz: a bound on the field's slope that you know (1 for distances, truncated ones too): then everything is
+            found that the bound does not rule out, however many evaluations that takes. None measures the slopes.
+        coarse_resolution: cells of the coarse lattice along the longest side. Raise it for fields that say nothing
+            about distance: pieces larger than its cells are found in every field.
+        thorough: leave no cell unsettled, close to a surface neither, whatever it takes, with a wider margin on the
+            slopes; for an occupancy that is every node of the full lattice.
         probes: random evaluations in step 4.
         refine_steps: regula falsi steps that move each vertex along its edge onto the level set; one evaluation per
             vertex and step.
@@ -149,8 +163,58 @@ def extract_meshes(
     Raises:
         ShapeError: a level has no surface in the box, or the field is NaN somewhere.
         ValueError: bad arguments.
+
+    Warns:
+        UserWarning: closed pieces smaller than a stated size may be missing; it names the options that help.
     """
+    return _extract(
+        field,
+        levels,
+        resolution,
+        bounds,
+        method=method,
+        inside=inside,
+        search=search,
+        lipschitz=lipschitz,
+        coarse_resolution=coarse_resolution,
+        thorough=thorough,
+        probes=probes,
+        refine_steps=refine_steps,
+        normals=normals,
+        cap=cap,
+        device=device,
+        chunk=chunk,
+        seed=seed,
+        progress=progress,
+        name=name,
+    )
+
+
+def _extract(
+    field: Field,
+    levels: Sequence[float],
+    resolution: int,
+    bounds: Bounds,
+    *,
+    method: Literal["marching_cubes", "dual_contouring"],
+    inside: Literal["below", "above"],
+    search: Literal["auto", "growth"],
+    lipschitz: float | None,
+    coarse_resolution: int,
+    thorough: bool,
+    probes: int,
+    refine_steps: int,
+    normals: bool,
+    cap: bool,
+    device: torch.device | str | None,
+    chunk: int | None,
+    seed: int,
+    progress: Callable[[str, int], None] | None,
+    name: str,
+) -> list[Mesh]:
     with needs("numba", "Extraction"):
+        from sdf_tools.extraction._lattice import bisect, crossing_segments, sample_coarse
+        from sdf_tools.extraction._search import probe, search_surface
         from sdf_tools.extraction._sparse import SparseLattice
 
     grid = make_grid(resolution, bounds)
@@ -160,6 +224,10 @@ def extract_meshes(
         raise ValueError(f"Levels must be one or more finite numbers; got {list(levels)}.")
     if method not in ("marching_cubes", "dual_contouring"):
         raise ValueError(f"method must be 'marching_cubes' or 'dual_contouring'; got '{method}'.")
+    if search not in ("auto", "growth"):
+        raise ValueError(f"search must be 'auto' or 'growth'; got '{search}'.")
+    if lipschitz is not None and not 0 < lipschitz < np.inf:
+        raise ValueError(f"lipschitz must be a positive number; got {lipschitz}.")
     if coarse_resolution < 2:
         raise ValueError(f"coarse_resolution must be at least 2; got {coarse_resolution}.")
     sampled = SampledField(field, device, chunk, progress, border)
@@ -167,39 +235,44 @@ def extract_meshes(
     coarse = sample_coarse(sampled, grid, coarse_resolution)
     meshes = []
     lattice: SparseLattice | None = None
-    for value in levels:
+    for number, value in enumerate(levels):
         level = float(np.float32(value))  # numpy and the kernels compare in different precision otherwise
         sampled.stage = "search"
-        finest, hidden = _search(sampled, coarse, level, search, lipschitz)
+        found = search_surface(
+            sampled, coarse, level, rng, bounded=search != "growth", lipschitz=lipschitz, thorough=thorough
+        )
+        if found.unsettled:
+            _warn_of_losses(found, grid, value)
         if lattice is None:
-            lattice = SparseLattice(sampled, grid, finest)
+            lattice = SparseLattice(sampled, grid, found.finest)
         else:
-            lattice.coarse = finest
-            lattice.reset()
+            lattice.reset(found.finest)
         probed = probe(sampled, coarse, level, probes, rng)
-        for found in (crossing_segments(finest, level), hidden, probed):
+        for segments in (crossing_segments(found.finest, level), found.hidden, probed):
             sampled.stage = "search"
-            start, nodes, values = bisect(sampled, grid, found, level)
+            start, nodes, values = bisect(sampled, grid, segments, level)
             sampled.stage = "surface"
-            fresh = lattice.around(grid.keys(start), found.axis)
-            lattice.store(nodes, values)
-            lattice.grow(fresh, level)
-        edges = lattice.edges(level)
-        if len(edges.keys) == 0:
+            lattice.know(start, nodes, values)
+            lattice.seed(start, segments.axis, level)
+        del found, probed, segments, start, nodes, values  # large ones, and the mesh needs room
+        count = lattice.close(level)
+        if count == 0:
             raise ShapeError(
                 f"The field has no surface at level {value:g} in the box {_box(bounds)}: its values there run from "
                 f"{sampled.lowest:.4g} to {sampled.highest:.4g}; check the level and the bounds."
             )
+        sampled.stage = "vertices"
         if method == "dual_contouring":
-            sampled.stage = "vertices"
-            vertices, faces = _dual_contour(sampled, lattice, edges, level, refine_steps)
+            vertices, faces = _dual_contour(sampled, lattice, level, refine_steps)
         else:
-            faces = lattice.triangles(edges, level)
-            sampled.stage = "vertices"
-            index, axes, ends = grid.split(edges.keys), edges.axes, edges.ends
+            vertices, done = np.empty((count, 3)), 0
+            for edges in lattice.edge_parts():
+                part = slice(done, done := done + len(edges.axes))
+                vertices[part] = _place_vertices(sampled, grid, edges, level, refine_steps)
             del edges
-            vertices = _place_vertices(sampled, grid, index, axes, ends, level, refine_steps)
-            del index, axes, ends
+            if number == len(levels) - 1:
+                lattice.forget_values()
+            faces = lattice.triangles()
         vertex_normals = None
         if normals:
             sampled.stage = "normals"
@@ -235,62 +308,44 @@ def _box(bounds: Bounds) -> str:
     return " to ".join("(" + ", ".join(f"{float(x):g}" for x in corner) + ")" for corner in bounds)
 
 
-def _search(
-    field: SampledField, coarse: CoarseLattice, level: float, search: str, lipschitz: float | None
-) -> tuple[CoarseLattice, Segments]:
-    """Refine the coarse lattice, at most twice, where the surface is or may be; below that, only where it may hide."""
-    if search not in ("auto", "lipschitz", "growth"):
-        raise ValueError(f"search must be 'auto', 'lipschitz' or 'growth'; got '{search}'.")
-    bound = 0.0 if search == "growth" else (lipschitz or estimate_lipschitz(coarse, level))
-    lattice = coarse
-    for _ in range(2):
-        if lattice.step == 1:
-            break
-        crossing, suspects = classify(lattice, level, bound)
-        if search == "auto" and lattice is coarse and suspects.mean() > _SUSPECT_SHARE:
-            bound = 0.0
-        cells = crossing | suspects if bound > 0 else crossing
-        if not cells.any():
-            break
-        lattice = refine(field, lattice, cells)
-    if bound == 0 or lattice.step == 1:
-        return lattice, no_segments()
-    hidden = hunt(field, lattice, isolated_cells(lattice, level, bound), level, bound, _MOST_HUNTED)
-    return lattice, hidden
+def _warn_of_losses(search: Search, grid: Grid, level: float) -> None:
+    """One sentence where the search had to leave places in which closed pieces may hide."""
+    share = search.unsettled / np.prod(-(-grid.cells / search.blind))
+    warnings.warn(
+        f"Separate pieces smaller than {search.blind * float(grid.spacing.max()):.2g} may be missing from the surface "
+        f"at level {level:g}: the field's values do not rule them out in {search.unsettled:,} cells of the search "
+        f"({100 * share:.2g} %); raise coarse_resolution, give lipschitz if you know the field's largest slope, or set "
+        "thorough=True to look everywhere.",
+        stacklevel=4,
+    )
 
 
 def _dual_contour(
-    field: SampledField, lattice: SparseLattice, edges: CrossingEdges, level: float, steps: int
+    field: SampledField, lattice: SparseLattice, level: float, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     from sdf_tools.extraction._dual import dual_contour
 
-    index = lattice.grid.split(edges.keys)
+    edges = lattice.edges()
     # Tangent planes are only worth something where the surface is: two steps at least.
-    crossings = _place_vertices(field, lattice.grid, index, edges.axes, edges.ends, level, max(2, steps))
+    crossings = _place_vertices(field, lattice.grid, edges, level, max(2, steps))
     return dual_contour(field, lattice, edges, crossings, level)
 
 
-def _place_vertices(
-    field: SampledField, grid: Grid, index: np.ndarray, axes: np.ndarray, ends: np.ndarray, level: float, steps: int
-) -> np.ndarray:
+def _place_vertices(field: SampledField, grid: Grid, edges: CrossingEdges, level: float, steps: int) -> np.ndarray:
     """(V, 3) float64 positions on the crossed edges: linear interpolation, then regula falsi inside the bracket."""
-    vertices = np.empty((len(axes), 3))
-    for start in range(0, len(axes), 1 << 20):
-        part = slice(start, start + (1 << 20))
-        rows, axis = np.arange(len(axes[part])), axes[part]
-        below, above = np.zeros(len(rows)), np.ones(len(rows))
-        value_below, value_above = (ends[part].astype(np.float64) - level).T
-        t = np.clip(value_below / (value_below - value_above), _CLEARANCE, 1 - _CLEARANCE)
-        position = index[part].astype(np.float64)
-        for step in range(steps + 1):
-            position[rows, axis] = index[part][rows, axis] + t
-            if step == steps:
-                break
-            value = field(grid.positions(position)).astype(np.float64) - level
-            left = (value < 0) == (value_below < 0)
-            below, value_below = np.where(left, t, below), np.where(left, value, value_below)
-            above, value_above = np.where(left, above, t), np.where(left, value_above, value)
-            share = value_below / np.where(value_below == value_above, 1.0, value_below - value_above)
-            t = np.clip(below + (above - below) * share, _CLEARANCE, 1 - _CLEARANCE)
-        vertices[part] = grid.positions(position)
-    return vertices
+    rows, axes = np.arange(len(edges.axes)), edges.axes
+    below, above = np.zeros(len(rows)), np.ones(len(rows))
+    value_below, value_above = (edges.ends.astype(np.float64) - level).T
+    t = np.clip(value_below / (value_below - value_above), _CLEARANCE, 1 - _CLEARANCE)
+    position = edges.index.astype(np.float64)
+    for step in range(steps + 1):
+        position[rows, axes] = edges.index[rows, axes] + t
+        if step == steps:
+            break
+        value = field(grid.positions(position)).astype(np.float64) - level
+        left = (value < 0) == (value_below < 0)
+        below, value_below = np.where(left, t, below), np.where(left, value, value_below)
+        above, value_above = np.where(left, above, t), np.where(left, value_above, value)
+        share = value_below / np.where(value_below == value_above, 1.0, value_below - value_above)
+        t = np.clip(below + (above - below) * share, _CLEARANCE, 1 - _CLEARANCE)
+    return grid.positions(position)

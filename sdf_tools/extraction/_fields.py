@@ -172,7 +172,13 @@ class SampledField:
     def _autograd(self, positions: np.ndarray) -> np.ndarray | None:
         with torch.enable_grad():
             points = torch.from_numpy(positions).to(self.device, self.dtype).requires_grad_(True)
-            values = self.field(points)
+            try:
+                values = self.field(points)
+            except RuntimeError as error:
+                if "requires grad" not in str(error):
+                    raise
+                self.returns_tensors = False  # it leaves torch on the way (``.numpy()``): differences from now on
+                return None
             if not isinstance(values, torch.Tensor) or not values.requires_grad:
                 return None
             (gradient,) = torch.autograd.grad(values.sum(), points, allow_unused=True)

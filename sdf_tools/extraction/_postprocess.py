@@ -26,6 +26,51 @@ def drop_small_components(mesh: Mesh, min_faces: int) -> Mesh:
     return mesh if kept.all() else _keep_faces(mesh, kept[label])
 
 
+def drop_specks(mesh: Mesh, min_faces: int = 100) -> tuple[Mesh, str | None]:
+    """Remove stray specks: pieces with few faces that are also too small to be a part of the shape.
+
+    A piece goes if it has fewer than ``min_faces`` triangles and its bounding box's diagonal is below 0.5 % of the
+    whole mesh's, or below three edges (the median length over the mesh): the lattice held a node or two of it and tells
+    nothing of its shape. A count of faces alone would drop real parts from a coarse mesh, a size alone resolved
+    ones from a fine mesh. The largest piece always stays.
+
+    Args:
+        mesh: as extracted, before it is simplified.
+        min_faces: pieces with as many triangles stay; 0 keeps everything.
+
+    Returns:
+        The mesh (the same object where nothing went) and one sentence on what was left out, or None.
+    """
+    faces, vertices = mesh.faces.numpy(), mesh.vertices.numpy()
+    count, label = face_components(faces)
+    if count <= 1 or min_faces <= 0:
+        return mesh, None
+    sizes = np.bincount(label, minlength=count)
+    few = np.flatnonzero((sizes < min_faces) & (np.arange(count) != sizes.argmax()))
+    if len(few) == 0:
+        return mesh, None
+    sample = faces[:: max(1, len(faces) // 100_000)]
+    edge = float(np.median(np.linalg.norm(vertices[sample[:, 0]] - vertices[sample[:, 1]], axis=1)))
+    limit = max(0.005 * float(np.linalg.norm(np.ptp(vertices, axis=0))), 3 * edge)
+    candidates = np.flatnonzero(np.isin(label, few))
+    order = candidates[np.argsort(label[candidates], kind="stable")]
+    starts = np.flatnonzero(np.r_[True, np.diff(label[order]) > 0])
+    corners = vertices[faces[order]]
+    low = np.minimum.reduceat(corners.min(1), starts, axis=0)
+    high = np.maximum.reduceat(corners.max(1), starts, axis=0)
+    across = np.linalg.norm(high - low, axis=1)
+    small = across < limit
+    specks = label[order][starts][small]
+    if len(specks) == 0:
+        return mesh, None
+    gone = np.isin(label, specks)
+    pieces = f"{len(specks)} stray pieces" if len(specks) > 1 else "a stray piece"
+    return _keep_faces(mesh, ~gone), (
+        f"Left out {pieces} of {int(gone.sum()):,} triangles in all, none wider than {across[small].max():.2g} "
+        f"(all of it: {float(np.linalg.norm(np.ptp(vertices, axis=0))):.2g})."
+    )
+
+
 def largest_component(mesh: Mesh) -> Mesh:
     """The connected component with the most faces. Inner cavities are components too, and go."""
     count, label = face_components(mesh.faces.numpy())

@@ -80,6 +80,39 @@ def test_extract_an_offset_surface(run, ball, tmp_path):
     assert radius.mean() == pytest.approx(4.5, abs=0.05)
 
 
+@pytest.fixture
+def hidden(tmp_path):
+    """An occupancy file: a ball, and a sphere that holds a node of a lattice of 256 but none of 128."""
+    source = "import torch\n\n\ndef balls(p):\n"
+    source += f"    small = (p - {203 / 256 - 0.5}).norm(dim=-1) < 0.0035\n"
+    source += "    return -((p.norm(dim=-1) < 0.2) | small).float()\n"
+    (tmp_path / "field.py").write_text(source)
+    mesh = tmp_path / "mesh.ply"
+    return ("extract", f"{tmp_path}/field.py:balls", "--output-path", mesh, "--level", -0.5, "--resolution", 256), mesh
+
+
+def test_extract_warns_of_pieces_that_may_be_missing(run, hidden, capsys):
+    run(*hidden[0])
+    said = capsys.readouterr().err
+    assert said.startswith("sdf-tools: Separate pieces smaller than 0.0078 may be missing") and said.count("\n") == 1
+    assert load(hidden[1]).vertices.abs().max() < 0.21
+
+
+@pytest.mark.slow
+def test_thorough_extraction_finds_them(run, hidden, capsys):
+    run(*hidden[0], "--thorough")
+    assert capsys.readouterr().err == ""
+    assert load(hidden[1]).vertices.max() == pytest.approx(203 / 256 - 0.5, abs=1 / 256)
+
+
+def test_extract_takes_a_bound_and_a_coarse_resolution(run, hidden, capsys):
+    # Slopes of an occupancy are jumps; with a bound that cannot be right nothing is in doubt, and nothing is said.
+    run(*hidden[0], "--lipschitz", 1, "--coarse-resolution", 32)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(SystemExit, match="lipschitz must be a positive number"):
+        run(*hidden[0], "--lipschitz", -1)
+
+
 def test_evaluate_writes_json(run, ball, tmp_path, capsys):
     options = ("--samples", 2000, "--iou-samples", 20000)
     run("evaluate", "--prediction", ball, "--reference", ball, "--json", tmp_path / "m.json", *options)

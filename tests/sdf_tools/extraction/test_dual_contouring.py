@@ -58,5 +58,12 @@ def test_vertices_stay_in_their_cells_and_numpy_fields_work() -> None:
     cells = torch.floor((mesh.vertices + 0.5) * 24 - 1e-9)
     assert (torch.floor((mesh.vertices + 0.5) * 24 + 1e-9) - cells <= 1).all()
     assert len(torch.unique(cells, dim=0)) > 0.97 * len(cells)
+
+    def leaves_torch(points: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(turned_box(torch.from_numpy(points.numpy())).numpy())  # has no gradient in torch
+
+    same = extract_mesh(leaves_torch, 24, method="dual_contouring")
+    assert torch.equal(same.faces, mesh.faces) and (same.vertices - mesh.vertices).abs().max() < 1e-3 / 24
+    assert extract_mesh(leaves_torch, 24, normals=True).vertex_normals is not None
     with pytest.raises(ValueError, match="dual_contouring"):
         extract_mesh(turned_box, 24, method="surface_nets")
