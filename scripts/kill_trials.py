@@ -3,9 +3,9 @@
     python scripts/kill_trials.py --trials 20 --folder /tmp/trials
 
 A run of ``ns-train sasnet-sdf`` on a small sphere is ended at a random moment and gone on with, until it is at its end.
-Each trial checks that every checkpoint and field.pt that is there can be read; at the end, that no unfinished file
-is left and that the weights are those of a run that nobody disturbed, bit for bit. Every run is a process of its own, forked
-from this one after the imports, which take far longer than the run.
+Each trial checks that every checkpoint and field.pt that is there can be read; at the end, that no unfinished file is
+left and that the weights are those of an undisturbed run, bit for bit. Every run is a process of its own, forked from
+this one after the imports, which take far longer than the run.
 """
 
 from __future__ import annotations
