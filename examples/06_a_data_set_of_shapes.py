@@ -35,7 +35,7 @@ def main(output_dir: Path = Path("outputs/set"), count: int = 50, steps: int = 2
     print(f"{result.table}: {result.counts.done} rows, {result.counts.rate * 60:.0f} a minute")
 
     data = FieldDataset(output_dir)
-    weights = torch.stack([item["weights"] for item in data])
+    weights = torch.stack([data[index]["weights"] for index in range(len(data))])
     apart = torch.cdist(weights, weights).fill_diagonal_(torch.inf)
     nearest = apart.argmin(1)
     # How near are they as shapes? Mean difference of the distances at the same points of the box.

@@ -4,30 +4,34 @@
 
 A run of ``ns-train sasnet-sdf`` on a small sphere is ended at a random moment and gone on with, until it is at its end.
 Each trial checks that every checkpoint and field.pt that is there can be read; at the end, that no unfinished file is
-left and that the weights are those of a run that nobody disturbed, bit for bit.
+left and that the weights are those of an undisturbed run, bit for bit. Every run is a process of its own, forked from
+this one after the imports, which take far longer than the run.
 """
 
 from __future__ import annotations
 
+import copy
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
 
+from sasnet_ns.methods import sasnet_sdf  # isort: skip  (nerfstudio's writer cannot be imported first)
+from nerfstudio.scripts.train import main as ns_train  # isort: skip
+
 from sasnet_ns.models.loading import newest_step, read_checkpoint
 from sasnet_ns.networks import SignedDistanceField
-from sdf_tools.extraction import extract_mesh
-from sdf_tools.io.writing import save_mesh, write_json
+from sdf_tools.io.writing import write_json
 
 
 @dataclass
@@ -49,22 +53,39 @@ class Arguments:
 
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}
-TINY = (
-    "--steps-per-save", "10", "--steps-per-geometry-eval", "0", "--vis", "tensorboard",
-    "--pipeline.datamanager.pool-size", "20000", "--pipeline.datamanager.points-per-batch", "1000",
-    "--pipeline.datamanager.probe-points", "2000", "--pipeline.model.network", "siren",
-    "--pipeline.model.network-options", "width", "32", "--machine.device-type", "cpu",
-)  # fmt: skip
+FORK: Any = multiprocessing.get_context("fork")
 
 
-def start(folder: Path, shape: Path, name: str, steps: int, load: Path | None = None) -> subprocess.Popen[bytes]:
-    """One process of ns-train."""
-    words = [str(Path(sys.executable).with_name("ns-train")), "sasnet-sdf", "--data", str(shape), "--timestamp", name]
-    words += ["--output-dir", str(folder), "--max-num-iterations", str(steps), *TINY]
-    words += [] if load is None else ["--load-dir", str(load)]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    log = open(folder / f"{name}.log", "ab")  # noqa: SIM115 (the process writes there)
-    return subprocess.Popen(words, stdout=log, stderr=log, env=environment)
+def write_shape(path: Path) -> None:
+    """A sphere."""
+    from sdf_tools.extraction import extract_mesh
+    from sdf_tools.io.writing import save_mesh
+
+    save_mesh(extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=24), path)
+
+
+def train(folder: Path, shape: Path, name: str, steps: int, load: Path | None) -> None:
+    """What ``ns-train sasnet-sdf`` does, for a small network that is saved every ten steps."""
+    log = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.argv = ["ns-train", "sasnet-sdf"]
+    config = copy.deepcopy(sasnet_sdf.config)
+    config.data, config.output_dir, config.timestamp, config.load_dir = shape, folder, name, load
+    config.experiment_name, config.vis, config.max_num_iterations, config.steps_per_save = "s", "tensorboard", steps, 10
+    config.machine.device_type = "cpu"
+    config.viewer.quit_on_train_completion = True
+    manager, model = config.pipeline.datamanager, config.pipeline.model
+    manager.pool_size, manager.points_per_batch, manager.probe_points = 20_000, 1_000, 2_000
+    model.network, model.network_options = "siren", {"width": 32}
+    ns_train(config)
+
+
+def start(folder: Path, shape: Path, name: str, steps: int, load: Path | None = None) -> Any:
+    """One process that trains."""
+    process = FORK.Process(target=train, args=(folder, shape, name, steps, load))
+    process.start()
+    return process
 
 
 def check(run: Path, counts: Counter[str]) -> int:
@@ -85,10 +106,10 @@ def check(run: Path, counts: Counter[str]) -> int:
     return newest_step(run / "nerfstudio_models")
 
 
-def wait_for_training(process: subprocess.Popen[bytes], run: Path, before: int, limit: float = 300) -> None:
+def wait_for_training(process: Any, run: Path, before: int, limit: float = 300) -> None:
     """Until the process has saved something, or is over."""
     until = time.monotonic() + limit
-    while process.poll() is None and newest_step(run / "nerfstudio_models") <= before and time.monotonic() < until:
+    while process.is_alive() and newest_step(run / "nerfstudio_models") <= before and time.monotonic() < until:
         time.sleep(0.02)
 
 
@@ -97,30 +118,31 @@ def main(arguments: Arguments) -> Counter[str]:
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="kill_trials_"))
     folder.mkdir(parents=True, exist_ok=True)
     shape, chance, counts = folder / "sphere.ply", random.Random(arguments.seed), Counter[str]()
-    save_mesh(extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=24), shape)
-    runs = folder / "sphere" / "sasnet-sdf"
-    if start(folder, shape, "whole", arguments.steps).wait() != 0:
-        raise SystemExit(f"the run without disturbance failed; see {folder / 'whole.log'}.")
+    writer = FORK.Process(target=write_shape, args=(shape,))
+    writer.start()
+    writer.join()
+    runs = folder / "s" / "sasnet-sdf"
+    finish(start(folder, shape, "whole", arguments.steps), folder / "whole.log")
     whole = read_checkpoint(runs / "whole" / "nerfstudio_models" / f"step-{arguments.steps - 1:09d}.ckpt")["pipeline"]
     name, done, load = "run", -1, None
     while counts["ended"] < arguments.trials:
         process = start(folder, shape, name, arguments.steps, load)
         wait_for_training(process, runs / name, done)
         time.sleep(chance.uniform(0, 0.5))
-        if process.poll() is None:
-            process.send_signal(SIGNALS[arguments.kind])
-            process.wait()
+        if process.is_alive():
+            os.kill(process.pid, SIGNALS[arguments.kind])
+            process.join()
             counts["ended"] += 1
             counts["unfinished files left by the process"] += len(list((runs / name).rglob(".partial-*")))
-        elif process.returncode:
-            raise SystemExit(f"a run failed by itself; see {folder / f'{name}.log'}.")
+        else:
+            finish(process, folder / f"{name}.log")
         done = check(runs / name, counts)
         load = runs / name / "nerfstudio_models"
         if done == arguments.steps - 1:
             compare(load, arguments.steps, whole, counts)
             name, done, load = f"run{counts['runs compared']}", -1, None
     if done >= 0:
-        start(folder, shape, name, arguments.steps, load).wait()
+        finish(start(folder, shape, name, arguments.steps, load), folder / f"{name}.log")
         compare(runs / name / "nerfstudio_models", arguments.steps, whole, counts)
         counts["unfinished files after the next start"] = len(list((runs / name).rglob(".partial-*")))
     counts["wrong ends"] += 0
@@ -129,6 +151,13 @@ def main(arguments: Arguments) -> Counter[str]:
     if arguments.json is not None:
         write_json(arguments.json, dict(counts))
     return counts
+
+
+def finish(process: Any, log: Path) -> None:
+    """Wait for the end of a run that nobody disturbs."""
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"a run failed by itself; see {log}.")
 
 
 def compare(checkpoints: Path, steps: int, whole: dict[str, torch.Tensor], counts: Counter[str]) -> None:

@@ -94,8 +94,8 @@ class FittedShape:
     ) -> Mesh:
         """The surface in the shape's own units; options as for ``sdf_tools.extract_meshes``, in box units.
 
-        Stray specks of fewer than ``min_component_faces`` triangles are left out (``sdf_tools.extraction.drop_specks``),
-        with a warning; 0 keeps them.
+        Stray specks of fewer than ``min_component_faces`` triangles are left out, with a warning (see
+        ``sdf_tools.extraction.drop_specks``); 0 keeps them.
 
         Raises:
             ShapeError: the field has no surface.
@@ -104,8 +104,8 @@ class FittedShape:
 
         mesh = extract_mesh(
             self.field, resolution, bounds, level, method=method, search=search, lipschitz=lipschitz,
-            coarse_resolution=coarse_resolution, thorough=thorough, probes=probes, refine_steps=refine_steps, normals=normals, cap=cap,
-            chunk=chunk, seed=seed, progress=progress,
+            coarse_resolution=coarse_resolution, thorough=thorough, probes=probes, refine_steps=refine_steps,
+            normals=normals, cap=cap, chunk=chunk, seed=seed, progress=progress,
         )  # fmt: skip
         mesh, left_out = drop_specks(mesh, min_component_faces)
         if left_out:
