@@ -90,11 +90,13 @@ class NormalizedShape:
         shape: the shape in box units.
         center: (3,) float64, the centre of the bounding box, world units.
         scale: box units per world unit.
+        noise: standard deviation of a cloud's points from their surface as they came, box units; 0 for meshes.
     """
 
     shape: Shape
     center: Float[Tensor, "3"]
     scale: float
+    noise: float = 0.0
 
     def to_box(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
         """World coordinates to box coordinates, in the dtype and on the device of ``points``."""

@@ -105,7 +105,8 @@ class ShapeDataManager(DataManager):
         up: Axis = config.up_axis
         metadata: dict[str, object] = {"up_axis": up, "seed": config.seed}
         if test_mode == "val":
-            metadata |= {"center": self.normalized.center, "scale": self.normalized.scale}
+            frame = self.normalized
+            metadata |= {"center": frame.center, "scale": frame.scale, "noise": frame.noise}
             self.setup_train()
         self.train_dataset = ShapeViews(
             orbit_cameras(TRAIN_VIEWS, VIEW_SIZE, up), self._surface_for_views, metadata, "train"

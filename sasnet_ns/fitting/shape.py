@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.networks import SASNetConfig, SignedDistanceField
 from sasnet_ns.shapes.prepare import prepare_shape, require_inside
 from sasnet_ns.training.budget import steps_within
 from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
 from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
 from sasnet_ns.training.recipe import Recipe
+from sasnet_ns.training.spectrum import describe, fit_spectrum
 from sasnet_ns.training.sphere_start import start_as_sphere
 from sdf_tools.chunks import in_chunks
 from sdf_tools.distance import SignedDistance
+from sdf_tools.errors import ShapeWarning
 from sdf_tools.pools import PoolConfig, SDFPool
 
 if TYPE_CHECKING:
@@ -43,14 +45,34 @@ class ShapeFit(PoolConfig):
     seconds: float | None = None
     """Seconds of training, instead of the recipe's number of steps: as many as fit, measured beforehand, and the
     schedule spans them. Another number of steps each time, so another result."""
+    spectrum: Literal["auto", "as_set"] = "auto"
+    """SASNet's frequencies for noisy clouds: auto lowers the band limit to what the noise leaves room for and says so,
+    unless network_config is given; as_set keeps them."""
     orientation: Literal["check", "guess", "trust"] = "check"
     """How the inside is found. check mends triangles and given normals where that is certain, says so, and refuses what
     would be a guess; guess takes the better guess; trust takes them as they are."""
 
 
-def default_network_config(network: str) -> dict[str, Any]:
-    """Options that fitting starts from: for SASNet the preset for short runs, which ns-train has as well."""
-    return {"preset": "sdf_compact"} if network == "sasnet" else {}
+def default_network_config(network: str, noise: float = 0.0) -> dict[str, Any]:
+    """Options that fitting starts from: for SASNet the preset for short runs, which ns-train has as well.
+
+    Args:
+        network: registry name.
+        noise: of the input, box units; a SASNet's frequencies stay below what it hides.
+    """
+    if network != "sasnet":
+        return {}
+    plain = SASNetConfig.sdf_compact()
+    fitting = fit_spectrum(plain, noise)
+    if fitting == plain:
+        return {"preset": "sdf_compact"}
+    warnings.warn(f"{describe(fitting, noise)}.", ShapeWarning, stacklevel=3)
+    changed = {
+        option.name: getattr(fitting, option.name)
+        for option in dataclasses.fields(plain)
+        if getattr(fitting, option.name) != getattr(plain, option.name)
+    }
+    return {"preset": "sdf_compact", **changed}
 
 
 @dataclass
@@ -145,7 +167,9 @@ def fit_shape(
     pool = config.build_pool(normalized.shape, distance=distance).to(device)
     if not agnostic:
         require_inside(normalized.shape.name, pool.sdf)
-    options = default_network_config(config.network) if config.network_config is None else config.network_config
+    options = config.network_config
+    if options is None:
+        options = default_network_config(config.network, normalized.noise if config.spectrum == "auto" else 0.0)
     with seeded(config.seed):
         sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
         look_at_shape(sdf, distance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -11,11 +11,13 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from sasnet_ns.networks import NetworkChoice, SignedDistanceField
 from sasnet_ns.training.loop import seeded
 from sasnet_ns.training.objective import SDFObjective, SDFStep, progress_at, sdf_losses
+from sasnet_ns.training.spectrum import describe, fit_spectrum
 
 
 @dataclass
@@ -28,6 +30,9 @@ class SASNetSDFModelConfig(NetworkChoice, ModelConfig):
     """Not used: there are no rays in training."""
     eval_num_rays_per_chunk: int = 1 << 18
     """Rays rendered at a time; the network itself is evaluated in smaller parts."""
+    spectrum: Literal["auto", "as-set"] = "auto"
+    """The SASNet's frequencies for noisy clouds: auto lowers the band limit to what the noise leaves room for and says so;
+    as-set keeps them."""
     objective: SDFObjective = field(default_factory=SDFObjective)
     """Loss terms and their weights."""
     bfloat16: bool = False
@@ -52,6 +57,11 @@ class SASNetSDFModel(Model):
 
         super().populate_modules()
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
+        noise = metadata.get("noise", 0.0)
+        if noise > 0 and self.config.network == "sasnet" and self.config.spectrum == "auto":
+            before, self.config.sasnet = self.config.sasnet, fit_spectrum(self.config.sasnet, noise)
+            if self.config.sasnet != before:
+                CONSOLE.print(describe(self.config.sasnet, noise), highlight=False)
         with seeded(metadata.get("seed", 0)):
             self.field = SignedDistanceField(
                 self.config.network, self.config.network_config(), metadata.get("center"), metadata.get("scale", 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdf_tools.errors import ShapeError, ShapeWarning
@@ -38,7 +39,9 @@ def prepare_shape(shape: Shape | str, normals: bool = True, orientation: str = "
     validate_for_fitting(resolved)
     if isinstance(resolved, Mesh):
         return normalize(_prepare_mesh(resolved, orientation if normals else "trust"))
-    return normalize(_prepare_cloud(resolved, normals, orientation))
+    cloud, noise = _prepare_cloud(resolved, normals, orientation)
+    normalized = normalize(cloud)
+    return replace(normalized, noise=noise * normalized.scale)
 
 
 def require_inside(name: str, distances: Tensor) -> None:
@@ -68,17 +71,19 @@ def _prepare_mesh(mesh: Mesh, orientation: str) -> Mesh:
     return mesh
 
 
-def _prepare_cloud(cloud: PointCloud, normals: bool, orientation: str) -> PointCloud:
+def _prepare_cloud(cloud: PointCloud, normals: bool, orientation: str) -> tuple[PointCloud, float]:
+    """The cloud made ready, and the noise that it came with, in its own units."""
     from sdf_tools.cloud.given_normals import mend_normals
     from sdf_tools.cloud.preparation import prepare_cloud
 
     prepared = prepare_cloud(cloud, normals)
     _say(cloud.name, [*prepared.said])
+    noise = 0.0 if prepared.quality is None else prepared.quality.noise
     if not normals or cloud.normals is None:
-        return prepared.cloud
+        return prepared.cloud, noise
     cloud, notes = mend_normals(prepared.cloud, orientation)
     _say(cloud.name, notes)
-    return cloud
+    return cloud, noise
 
 
 def _say(name: str, notes: list[str]) -> None:
