@@ -192,9 +192,9 @@ def latest_rows(output: Path) -> Iterator[Row]:
         for name in sorted(where):
             number, offset = where[name]
             handles[number].seek(offset)
-            row = _parse(handles[number].readline())
-            if row is not None:
-                yield row
+            found = _parse(handles[number].readline())
+            if found is not None:
+                yield found
     finally:
         for handle in handles:
             handle.close()
