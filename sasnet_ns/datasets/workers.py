@@ -161,7 +161,8 @@ class _Worker:
             return self._over("timeout", f"took longer than {limits.seconds:g} s (--time-limit).")
         if limits.memory and (used := resident_bytes(self.process.pid)) > limits.memory:
             if self.served:  # what earlier shapes left behind may be to blame: once more in a fresh process
-                return self._restart()
+                self._restart()
+                return None
             text = f"took {used / 1e9:.2f} GB, more than {limits.memory / 1e9:.2f} GB (--memory-limit)."
             return self._over("memory", text)
         return None
@@ -183,12 +184,15 @@ class _Worker:
             self.failed_starts += 1
             if self.failed_starts >= _ATTEMPTS:
                 raise RuntimeError(f"worker processes do not start (exit code {code}); see {self.arguments[0]}.")
-            return self._restart()
+            self._restart()
+            return None
         if self.entry is None:
-            return self._restart()
+            self._restart()
+            return None
         self.attempts += 1
         if self.attempts < _ATTEMPTS:
-            return self._restart()
+            self._restart()
+            return None
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return self._over("crashed", f"its process died {self.attempts} times, last with {how}.")
 
