@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdf_tools.cloud.orientation import orient_by_scans, orient_by_spanning_tree, orient_by_winding
+from sdf_tools.cloud.orientation import ANCHORS, orient_by_scans, orient_by_spanning_tree, orient_by_winding
 from sdf_tools.errors import ShapeError, needs
 from sdf_tools.geometry import PointCloud
 from sdf_tools.spatial.neighbours import nearest_neighbours
@@ -75,6 +75,7 @@ def orient_normals(
     viewpoints: Float[Tensor, "*N 3"] | None = None,
     scan_ids: Int[Tensor, " N"] | None = None,
     refine: bool = True,
+    anchors: int | None = None,
 ) -> Float[Tensor, "N 3"]:
     """Turn normals outward.
 
@@ -91,6 +92,7 @@ def orient_normals(
         scan_ids: (N,), for ``scans``.
         refine: with ``winding``, replace normals more than 37 degrees off the field's (thin sheets and pins, where
             one plane mixes both sides) by the field's; otherwise only signs change.
+        anchors: with ``winding``, how many points the field is solved on, 30,000 if left out; time is linear in it.
 
     Returns:
         (N, 3) oriented unit normals.
@@ -106,7 +108,7 @@ def orient_normals(
         raise ValueError(f"points {array.shape} and normals {given.shape} must have the same shape.")
     array = (array - (array.max(0) + array.min(0)) / 2) / max(float(np.ptp(array, axis=0).max()), 1e-300)
     if method == "winding":
-        result = orient_by_winding(array, given, refine=refine)
+        result = orient_by_winding(array, given, refine=refine, anchors=anchors or ANCHORS)
     elif method == "mst":
         result = orient_by_spanning_tree(array, given)
     elif method == "scans":

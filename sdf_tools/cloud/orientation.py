@@ -16,7 +16,7 @@ LONGEST = 1.5  # of a dipole, times the area of the disc that its point stands f
 
 
 def orient_by_winding(
-    points: np.ndarray, normals: np.ndarray, *, iterations: int = 40, refine: bool = True
+    points: np.ndarray, normals: np.ndarray, *, iterations: int = 40, refine: bool = True, anchors: int = ANCHORS
 ) -> np.ndarray:
     """Orient by winding number normal consistency (Lin, Shi and Liu, SIGGRAPH 2024), with our own tree sums.
 
@@ -24,26 +24,27 @@ def orient_by_winding(
     large parts settle first, and with one that starts near its end, which resolves pins, bores and sheets about as
     thin as the spacing but may leave a patch of surface inside out. Patches on which the two disagree follow the
     first, all else the second. The last softening is about 3 standard deviations of the noise (but 0.25 to 1.5
-    spacings). Clouds above 30,000 points are solved on an even subset.
+    spacings). Clouds of more points than ``anchors`` are solved on an even subset.
 
     Args:
         points: (N, 3), longest side about 1.
         normals: (N, 3) unit normals of unknown side.
         iterations: of each solve; 40 is enough, and time is linear in it.
         refine: replace normals more than 37 degrees off the field's.
+        anchors: points to solve on, at most about.
     """
-    chosen = even_subset(points, ANCHORS)
-    anchors = points[chosen]
-    dipoles, final = _dipoles(anchors, iterations)
-    if len(chosen) > 2 * COARSE:
+    chosen = even_subset(points, anchors)
+    some = points[chosen]
+    dipoles, final = _dipoles(some, iterations)
+    if len(points) == len(chosen) > 2 * COARSE:
         opposed = np.abs(np.einsum("ij,ij->i", normals[chosen], unit_vectors(dipoles))) < 0.8
         # Thin parts: 0.6 to 2 % of the points of a horse and a CAD part, 4 % where pins and bores are as thin as the
         # spacing. There the long way puts 0.5 % more of the points right.
-        if opposed.mean() > 0.025:
-            dipoles, final = _dipoles(anchors, iterations, warm=False)
+        if opposed.mean() > 0.035:
+            dipoles, final = _dipoles(some, iterations, warm=False)
     field = unit_vectors(dipoles)
     if len(chosen) < len(points):
-        field = unit_vectors(-WindingTree(anchors, near=1.5).gradient(dipoles, final, points))
+        field = unit_vectors(-WindingTree(some, near=1.5).gradient(dipoles, final, points))
     agreement = (normals * field).sum(1, keepdims=True)
     oriented = np.where(agreement < 0, -normals, normals)
     return np.where(np.abs(agreement) < 0.8, field, oriented) if refine else oriented

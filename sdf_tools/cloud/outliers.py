@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from sdf_tools.cloud.quality import estimate_noise
 from sdf_tools.geometry import PointCloud, select_points
 from sdf_tools.spatial.neighbours import morton_order, nearest_neighbours
 
@@ -16,6 +17,7 @@ OFF_SURFACE = 1.6  # times the reach of its denser neighbours, for a point that 
 SPARSE = 2.5  # times the cloud's median reach, for a point whose neighbours fill space
 OFTEN = 0.5  # of the sparse points must be in no surface: where fewer are, they are thin parts of an uneven cloud
 FILLS_SPACE = 0.1  # smallest over largest variance of a neighbourhood
+TAIL = 4.0  # standard deviations of the noise that a point may stand off; without its tails noise has another mean
 LINKED = 2.5  # times the reach of the closer-set end: points nearer than that belong together
 SMALL = 0.05  # share of the points that a stray cluster has at most
 ROUNDS = 30
@@ -56,7 +58,8 @@ def find_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -
 
     - its reach is more than ``ratio`` times the median of its neighbours' (the simplified local outlier factor, Breunig
       et al., SIGMOD 2000),
-    - or more than 1.6 times that of the denser ones, and it stands off the plane through them,
+    - or more than 1.6 times that of the denser ones, and it stands off the plane through them by more
+      than the noise explains,
     - or more than 2.5 times the median of the cloud, and its neighbours fill space instead of lying on a surface or a
       rod, as half of such points must do: sparse parts of a surface stay, and strays among strays go.
 
@@ -65,8 +68,9 @@ def find_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -
     """
     points = np.ascontiguousarray(cloud.points.double().numpy())
     kept = np.arange(len(points))
+    noise = estimate_noise(cloud).noise if len(points) >= 16 else 0.0
     for _ in range(ROUNDS):
-        bad = _single(points[kept], neighbours, ratio)
+        bad = _single(points[kept], neighbours, ratio, TAIL * noise)
         if not bad.any():
             break
         kept = kept[~bad]
@@ -95,7 +99,7 @@ def _neighbourhoods(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
     return distance, near
 
 
-def _single(points: np.ndarray, neighbours: int, ratio: float) -> np.ndarray:
+def _single(points: np.ndarray, neighbours: int, ratio: float, tail: float) -> np.ndarray:
     """(N,) which points stand alone, or among others that do."""
     count = min(neighbours + 1, len(points))
     if count < 4:
@@ -113,7 +117,7 @@ def _single(points: np.ndarray, neighbours: int, ratio: float) -> np.ndarray:
         away = away - middle[:, None]
         variance, axes = np.linalg.eigh(away.transpose(0, 2, 1) @ away)
         height = np.abs(np.einsum("ij,ij->i", points[suspect] - middle, axes[..., 0]))
-        off = height > 0.6 * reach[suspect]
+        off = height > np.maximum(0.6 * reach[suspect], tail)
         lost = sparse[suspect] & (off | (variance[:, 0] > FILLS_SPACE * variance[:, 2]))
         if lost.sum() < OFTEN * sparse.sum():
             lost[:] = False

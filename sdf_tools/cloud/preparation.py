@@ -8,10 +8,13 @@ import numpy as np
 import torch
 
 from sdf_tools.cloud.normals import estimate_normals, orient_normals
+from sdf_tools.cloud.orientation import ANCHORS
 from sdf_tools.cloud.outliers import find_outliers
 from sdf_tools.cloud.projection import project
 from sdf_tools.cloud.quality import CloudQuality, estimate_noise
 from sdf_tools.geometry import PointCloud, select_points
+
+FEWEST_ANCHORS = 6_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def prepare_cloud(
     elif normals and cloud.normals is None:
         k = max(12, min(quality.neighbours, 40)) if cloud.scan_ids is None else 40
         estimated, _ = estimate_normals(cloud.points, k)
-        turned = orient_normals(cloud.points, estimated, scan_ids=cloud.scan_ids)
+        turned = orient_normals(cloud.points, estimated)
         cloud = replace(cloud, normals=turned)
     return PreparedCloud(cloud, quality, tuple(said))
 
@@ -88,9 +91,11 @@ def _clean(cloud: PointCloud, quality: CloudQuality) -> PointCloud:
     given = None if cloud.normals is None else np.ascontiguousarray(cloud.normals.double().numpy())
     estimated, _ = estimate_normals(cloud.points.double(), max(16, quality.neighbours))
     rough = np.ascontiguousarray(estimated.numpy())
-    moved, turned, _ = project(points, rough, quality.noise, quality.neighbours)
+    moved, turned, _ = project(points, rough, quality.noise, quality.neighbours, most=100)
     if given is None:
-        sided = orient_normals(torch.from_numpy(moved), torch.from_numpy(turned), scan_ids=cloud.scan_ids).numpy()
+        # Anchors closer together than the noise would tell no more.
+        anchors = int(np.clip(len(points) / max(1.0, quality.noise_in_spacings) ** 2, FEWEST_ANCHORS, ANCHORS))
+        sided = orient_normals(torch.from_numpy(moved), torch.from_numpy(turned), anchors=anchors).numpy()
     else:
         sided = np.where((turned * given).sum(1, keepdims=True) < 0, -turned, turned)
     sided = np.ascontiguousarray(sided)

@@ -24,6 +24,7 @@ def project(
     *,
     starts: np.ndarray | None = None,
     oriented: bool = False,
+    most: int = MOST,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Move points onto the surface that their neighbours tell, by moving least squares of second order.
 
@@ -39,6 +40,7 @@ def project(
         neighbours: how many nearest points the smallest fit should have, about.
         starts: (N, 3) where the points are by now, from an earlier pass; the points themselves if left out.
         oriented: leave out points whose normals face away, as across a thin sheet.
+        most: neighbours of the widest fit, unless twice ``neighbours`` are more.
 
     Returns:
         (N, 3) points, (N, 3) unit normals on the given side, and (N,) the standard deviation that remains at each.
@@ -46,7 +48,7 @@ def project(
     kernels = _kernels()
     starts = points if starts is None else starts
     search, again = nearest_neighbours(points), nearest_neighbours(starts)
-    most = min(max(MOST, 2 * neighbours), 2 * MOST, len(points))
+    most = min(max(most, 2 * neighbours), 300, len(points))
     least = min(max(16, neighbours // 2), most)
     scales = np.unique(np.minimum(np.geomspace(least, most, max(2, round(np.log(most / least) / 0.34) + 1)), most))
     scales = scales.astype(np.int64)
