@@ -1,6 +1,6 @@
 from . import analysis, fields, fitting, kernels, networks, shapes, training
 from .fitting import FittedShape, ShapeFit, fit_shape
-from .networks import Network, SASNet, SASNetConfig, SignedDistanceField, build_network, network_names
+from .networks import Network, SASNet, SASNetConfig, SignedDistanceField, build_network, network_names, register_network
 from .training import Recipe, SDFObjective
 
 __version__: str
@@ -22,6 +22,7 @@ __all__ = [
     "kernels",
     "network_names",
     "networks",
+    "register_network",
     "shapes",
     "training",
 ]

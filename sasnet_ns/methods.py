@@ -12,6 +12,7 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from sasnet_ns.data.photos import PhotoDataManagerConfig
 from sasnet_ns.data.surface_photos import SurfaceDataManagerConfig
+from sasnet_ns.models.loading import allow_numpy_scalars
 from sasnet_ns.models.nerfacto import nerfacto_model_config, nerfacto_optimizers
 from sasnet_ns.models.neus import SASNetNeuSModelConfig
 from sasnet_ns.models.neus_facto import SASNetNeuSFactoModelConfig
@@ -22,22 +23,8 @@ from sasnet_ns.models.surface_model import SASNetSurfaceConfig, surface_field_co
 from sasnet_ns.models.surface_pipeline import SurfacePipelineConfig, SurfaceTrainerConfig
 from sasnet_ns.training.recipe import Recipe
 
-
-def _allow_numpy_scalars() -> None:
-    """Let ``torch.load(weights_only=True)`` read the numpy scalars in other methods' checkpoints.
-
-    nerfstudio's own schedulers leave them there, and nerfstudio 1.1.5 loads without saying otherwise: on torch 2.6 and
-    later resuming, ns-eval and ns-viewer fail (nerfstudio issue 3683). They hold no code.
-    """
-    import numpy as np
-
-    core = getattr(np, "_core", None) or np.core
-    kinds = {type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)}
-    torch.serialization.add_safe_globals([core.multiarray.scalar, np.dtype, *kinds])
-
-
 with contextlib.suppress(Exception):  # never stand in the way of other people's methods
-    _allow_numpy_scalars()
+    allow_numpy_scalars()
 
 sasnet_sdf = MethodSpecification(
     config=SASNetTrainerConfig(

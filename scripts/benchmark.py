@@ -10,7 +10,19 @@ import importlib
 import sys
 from pathlib import Path
 
-NAMES = ("kernels", "step", "inference", "shapes", "distance", "sampling", "extraction", "metrics", "reconstruction")
+NAMES = (
+    "kernels",
+    "step",
+    "fused_step",
+    "inference",
+    "shapes",
+    "distance",
+    "sampling",
+    "extraction",
+    "metrics",
+    "reconstruction",
+    "viewer",
+)
 
 
 def main() -> None:

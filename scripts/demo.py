@@ -28,18 +28,15 @@ def main() -> None:
         "--timestamp", "demo", "--output-dir", "outputs",
     )  # fmt: skip
     mesh = f"{folder}/armadillo.ply"
-    call("python", "scripts/extract_mesh.py", "--load-config", f"{folder}/config.yml", "--output-path", mesh)
+    call("sasnet", "extract", "--load-config", f"{folder}/config.yml", "--output-path", mesh)
     # The bundled shape as a file, to measure against.
     reference = ROOT / folder / "reference.ply"
-    from sasnet_ns.shapes.named import resolve_shape
-    from sdf_tools.geometry import Mesh
+    from sasnet_ns.shapes.named import resolve_mesh
     from sdf_tools.io.writing import save_mesh
 
-    shape = resolve_shape("armadillo")
-    assert isinstance(shape, Mesh)
-    save_mesh(shape, reference)
+    save_mesh(resolve_mesh("armadillo"), reference)
     call(
-        "python", "scripts/evaluate_mesh.py", "--prediction", mesh,
+        "sasnet", "evaluate", "--prediction", mesh,
         "--reference", f"{folder}/reference.ply", "--json", f"{folder}/evaluation.json",
     )  # fmt: skip
     call("sdf-tools", "render", mesh, "--output-path", f"{folder}/armadillo.png", "--azimuth", "200")

@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${1:-.venv}
 python=${PYTHON:-python3}
+lock_seconds=300
 
 fail() { echo "setup: $*" >&2; exit 1; }
 
@@ -15,11 +16,24 @@ as_root() {
     fi
 }
 
+# A fresh machine upgrades itself in the background and holds apt's locks for some minutes: wait that long for them.
+apt_get() {
+    as_root env DEBIAN_FRONTEND=noninteractive LC_ALL=C \
+        apt-get -qq -o "DPkg::Lock::Timeout=$lock_seconds" -o Acquire::Retries=3 "$@"
+}
+
+update_lists() {
+    local message deadline=$((SECONDS + lock_seconds)) # of the lists' lock, apt's own timeout knows nothing
+    until message=$(apt_get update 2>&1); do
+        [[ "$message" == *"Could not get lock"* ]] && [ "$SECONDS" -lt "$deadline" ] || return 1
+        sleep 3
+    done
+}
+
 install_packages() {
     command -v apt-get >/dev/null 2>&1 || fail "please install the equivalent of the Debian packages: $*"
     echo "setup: installing system packages: $*"
-    as_root apt-get -qq update >/dev/null 2>&1 || fail "please run: sudo apt-get install $*"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null \
+    update_lists && apt_get install -y --no-install-recommends "$@" >/dev/null \
         || fail "please run: sudo apt-get install $*"
 }
 
@@ -38,5 +52,8 @@ echo "setup: installing into $venv (a first time downloads about 3 GB and takes 
 if ! "$venv/bin/python" -c 'import open3d' 2>/dev/null; then
     install_packages libusb-1.0-0 libgl1 libgomp1 libegl1 libx11-6
     "$venv/bin/python" -c 'import open3d' || fail "open3d still does not load; see the line above for the library it misses."
+fi
+if ! command -v ffmpeg >/dev/null 2>&1; then
+    echo "setup: no ffmpeg here; only ns-render's videos need it (sudo apt-get install ffmpeg)"
 fi
 echo "setup: done"

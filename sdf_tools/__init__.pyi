@@ -17,7 +17,7 @@ from . import (
 )
 from .cloud import drop_outliers, estimate_normals, orient_normals, with_normals
 from .distance import ClosestPoints, SignedDistance
-from .errors import MissingLibraryError, ShapeError
+from .errors import MissingLibraryError, ShapeError, ShapeWarning
 from .extraction import (
     drop_small_components,
     extract_mesh,
@@ -29,8 +29,8 @@ from .extraction import (
 from .extraction.field_files import load_field
 from .geometry import Mesh, NormalizedShape, PointCloud, Shape, normalize
 from .io import load, save_mesh, save_points, validate_for_fitting
-from .mesh import Summary, clean, repair, summarize
-from .metrics import Evaluation, chamfer, evaluate, iou, vertex_error
+from .mesh import Summary, clean, prepare_mesh, repair, summarize
+from .metrics import CloudEvaluation, Evaluation, chamfer, evaluate, evaluate_cloud, iou, vertex_error
 from .pictures.plots import add_color_bar, slice_plot
 from .pictures.render import Camera, error_colors, error_range, render_mesh, save_picture, turntable
 from .pools import SDFBatch, SDFPool, build_sdf_pool
@@ -39,6 +39,7 @@ from .sampling import sample_near_surface, sample_poisson_disk, sample_surface, 
 __all__ = [
     "Camera",
     "ClosestPoints",
+    "CloudEvaluation",
     "Evaluation",
     "Mesh",
     "MissingLibraryError",
@@ -48,6 +49,7 @@ __all__ = [
     "SDFPool",
     "Shape",
     "ShapeError",
+    "ShapeWarning",
     "SignedDistance",
     "Summary",
     "add_color_bar",
@@ -63,6 +65,7 @@ __all__ = [
     "errors",
     "estimate_normals",
     "evaluate",
+    "evaluate_cloud",
     "extract_mesh",
     "extract_meshes",
     "extraction",
@@ -80,6 +83,7 @@ __all__ = [
     "orient_normals",
     "pictures",
     "pools",
+    "prepare_mesh",
     "render_mesh",
     "repair",
     "sample_near_surface",

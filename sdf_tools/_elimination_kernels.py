@@ -48,6 +48,7 @@ def _weight(points, i, j, inverse):
     ratio = (x * x + y * y + z * z) * inverse
     if ratio >= 1:
         return 0.0
+    # Yuksel's exponent 8: near pairs count so much more that the closest one decides.
     weight = 1 - np.sqrt(ratio)
     weight *= weight
     weight *= weight
@@ -74,6 +75,7 @@ def eliminate(points, cell, runs, reach, crowding, keep):
     alive = np.ones(left, np.bool_)
     # A linked list of the points at each level of crowding. A neighbour that goes does not move a point: one that is
     # met above its level is put where it belongs. Crowding only falls, so the highest level does too.
+    # Yuksel keeps a heap, which every neighbour of a point that goes would change.
     scale = (LEVELS - 1) / np.sqrt(max(crowding.max(), 1e-300))
     head, following = np.full(LEVELS, -1), np.empty(left, np.int64)
     for i in range(left):

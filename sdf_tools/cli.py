@@ -13,22 +13,9 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from sdf_tools._cli_shapes import Evaluate, Info, Repair, mesh_and_notes, shape_and_notes
 from sdf_tools.errors import MissingLibraryError
-from sdf_tools.geometry import Mesh, PointCloud, Shape
-
-
-@dataclass
-class Info:
-    """Print what a mesh or point cloud is: size, bodies, watertightness, defects."""
-
-    shape: Annotated[Path, tyro.conf.Positional]
-    """A mesh (.ply .obj .stl .off .glb) or point cloud (.ply .xyz .npz .npy .pcd)."""
-
-    def run(self) -> None:
-        from sdf_tools.io.loading import load
-        from sdf_tools.mesh.summary import summarize
-
-        print(summarize(load(self.shape)))
+from sdf_tools.geometry import Mesh, PointCloud
 
 
 @dataclass
@@ -208,48 +195,11 @@ class Extract:
 
 
 @dataclass
-class Evaluate:
-    """Measure a mesh against a reference mesh; see sdf_tools.metrics.Evaluation for the names."""
-
-    prediction: Path
-    """The mesh to judge, in the same units and position as the reference."""
-    reference: Path
-    """The true mesh; its longest side is 0.9 box units, which distances are in."""
-    json: Path | None = None
-    """Also write the figures to this file."""
-    samples: int = 200_000
-    """Points on each mesh for distances and normals."""
-    iou_samples: int = 1_000_000
-    """Points for the intersection over union."""
-    seed: int = 0
-    """Seed of all samples."""
-
-    def run(self) -> None:
-        import json
-
-        from sdf_tools.io.writing import write_atomically
-        from sdf_tools.metrics import evaluate
-
-        if self.json is not None and not self.json.resolve().parent.is_dir():
-            raise ValueError(f"the folder of '{self.json}' does not exist; create it first.")
-        result = evaluate(
-            _mesh(self.prediction),
-            _mesh(self.reference),
-            samples=self.samples,
-            iou_samples=self.iou_samples,
-            seed=self.seed,
-        )
-        print(result)
-        if self.json is not None:
-            write_atomically(self.json, json.dumps(result.to_dict(), indent=1).encode())
-
-
-@dataclass
 class Render:
-    """Draw a mesh, without a display."""
+    """Draw a mesh or a point cloud, without a display."""
 
-    shape: Annotated[Path, tyro.conf.Positional]
-    """A mesh."""
+    shape: Annotated[str, tyro.conf.Positional]
+    """A mesh, or a point cloud (a tile for each point)."""
     output_path: Path
     """Picture to write: .png or .jpg, or .gif for a turntable."""
     size: int = 800
@@ -260,44 +210,50 @@ class Render:
     """Degrees above the horizon."""
     up: Literal["x", "y", "z"] = "y"
     """The axis that points up."""
-    reference: Path | None = None
-    """Colour the mesh by its distance to this mesh, with a colour bar."""
+    reference: str | None = None
+    """Colour the shape by its distance to this mesh or point cloud, with a colour bar."""
     largest: float | None = None
     """Distance of the last colour; the 99th percentile of all distances if left out."""
 
     def run(self) -> None:
         import dataclasses
 
-        from sdf_tools.metrics import vertex_error
+        from sdf_tools.distance.signed_distance import SignedDistance
+        from sdf_tools.geometry import positions
         from sdf_tools.pictures.plots import add_color_bar
         from sdf_tools.pictures.render import Camera, error_colors, error_range, render_mesh, save_picture, turntable
+        from sdf_tools.pictures.splats import cloud_as_mesh
 
-        mesh = _mesh(self.shape)
+        shape, _ = shape_and_notes(self.shape)
         camera = Camera(self.azimuth, self.elevation, up=self.up)
         size = (self.size, self.size)
         moving = self.output_path.suffix.lower() == ".gif"
-        errors = None if self.reference is None else vertex_error(mesh, _mesh(self.reference))
+        errors, label = None, ""
+        if self.reference is not None:
+            truth, _ = shape_and_notes(self.reference)
+            sided = isinstance(truth, Mesh) or truth.normals is not None
+            errors = SignedDistance(truth, sign="auto" if sided else "unsigned")(positions(shape))
+            label = "distance to the reference (its units" + (", negative inside)" if sided else ")")
+        if isinstance(shape, PointCloud):
+            mesh, shown = cloud_as_mesh(shape, errors)
+            errors = None if errors is None else shown
+        else:
+            mesh = shape
         if errors is not None:
             mesh = dataclasses.replace(mesh, vertex_colors=error_colors(errors, self.largest, "coolwarm"))
         pictures = turntable(mesh, camera=camera, size=size) if moving else [render_mesh(mesh, camera, size)]
         if errors is not None:
             low, high = error_range(errors, self.largest)
-            label = "distance to the reference (its units, negative inside)"
             pictures = [add_color_bar(picture, low, high, "coolwarm", label) for picture in pictures]
         save_picture(pictures if moving else pictures[0], self.output_path)
         print(self.output_path)
 
 
-def _mesh(path: Path) -> Mesh:
-    from sdf_tools.io.loading import load
-
-    shape: Shape = load(path)
-    if not isinstance(shape, Mesh):
-        raise ValueError(f"'{path}' is a point cloud; this command needs a mesh with faces.")
-    return shape
+def _mesh(path: str | Path) -> Mesh:
+    return mesh_and_notes(path)[0]
 
 
-Command = Info | Sample | Normals | Distance | Extract | Evaluate | Render
+Command = Info | Repair | Sample | Normals | Distance | Extract | Evaluate | Render
 
 
 def main() -> None:
@@ -305,14 +261,12 @@ def main() -> None:
     _run(tyro.cli(Command, description=__doc__))  # type: ignore[call-overload]
 
 
-def evaluate_main() -> None:
-    """``sdf-tools evaluate`` as a command of its own, for scripts/evaluate_mesh.py."""
-    _run(tyro.cli(Evaluate))
-
-
 def _run(command: Command) -> None:
     """Run a command; one sentence and exit code 1 where the input is at fault."""
+    import warnings
+
     torch.set_grad_enabled(False)
+    usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"sdf-tools: {message}\n"
     try:
         command.run()
         sys.stdout.flush()
@@ -321,3 +275,5 @@ def _run(command: Command) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, MissingLibraryError) as error:
         sys.exit(f"sdf-tools: {error}")
+    finally:
+        warnings.formatwarning = usual

@@ -39,12 +39,14 @@ class PointCloud:
         normals: (N, 3) outward unit normals, or None.
         scan_ids: (N,) int64, which range scan each point belongs to, or None.
         name: what messages call it.
+        colors: (N, 3) in [0, 1], or None.
     """
 
     points: Float[Tensor, "N 3"]
     normals: Float[Tensor, "N 3"] | None = None
     scan_ids: Int[Tensor, " N"] | None = None
     name: str = "point cloud"
+    colors: Float[Tensor, "N 3"] | None = None
 
 
 Shape = Mesh | PointCloud
@@ -94,6 +96,14 @@ class NormalizedShape:
 
 def normalize(shape: Shape, longest_side: float = 0.9) -> NormalizedShape:
     """Centre a shape's bounding box on the origin and scale its longest side to ``longest_side``.
+
+    >>> import torch
+    >>> from sdf_tools import PointCloud, normalize
+    >>> frame = normalize(PointCloud(torch.tensor([[10.0, 0, 0], [14, 2, 0]])))
+    >>> frame.scale, frame.center.tolist()
+    (0.225, [12.0, 1.0, 0.0])
+    >>> frame.to_world(torch.zeros(3)).tolist()
+    [12.0, 1.0, 0.0]
 
     Raises:
         ShapeError: the shape is empty, has coordinates that are not finite, or no extent.

@@ -3,6 +3,19 @@
 ``f`` is the field (negative inside), ``g`` its gradient, ``H`` its Hessian. Derivatives come from the network itself
 where it offers them, else from ``gradient``, ``laplacian`` and ``hessian`` below, which stay differentiable. Weights
 belong to the caller; ``sdf_tools.schedules`` holds schedules for them. All losses are scalars; an empty batch gives 0.
+
+>>> import torch
+>>> from sdf_tools import losses
+>>> points = torch.tensor([[3.0, 0, 4], [0, 1, 0]], requires_grad=True)
+>>> values = 2 * points.norm(dim=1) - 2  # twice the distance to the unit sphere
+>>> g = losses.gradient(values, points)
+>>> losses.eikonal_loss(g).item(), losses.manifold_loss(values[1:]).item()
+(1.0, 0.0)
+>>> round(losses.laplacian(g, points)[0].item(), 4)  # 2 * 2 / |x|
+0.8
+>>> kind = torch.tensor([losses.COARSE, losses.FINE])
+>>> losses.coarse_to_fine_loss(values.detach(), torch.tensor([4.0, 0.5]), kind, reduction="sum").item()
+0.4099999964237213
 """
 
 from __future__ import annotations
@@ -15,6 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 FINE, COARSE, UNIFORM = 0, 1, 2
+"""What a sample is: close to the surface, farther from it, or anywhere in the box."""
 
 
 def _mean(values: Tensor) -> Tensor:
@@ -38,7 +52,7 @@ def coarse_to_fine_loss(
     Args:
         predicted: field values.
         target: signed distances, same units.
-        kind: what each sample is: 0 fine, 1 coarse, 2 uniform in the box (as ``sdf_tools.pools`` numbers them).
+        kind: what each sample is: ``FINE``, ``COARSE`` or ``UNIFORM``.
         coarse_weight: weight of coarse samples.
         uniform_weight: weight of uniform samples; None means coarse_weight.
         reduction: "sum" is BACON's; "mean" divides by the number of all samples, so that it does not grow with the

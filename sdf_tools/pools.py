@@ -7,18 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sdf_tools.distance.signed_distance import SignedDistance
+from sdf_tools.distance.signed_distance import Sign, SignedDistance
+from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Shape, positions
 from sdf_tools.io.loading import validate_for_fitting
+from sdf_tools.losses import COARSE, FINE, UNIFORM
+from sdf_tools.mesh.prepare import nothing_inside
 from sdf_tools.sampling import near_surface, surface_points
 
-FINE, COARSE, UNIFORM = 0, 1, 2
+__all__ = ["COARSE", "FINE", "UNIFORM", "PoolConfig", "SDFBatch", "SDFPool", "build_sdf_pool"]
+
 GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 
@@ -112,8 +117,8 @@ def build_sdf_pool(
     fine_scale: float = 0.001,
     uniform_share: float = 0.1,
     seed: int = 0,
-    sign: str = "auto",
-    method: str = "imls",
+    sign: Sign = "auto",
+    method: Literal["imls", "knn_mean"] = "imls",
     distance: SignedDistance | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SDFPool:
@@ -124,6 +129,13 @@ def build_sdf_pool(
     the paper (Supp. 1). The uniform points are not in the paper; without them the coarse samples hardly reach the
     corners of the domain, and stray sheets of surface appear there. Noise that leaves the domain is drawn again, not
     wrapped round (FINER) nor clamped: wrapping puts samples on the other side of the shape.
+
+    >>> from sdf_tools import build_sdf_pool, extract_mesh
+    >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=32)
+    >>> pool = build_sdf_pool(ball, 10_000)
+    >>> batch = pool.batch(1000, step=0)
+    >>> batch.points.shape, batch.counts
+    (torch.Size([1000, 3]), (450, 450, 100))
 
     Args:
         shape: mesh, or point cloud with normals (``sign="unsigned"``: with or without), box units.
@@ -139,7 +151,7 @@ def build_sdf_pool(
         progress: called with the finished fraction, 0 to 1.
 
     Raises:
-        ShapeError: the shape cannot be fitted, or lies outside the domain.
+        ShapeError: the shape cannot be fitted, lies outside the domain, or encloses nothing.
     """
     coarse_scales = np.atleast_1d(np.asarray(coarse_scale, dtype=np.float64))
     if count < 1 or not 0 <= uniform_share <= 1 or (coarse_scales <= 0).any() or fine_scale <= 0:
@@ -169,5 +181,46 @@ def build_sdf_pool(
         sdf[start : start + step] = distance(points[start : start + step].double()).float()
         if progress is not None:
             progress(min(1.0, (start + step) / count))
+    if distance.sign != "unsigned" and count >= 1000 and int((sdf < 0).sum()) < 1e-4 * count:
+        raise ShapeError(nothing_inside(shape.name))
     kind = torch.repeat_interleave(torch.arange(3, dtype=torch.uint8), torch.tensor(counts))
     return SDFPool(points, sdf, kind, counts)
+
+
+@dataclass
+class PoolConfig:
+    """How a shape is sampled for training: one set of options for every way to train."""
+
+    points_per_batch: int = 2_500
+    """Points in an optimisation step (paper: 10,000)."""
+    pool_size: int = 1_000_000
+    """Points whose signed distance is computed before training; batches are drawn from them."""
+    coarse_scales: tuple[float, ...] = (0.01, 0.03, 0.1)
+    """Laplace scales that share the coarse samples around the surface, in box units (paper: 0.1 alone)."""
+    fine_scale: float = 0.001
+    """Laplace scale of the fine samples around the surface, in box units (paper: 0.001)."""
+    uniform_share: float = 0.15
+    """Share of each batch drawn uniformly from the box instead, which keeps stray sheets out of empty space."""
+    seed: int = 0
+    """Seed of the samples; a step's batch depends on it and the step alone."""
+
+    def build_pool(
+        self,
+        shape: Shape,
+        *,
+        sign: Sign = "auto",
+        distance: SignedDistance | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> SDFPool:
+        """The pool of a shape in box units; arguments and errors as for :func:`build_sdf_pool`."""
+        return build_sdf_pool(
+            shape,
+            self.pool_size,
+            coarse_scale=self.coarse_scales,
+            fine_scale=self.fine_scale,
+            uniform_share=self.uniform_share,
+            seed=self.seed,
+            sign=sign,
+            distance=distance,
+            progress=progress,
+        )

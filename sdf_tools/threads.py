@@ -19,8 +19,9 @@ def in_threads(work: Callable[[slice], None], count: int, least: int = 2048) -> 
         least: slices are not made shorter than this.
     """
     threads = torch.get_num_threads()
-    # Four slices a thread, so that none waits long for a thread with slower slices.
-    step = max(least, -(-count // (4 * threads)))
+    # Several slices a thread, so that none waits long for a thread with slower slices. Their number does not depend on
+    # the threads: where ties are broken by what came before in a slice, any number of threads gives the same bits.
+    step = max(least, -(-count // 64))
     parts = [slice(start, min(start + step, count)) for start in range(0, count, step)]
     if threads == 1 or len(parts) == 1:
         for part in parts:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sdf_tools.geometry import Mesh
+from sdf_tools.vectors import unit_vectors
 
 
 def first_occurrences(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -44,6 +45,53 @@ def merge_vertices(mesh: Mesh) -> Mesh:
         vertex_normals=normals,
         vertex_colors=None if mesh.vertex_colors is None else mesh.vertex_colors[kept],
     )
+
+
+def close_cracks(mesh: Mesh) -> tuple[Mesh, int]:
+    """Join boundary vertices that differ in their last digits, as STL files of CAD programs leave them.
+
+    Tolerances of 1e-7 to 1e-5 of the longest side (or the float32 rounding of the coordinates, if that is more) are
+    tried in turn; the smallest that leaves the fewest boundary edges is taken, if no triangle collapses by it and no
+    edge gets a third triangle.
+
+    Returns:
+        The mesh (the same object if there is nothing to join), and how many vertices were joined to another.
+    """
+    vertices, faces = mesh.vertices.numpy(), mesh.faces.numpy()
+    table = edge_table(faces)
+    boundary = np.unique(table.edges[table.count == 1])
+    if len(boundary) == 0:
+        return mesh, 0
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
+    extent = float(np.ptp(vertices, axis=0).max())
+    rounding = 2.4e-7 * float(np.abs(vertices).max())  # two float32 steps either way
+    tree = cKDTree(vertices[boundary])
+    best, fewest = None, int((table.count == 1).sum())
+    crowded = int((table.count > 2).sum())
+    for tolerance in sorted({min(max(1e-7 * extent, rounding), 1e-3 * extent), 1e-6 * extent, 1e-5 * extent}):
+        pairs = tree.query_pairs(tolerance, output_type="ndarray")
+        if len(pairs) == 0:
+            continue
+        size = len(boundary)
+        graph = coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(size, size))
+        _, group = connected_components(graph, directed=False)
+        index = np.arange(len(vertices))
+        first = np.full(int(group.max()) + 1, len(vertices))
+        np.minimum.at(first, group, boundary)
+        index[boundary] = first[group]
+        joined = index[faces]
+        if ((joined == np.roll(joined, 1, axis=1)).any(1) & ~(faces == np.roll(faces, 1, axis=1)).any(1)).any():
+            break
+        after = edge_table(joined)
+        left = int((after.count == 1).sum())
+        if left < fewest and int((after.count > 2).sum()) <= crowded:
+            best, fewest = (joined, int((index != np.arange(len(index))).sum())), left
+    if best is None:
+        return mesh, 0
+    return drop_unreferenced(replace(mesh, faces=torch.from_numpy(best[0]))), best[1]
 
 
 def drop_unreferenced(mesh: Mesh) -> Mesh:
@@ -84,6 +132,20 @@ def duplicate_faces(faces: np.ndarray) -> np.ndarray:
     extra = np.ones(len(faces), bool)
     extra[first] = False
     return extra
+
+
+def same_vertices(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first of each set of triangles on the same vertices, (F,) the set of each, (F,) which oppose the first."""
+    first, group = first_occurrences(np.sort(faces, axis=1))
+    # A triangle is even if its order is a rotation of the sorted one.
+    rank = np.argsort(np.argsort(faces, axis=1), axis=1)
+    even = (rank[:, 1] - rank[:, 0]) % 3 == 1
+    return first, group, even != even[first][group]
+
+
+def opposite_duplicates(faces: np.ndarray) -> int:
+    """How many triangles have the same three vertices as an earlier one, the other way round."""
+    return int(same_vertices(faces)[2].sum())
 
 
 @dataclass(frozen=True)
@@ -171,9 +233,7 @@ def signed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
 
 def unit_face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(F, 3) unit normals; zero for triangles without area."""
-    cross = face_cross(vertices, faces)
-    length = np.linalg.norm(cross, axis=1, keepdims=True)
-    return np.divide(cross, length, out=np.zeros_like(cross), where=length > 0)
+    return unit_vectors(face_cross(vertices, faces))
 
 
 def corner_angles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -189,9 +249,37 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(V, 3) unit normals, each the angle-weighted mean of the faces around it."""
     weighted = corner_angles(vertices, faces)[:, :, None] * unit_face_normals(vertices, faces)[:, None]
     flat, index = weighted.reshape(-1, 3), faces.reshape(-1)
-    normals = np.stack([np.bincount(index, flat[:, i], minlength=len(vertices)) for i in range(3)], 1)
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
+    return unit_vectors(np.stack([np.bincount(index, flat[:, i], minlength=len(vertices)) for i in range(3)], 1))
+
+
+def edge_pairs(table: EdgeTable) -> tuple[np.ndarray, np.ndarray]:
+    """The S edges with exactly two faces, and the (S, 2) places ``3 * face + i`` where these have them."""
+    order = np.argsort(table.of_face.reshape(-1), kind="stable")
+    first = np.concatenate([[0], np.cumsum(table.count)[:-1]])
+    shared = np.flatnonzero(table.count == 2)
+    return shared, np.stack([order[first[shared]], order[first[shared] + 1]], 1)
+
+
+def corner_normals(vertices: np.ndarray, faces: np.ndarray, sharp: float) -> np.ndarray:
+    """(F, 3, 3) unit normals of the faces' corners, smooth but for edges that bend by more than ``sharp`` degrees.
+
+    Each is the angle-weighted mean over the faces that are reached around the vertex without crossing such an edge.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    face = unit_face_normals(vertices, faces)
+    pairs = edge_pairs(edge_table(faces))[1]
+    bend = np.einsum("ij,ij->i", *(face[pairs[:, k] // 3] for k in range(2)))
+    start = pairs[bend > np.cos(np.radians(sharp))]
+    end = start + np.where(start % 3 == 2, -2, 1)
+    # Both faces run along the edge, in opposite directions: the corner where one starts is where the other ends.
+    links = np.concatenate([start[:, 0], end[:, 0]]), np.concatenate([end[:, 1], start[:, 1]])
+    graph = coo_array((np.ones(len(links[0]), np.int8), links), shape=(faces.size, faces.size))
+    count, group = connected_components(graph, directed=False)
+    weighted = (corner_angles(vertices, faces)[:, :, None] * face[:, None]).reshape(-1, 3)
+    total = np.stack([np.bincount(group, weighted[:, i], minlength=count) for i in range(3)], 1)
+    return unit_vectors(total)[group].reshape(-1, 3, 3)
 
 
 def pseudo_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -204,7 +292,5 @@ def pseudo_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     table = edge_table(faces)
     index = table.of_face.reshape(-1)
     repeated = np.repeat(face, 3, axis=0)
-    edge = np.stack([np.bincount(index, repeated[:, i], minlength=len(table.edges)) for i in range(3)], 1)
-    length = np.linalg.norm(edge, axis=1, keepdims=True)
-    edge = np.divide(edge, length, out=np.zeros_like(edge), where=length > 0)
+    edge = unit_vectors(np.stack([np.bincount(index, repeated[:, i], minlength=len(table.edges)) for i in range(3)], 1))
     return np.concatenate([vertex_normals(vertices, faces)[faces], edge[table.of_face], face[:, None]], axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from sasnet_ns.data.views import Axis, OrientedPoints, ShapeViews, orbit_cameras
 from sasnet_ns.shapes.named import resolve_shape, shape_names
-from sdf_tools.errors import ShapeError
+from sdf_tools.errors import ShapeError, ShapeWarning
 from sdf_tools.geometry import Mesh, NormalizedShape, PointCloud, positions
+from sdf_tools.pools import PoolConfig
 
 if TYPE_CHECKING:
     from sdf_tools.distance.signed_distance import SignedDistance
@@ -44,7 +46,7 @@ class GeometryProbe:
 
 
 @dataclass
-class ShapeDataManagerConfig(DataManagerConfig):
+class ShapeDataManagerConfig(PoolConfig, DataManagerConfig):
     """Configuration of the datamanager that turns a mesh or point cloud into signed-distance samples."""
 
     _target: type = field(default_factory=lambda: ShapeDataManager)
@@ -52,18 +54,9 @@ class ShapeDataManagerConfig(DataManagerConfig):
     data: Path | None = None
     """A shape's name (armadillo, bunny, dragon, happy_buddha, lucy, thai_statue), or a mesh or point-cloud file. The
     same as --data."""
-    points_per_batch: int = 2_500
-    """Points in an optimisation step (paper: 10,000)."""
-    pool_size: int = 1_000_000
-    """Points whose exact signed distance is computed before training; batches are drawn from them."""
-    coarse_scales: tuple[float, ...] = (0.01, 0.03, 0.1)
-    """Laplace scales that share the coarse samples around the surface, in box units (paper: 0.1 alone)."""
-    fine_scale: float = 0.001
-    """Laplace scale of the fine samples around the surface, in box units (paper: 0.001)."""
-    uniform_share: float = 0.15
-    """Share of each batch drawn uniformly from the box instead, which keeps stray sheets out of empty space."""
-    seed: int = 0
-    """Seed of the samples; a step's batch depends on it and the step alone."""
+    orientation: Literal["check", "guess", "trust"] = "check"
+    """How the inside is found. check mends triangles and given normals where that is certain, says so, and refuses what
+    would be a guess; guess takes the better guess; trust takes them as they are."""
     probe_points: int = 150_000
     """Points at which intersection over union is measured during training."""
     up_axis: Literal["x", "y", "z"] = "y"
@@ -106,7 +99,7 @@ class ShapeDataManager(DataManager):
         self.local_rank = local_rank
         super().__init__()
         up: Axis = config.up_axis
-        metadata: dict[str, object] = {"up_axis": up}
+        metadata: dict[str, object] = {"up_axis": up, "seed": config.seed}
         if test_mode == "val":
             metadata |= {"center": self.normalized.center, "scale": self.normalized.scale}
             self.setup_train()
@@ -125,10 +118,15 @@ class ShapeDataManager(DataManager):
 
         if self.config.data is None:
             raise ShapeError(f"No shape given; use --data with a file or one of: {', '.join(shape_names())}.")
-        shape = resolve_shape(self.config.data)
-        if isinstance(shape, PointCloud) and shape.normals is None:
-            CONSOLE.print(f"'{shape.name}' has no normals; estimating them.")
-        return prepare_shape(shape)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ShapeWarning)
+            shape = resolve_shape(self.config.data)
+            if isinstance(shape, PointCloud) and shape.normals is None:
+                CONSOLE.print(f"'{shape.name}' has no normals; estimating them.")
+            ready = prepare_shape(shape, orientation=self.config.orientation)
+        for warning in caught:
+            CONSOLE.print(str(warning.message), highlight=False, markup=False)
+        return ready
 
     def _surface_samples(self, count: int) -> OrientedPoints:
         """Points on the surface in box units with outward normals."""
@@ -168,22 +166,13 @@ class ShapeDataManager(DataManager):
     def setup_train(self) -> None:
         """Compute the pool of samples that batches are drawn from, and the points that progress is measured on."""
         from sdf_tools.distance.signed_distance import SignedDistance
-        from sdf_tools.pools import build_sdf_pool
 
         config, shape = self.config, self.normalized.shape
         start = time.perf_counter()
         with CONSOLE.status(f"Computing {config.pool_size:,} signed distances to '{shape.name}'"):
-            distance = SignedDistance(shape)
-            pool = build_sdf_pool(
-                shape,
-                config.pool_size,
-                coarse_scale=config.coarse_scales,
-                fine_scale=config.fine_scale,
-                uniform_share=config.uniform_share,
-                seed=config.seed,
-                distance=distance,
-            )
-            self.probe = self._probe(distance)
+            self.distance = SignedDistance(shape)
+            pool = config.build_pool(shape, distance=self.distance)
+            self.probe = self._probe(self.distance)
         size = f"{shape.faces.shape[0]:,} faces" if isinstance(shape, Mesh) else f"{shape.points.shape[0]:,} points"
         CONSOLE.print(
             f"'{shape.name}', {size}: {len(pool):,} signed distances in {time.perf_counter() - start:.1f} s",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sasnet_ns.networks import HashGridMLP, Network, SASNet, SignedDistanceField, build_network
-
-NetworkName = Literal["sasnet", "siren", "finer", "ngp"]
 
 Distortion = Callable[[Tensor], Tensor]
 
@@ -54,7 +52,7 @@ class SceneGeometry(nn.Module):
         self,
         aabb: Float[Tensor, "2 3"],
         feature_dim: int,
-        network: NetworkName = "sasnet",
+        network: str = "sasnet",
         network_config: dict[str, Any] | None = None,
         distortion: Distortion | None = None,
         sphere_radius: float | None = None,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -18,23 +17,19 @@ from torch import Tensor, nn
 from tyro.conf import Suppress
 
 from sasnet_ns.fields.color import ColorNetwork
-from sasnet_ns.fields.geometry import NetworkName, SceneGeometry
+from sasnet_ns.fields.geometry import SceneGeometry
 from sasnet_ns.fields.volume_rendering import neus_alpha, neus_ray_alpha, volsdf_density
-from sasnet_ns.networks import SASNetConfig, SignedDistanceField
+from sasnet_ns.networks import NetworkChoice, SASNetConfig, SignedDistanceField
 
 
 @dataclass
-class SASNetSDFFieldConfig(SDFFieldConfig):
+class SASNetSDFFieldConfig(NetworkChoice, SDFFieldConfig):
     """Configuration of the signed distance field."""
 
     _target: type = field(default_factory=lambda: SASNetSDFField)
     """Class to build."""
-    network: NetworkName = "sasnet"
-    """Geometry network: sasnet, siren, finer, or ngp (hash grid and a small MLP)."""
     sasnet: SASNetConfig = field(default_factory=lambda: SASNetConfig.sdf(grid_interpolation="smoothstep"))
     """Options of the SASNet."""
-    network_options: dict[str, int | float | str] = field(default_factory=dict)
-    """Options of the other networks as name value pairs, e.g. width 256 omega_0 30."""
     geo_feat_dim: int = 64
     """Features that the geometry network hands to the colours."""
     num_layers_color: int = 2
@@ -81,13 +76,6 @@ class SASNetSDFFieldConfig(SDFFieldConfig):
     features_per_level: Suppress[int] = 2
     use_hash: Suppress[bool] = True
     smoothstep: Suppress[bool] = True
-
-    def network_config(self) -> dict[str, Any]:
-        """Options for :func:`sasnet_ns.networks.build_network`."""
-        if self.network != "sasnet":
-            return dict(self.network_options)
-        options = dataclasses.asdict(self.sasnet)
-        return {name: value for name, value in options.items() if name not in ("in_dim", "out_dim")}
 
 
 class SASNetSDFField(Field):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from sasnet_ns.fitting.signal import CoordinateGrid, Signal, axis_coordinates, grid_coordinates
 from sasnet_ns.networks import build_network
+from sdf_tools.io.writing import write_atomically
 
 TargetRange = Literal["symmetric", "unit"]
 """What the network's output stands for: [-1, 1] or [0, 1]."""
@@ -148,11 +150,8 @@ class GridField(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write the field to a file that ``torch.load(weights_only=True)`` accepts; appears whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        torch.save({"description": self.description, "state": self.state_dict()}, partial)
-        partial.replace(path)
+        content = {"description": self.description, "state": self.state_dict()}
+        write_atomically(path, partial(torch.save, content))
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> GridField:

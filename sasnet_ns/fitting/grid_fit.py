@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor
 from sasnet_ns.fitting.grid_field import GridField, TargetRange
 from sasnet_ns.fitting.image_metrics import psnr
 from sasnet_ns.fitting.signal import CoordinateGrid, Signal
-from sasnet_ns.networks import SASNet
+from sasnet_ns.networks import SASNet, fused_step
 from sasnet_ns.networks.presets import PRESETS
-from sasnet_ns.training.loop import History, Report, progress_bar, train
+from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
 from sasnet_ns.training.recipe import Recipe
+from sdf_tools.io.writing import write_json
+from sdf_tools.losses import mask_sparsity_loss
 
 
 def _recipe() -> Recipe:
@@ -71,6 +74,30 @@ class FittedGrid:
     before: Tensor | None = None
     interrupted: bool = False
 
+    def save(self, folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
+        """Write ``checkpoint.pt``, ``history.json`` and ``metrics.json``: ``figures``, and what every fit has.
+
+        Returns:
+            The content of ``metrics.json``.
+        """
+        parameters, targets, steps = self.field.network.parameter_count(), self.signal.values.numel(), self.history.step
+        content = {
+            **figures,
+            **{key: self.field.description[key] for key in ("network", "network_config")},
+            "parameters": parameters,
+            "target_values": targets,
+            "parameters_per_target": parameters / targets,
+            "size": list(self.signal.grid),
+            "channels": self.signal.channels,
+            "steps": steps[-1] if steps else 0,
+            "training_seconds": self.history.seconds[-1] if steps else 0.0,
+            "interrupted": self.interrupted,
+        }
+        self.field.save(folder / "checkpoint.pt")
+        write_json(folder / "metrics.json", content)
+        write_json(folder / "history.json", asdict(self.history), indent=None)
+        return content
+
 
 def fit_grid(
     signal: Signal,
@@ -101,13 +128,13 @@ def fit_grid(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if config.network_config is None:
         config.network_config = default_network_config(config.network, len(signal.grid))
-    torch.manual_seed(config.seed)
-    grid_field = GridField(
-        signal.grid, signal.channels, config.network, config.network_config, config.coordinates,
-        config.target_range, signal.name, signal.low, signal.high, signal.bits, signal.spacing,
-    ).to(device)  # fmt: skip
-    target = grid_field.target(signal.values).to(device)
-    grid_field.network.initialize_from(target)
+    with seeded(config.seed):
+        grid_field = GridField(
+            signal.grid, signal.channels, config.network, config.network_config, config.coordinates,
+            config.target_range, signal.name, signal.low, signal.high, signal.bits, signal.spacing,
+        ).to(device)  # fmt: skip
+        target = grid_field.target(signal.values).to(device)
+        grid_field.network.initialize_from(target)
     fitted = FittedGrid(grid_field, signal, History(), grid_field.render() if keep_before else None)
     steps = config.recipe.steps
     step_loss = GridLoss(grid_field, target, config)
@@ -147,6 +174,7 @@ class GridLoss:
         self.config = config
         self.generator = torch.Generator(target.device).manual_seed(config.seed)
         self._last: tuple[Tensor, Tensor] | None = None
+        self._fused = fused_step(self.network)
         masked = isinstance(self.network, SASNet) and self.network.mask_generator is not None
         if config.mask_sparsity_weight and not masked:
             raise ValueError(f"mask_sparsity_weight needs a network with masks, and '{config.network}' has none.")
@@ -158,13 +186,18 @@ class GridLoss:
         if 0 < count < len(x):
             index = torch.randint(len(x), (count,), generator=self.generator, device=x.device)
             x, wanted = x[index], wanted[index]
-        error = (self.network(x) - wanted).square()
+        if self._fused is None:
+            error = (self.network(x) - wanted).square()
+            loss = error.mean()
+        else:
+            loss, predicted = self._fused.with_graph(x, wanted)
+            error = (predicted - wanted).square()
         self._last = (x, error.detach())
-        loss = error.mean() + self.network.penalty()
+        loss = loss + self.network.penalty()
         if self.config.mask_sparsity_weight:
             assert isinstance(self.network, SASNet)
-            open_masks = [mask.sum(-1) for mask in self.network.masks(x) if mask is not None]
-            loss = loss + self.config.mask_sparsity_weight * torch.stack(open_masks).sum(0).mean()
+            open_masks = [mask for mask in self.network.masks(x) if mask is not None]
+            loss = loss + self.config.mask_sparsity_weight * mask_sparsity_loss(open_masks)
         return loss
 
     def finish(self, step: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -101,24 +100,12 @@ def write_image_results(
         The content of ``metrics.json``.
     """
     field, signal = fitted.field, fitted.signal
-    folder.mkdir(parents=True, exist_ok=True)
-    field.save(folder / "checkpoint.pt")
     prediction = field.render()
     metrics, edges = evaluate_image(field, signal, region, prediction)
-    content = {
+    figures = {
         **dataclasses.asdict(metrics),
-        "network": field.description["network"],
-        "network_config": field.description["network_config"],
-        "parameters": field.network.parameter_count(),
-        "target_values": signal.values.numel(),
-        "parameters_per_target": field.network.parameter_count() / signal.values.numel(),
         "image": signal.name,
-        "size": list(signal.grid),
-        "channels": signal.channels,
         "bits": signal.bits,
-        "steps": fitted.history.step[-1] if fitted.history.step else 0,
-        "training_seconds": fitted.history.seconds[-1] if fitted.history.seconds else 0.0,
-        "interrupted": fitted.interrupted,
         "settings": {
             "psnr": "values in [0, 1], clamped",
             "ssim": "scikit-image: Gaussian window, sigma 1.5, 11 x 11, data range 1, population covariance",
@@ -126,8 +113,7 @@ def write_image_results(
             "noisiness": "grey in [0, 1] per unit of [-1, 1]; finite differences of second order for the image",
         },
     }
-    write_atomically(folder / "metrics.json", json.dumps(without_nan(content), indent=1).encode())
-    write_atomically(folder / "history.json", json.dumps(without_nan(dataclasses.asdict(fitted.history))).encode())
+    content = fitted.save(folder, figures)
     files = reconstruction_files(signal, prediction)
     if draw:
         files |= image_pictures(fitted, prediction, metrics, edges)
@@ -230,12 +216,3 @@ def _gradient_picture(field: GridField, signal: Signal, network: Float[Tensor, "
         largest = float(reference.flatten().kthvalue(max(1, int(0.99 * reference.numel()))).values)
         found.insert(0, ("image, finite differences", reference))
     return pictures.panels(found, 2, "gray", (0.0, max(largest, 1e-6)), "gradient per unit of [-1, 1]", 4.0)
-
-
-def without_nan(content: Any) -> Any:
-    """NaN as null, which is what JSON has."""
-    if isinstance(content, dict):
-        return {key: without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

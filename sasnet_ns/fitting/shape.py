@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.shapes.prepare import prepare_shape
-from sasnet_ns.training.loop import History, Report, progress_bar, train
-from sasnet_ns.training.objective import SDFObjective, sdf_losses
+from sasnet_ns.training.budget import steps_within
+from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
+from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
 from sasnet_ns.training.recipe import Recipe
 from sasnet_ns.training.sphere_start import start_as_sphere
+from sdf_tools.distance import SignedDistance
+from sdf_tools.pools import PoolConfig, SDFPool
 
 if TYPE_CHECKING:
     from sdf_tools.geometry import Mesh, NormalizedShape, Shape
-    from sdf_tools.pools import SDFPool
 
 
 @dataclass
-class ShapeFit:
+class ShapeFit(PoolConfig):
     """How :func:`fit_shape` trains; the defaults are those of ``ns-train sasnet-sdf``."""
 
     network: str = "sasnet"
@@ -34,23 +38,17 @@ class ShapeFit:
     """Optimiser and schedule."""
     objective: SDFObjective = field(default_factory=SDFObjective)
     """Loss terms."""
-    points_per_batch: int = 2_500
-    """Points in an optimisation step (paper: 10,000)."""
-    pool_size: int = 1_000_000
-    """Points whose signed distance is computed before training."""
-    fine_scale: float = 0.001
-    """Laplace scale of the fine samples around the surface, box units (paper: 0.001)."""
-    coarse_scales: tuple[float, ...] = (0.01, 0.03, 0.1)
-    """Laplace scales that share the coarse samples, box units (paper: 0.1 alone)."""
-    uniform_share: float = 0.15
-    """Share of each batch drawn uniformly from the box, which keeps stray sheets out of empty space (paper: 0)."""
-    seed: int = 0
-    """Seed of weights, samples and batches."""
+    seconds: float | None = None
+    """Seconds of training, instead of the recipe's number of steps: as many as fit, measured beforehand, and the
+    schedule spans them. Another number of steps each time, so another result."""
+    orientation: Literal["check", "guess", "trust"] = "check"
+    """How the inside is found. check mends triangles and given normals where that is certain, says so, and refuses what
+    would be a guess; guess takes the better guess; trust takes them as they are."""
 
 
 def default_network_config(network: str) -> dict[str, Any]:
-    """Options that fitting starts from: for SASNet the preset whose parameters go further in a short run."""
-    return {"preset": "sdf_fast"} if network == "sasnet" else {}
+    """Options that fitting starts from: for SASNet the preset for short runs, which ns-train has as well."""
+    return {"preset": "sdf_compact"} if network == "sasnet" else {}
 
 
 @dataclass
@@ -69,15 +67,38 @@ class FittedShape:
     losses: list[float]
     interrupted: bool = False
 
-    def extract_mesh(self, resolution: int = 512, **options: Any) -> Mesh:
-        """The surface in the shape's own units; options as for ``sdf_tools.extract_mesh``, in box units.
+    def extract_mesh(
+        self,
+        resolution: int = 512,
+        bounds: Sequence[Sequence[float]] = ((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5)),
+        level: float = 0.0,
+        *,
+        method: Literal["marching_cubes", "dual_contouring"] = "marching_cubes",
+        search: Literal["auto", "growth"] = "auto",
+        lipschitz: float | None = None,
+        coarse_resolution: int = 64,
+        thorough: bool = False,
+        probes: int = 16_384,
+        refine_steps: int = 0,
+        normals: bool = False,
+        cap: bool = False,
+        chunk: int | None = None,
+        seed: int = 0,
+        progress: Callable[[str, int], None] | None = None,
+    ) -> Mesh:
+        """The surface in the shape's own units; options as for ``sdf_tools.extract_meshes``, in box units.
 
         Raises:
             ShapeError: the field has no surface.
         """
         from sdf_tools.extraction import extract_mesh
 
-        return self.normalized.mesh_to_world(extract_mesh(self.field, resolution, **options))
+        mesh = extract_mesh(
+            self.field, resolution, bounds, level, method=method, search=search, lipschitz=lipschitz,
+            coarse_resolution=coarse_resolution, thorough=thorough, probes=probes, refine_steps=refine_steps,
+            normals=normals, cap=cap, chunk=chunk, seed=seed, progress=progress,
+        )  # fmt: skip
+        return self.normalized.mesh_to_world(mesh)
 
 
 def fit_shape(
@@ -107,20 +128,19 @@ def fit_shape(
     config = config or ShapeFit()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     agnostic = config.objective.loss == "sign_agnostic"
-    normalized = prepare_shape(shape, normals=not agnostic)
-    from sdf_tools.pools import build_sdf_pool
-
-    pool = build_sdf_pool(
-        normalized.shape,
-        config.pool_size,
-        uniform_share=config.uniform_share,
-        seed=config.seed,
-        sign="unsigned" if agnostic else "auto",
-    ).to(device)
+    normalized = prepare_shape(shape, normals=not agnostic, orientation=config.orientation)
+    distance = SignedDistance(normalized.shape, sign="unsigned" if agnostic else "auto")
+    pool = config.build_pool(normalized.shape, distance=distance).to(device)
     options = default_network_config(config.network) if config.network_config is None else config.network_config
-    torch.manual_seed(config.seed)
-    sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
+    with seeded(config.seed):
+        sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
+        look_at_shape(sdf, distance)
     fitted = FittedShape(sdf, normalized, [])
+    if config.seconds is not None:
+        count = config.points_per_batch
+        recipe = dataclasses.replace(config.recipe)
+        recipe.steps = steps_within(config.seconds, sdf, config.objective, recipe, lambda step: pool.batch(count, step))
+        config = dataclasses.replace(config, recipe=recipe)
     bar = (
         contextlib.nullcontext(progress)
         if callable(progress)
@@ -137,9 +157,11 @@ def fit_shape(
 
 
 def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report) -> None:
-    def loss_at(step: int) -> Tensor:
-        batch = pool.batch(config.points_per_batch, step)
-        losses, _ = sdf_losses(fitted.field, batch, config.objective, step / config.recipe.steps)
-        return torch.stack(list(losses.values())).sum()
+    steps = SDFStep(fitted.field, config.objective, config.recipe.steps)
 
-    train(fitted.field.network, config.recipe, loss_at, report=report, history=History(loss=fitted.losses))
+    def loss_at(step: int) -> Tensor:
+        losses, _ = steps.losses(pool.batch(config.points_per_batch, step), step)
+        return functools.reduce(torch.add, losses.values())
+
+    history = History(loss=fitted.losses)
+    train(fitted.field.network, config.recipe, loss_at, after_step=steps.finish, report=report, history=history)

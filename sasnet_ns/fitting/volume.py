@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import bz2
+import gzip
 import io
-import json
 import math
 import re
 from pathlib import Path
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from sasnet_ns.fitting import pictures
 from sasnet_ns.fitting.grid_fit import FittedGrid
-from sasnet_ns.fitting.image import without_nan
 from sasnet_ns.fitting.image_metrics import psnr, ssim
 from sasnet_ns.fitting.signal import Signal, encode_png, shrink, signal_from_array
 from sasnet_ns.networks import SASNet
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import MissingLibraryError, ShapeError, needs
+from sdf_tools.io.limits import Archive, require_memory
 from sdf_tools.io.writing import write_atomically
 
 VOLUME_SUFFIXES = (".npy", ".npz", ".nii", ".nii.gz", ".nrrd", ".tif", ".tiff", ".raw", ".bin")
@@ -65,7 +65,7 @@ def read_volume(
     suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
     try:
         array, own_spacing = _volume_array(path, suffix, key, shape, dtype)
-    except (MissingLibraryError, _Refusal):
+    except (MissingLibraryError, ShapeError, _Refusal):
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -78,6 +78,11 @@ def read_volume(
         raise ValueError(
             f"'{path.name}' holds an array of shape {array.shape}; a volume is (slices, rows, columns), with up to 16 "
             "channels last."
+        )
+    if own_spacing and (len(own_spacing) != 3 or not all(1e-30 < s < 1e30 for s in own_spacing)):
+        raise ValueError(
+            f"'{path.name}' gives {own_spacing} as the size of its cells; three positive numbers are needed: say them "
+            "(spacing) or save it again."
         )
     signal = signal_from_array(np.ascontiguousarray(array), re.sub(r"\.nii$", "", path.stem), window)
     signal.spacing = spacing or own_spacing or (1.0, 1.0, 1.0)
@@ -101,6 +106,9 @@ def _volume_array(
     if suffix in (".tif", ".tiff"):
         import tifffile
 
+        with tifffile.TiffFile(path) as file:
+            if file.series:
+                require_memory(2 * file.series[0].dtype.itemsize * math.prod(file.series[0].shape), path.name)
         return tifffile.imread(path), ()
     if suffix in (".nii", ".nii.gz"):
         return _from_nifti(path)
@@ -112,31 +120,29 @@ def _volume_array(
 
 
 def _from_npz(path: Path, key: str | None) -> tuple[np.ndarray, tuple[float, ...]]:
-    with np.load(path, allow_pickle=False) as content:
-        names = [key] if key else [name for name in _KEYS if name in content]
-        if not names:
-            names = [name for name in content.files if content[name].ndim >= 3]
-        if not names or names[0] not in content:
-            raise _Refusal(f"'{path.name}' has no array '{key or 'volume'}'; it has {', '.join(content.files)}.")
-        spacing = tuple(float(s) for s in content["spacing"]) if "spacing" in content else ()
-        return content[names[0]], spacing
+    archive = Archive(path)
+    names = [key] if key else [name for name in _KEYS if name in archive.names]
+    if not names:  # by their headers, so that nothing is unpacked for the question
+        names = [n for n in archive.names if len((archive.declared(n) or ((), None))[0]) >= 3]
+    if not names or names[0] not in archive.names:
+        raise _Refusal(f"'{path.name}' has no array '{key or 'volume'}'; it has {', '.join(archive.names)}.")
+    spacing = tuple(float(s) for s in archive.read("spacing").reshape(-1)) if "spacing" in archive.names else ()
+    return archive.read(names[0]), spacing
 
 
 def _from_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    try:
+    with needs("nibabel", f"'{path.name}'"):
         import nibabel
-    except ImportError:
-        raise MissingLibraryError(f"'{path.name}' needs nibabel to be read: pip install nibabel") from None
     image: Any = nibabel.load(path)
+    require_memory(12 * math.prod(image.shape), path.name)
     # NIfTI is (x, y, z): slices first, as everywhere here.
     return np.asarray(image.dataobj).T, tuple(float(s) for s in image.header.get_zooms()[:3][::-1])
 
 
 def _from_nrrd(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    try:
+    with needs("pynrrd", f"'{path.name}'"):
         import nrrd
-    except ImportError:
-        raise MissingLibraryError(f"'{path.name}' needs pynrrd to be read: pip install pynrrd") from None
+    _check_nrrd(path, nrrd.read_header(str(path)))
     array, header = nrrd.read(str(path), index_order="C")
     directions = header.get("space directions")
     if directions is not None:
@@ -144,6 +150,24 @@ def _from_nrrd(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
         return array, tuple(lengths[::-1])
     spacings = header.get("spacings")
     return array, () if spacings is None else tuple(float(s) for s in spacings[::-1])
+
+
+def _check_nrrd(path: Path, header: dict[str, Any]) -> None:
+    """Refuse data in another file, and data that unpack to more than the header declares."""
+    if any(name in header for name in ("data file", "datafile")):
+        raise _Refusal(f"'{path.name}' keeps its values in another file, which is not opened; save it as one file.")
+    declared = 8 * math.prod(int(n) for n in header["sizes"])
+    require_memory(2 * declared, path.name)
+    if str(header.get("encoding", "raw")).lower() not in ("gzip", "gz", "bzip2", "bz2"):
+        return
+    data = path.read_bytes().partition(b"\n\n")[2]
+    opened = gzip.open if header["encoding"].lower().startswith("g") else bz2.open
+    total = 0
+    with opened(io.BytesIO(data)) as stream:
+        while total <= declared and (block := stream.read(1 << 20)):
+            total += len(block)
+    if total > declared:
+        raise _Refusal(f"'{path.name}' unpacks to more values than its header declares; save it again.")
 
 
 def _from_raw(path: Path, shape: tuple[int, ...] | None, dtype: str | None) -> np.ndarray:
@@ -259,36 +283,21 @@ def write_volume_results(
     Returns:
         The content of ``metrics.json``.
     """
-    field, signal = fitted.field, fitted.signal
-    folder.mkdir(parents=True, exist_ok=True)
-    field.save(folder / "checkpoint.pt")
-    prediction = field.render()
-    parameters = field.network.parameter_count()
+    signal, prediction = fitted.signal, fitted.field.render()
     quality = psnr(prediction, signal.values)
-    content: dict[str, Any] = {
+    figures = {
         "psnr": quality,
         "ssim": ssim(prediction, signal.values) if min(signal.grid) >= 11 else math.nan,
-        "network": field.description["network"],
-        "network_config": field.description["network_config"],
-        "parameters": parameters,
-        "target_values": signal.values.numel(),
-        "parameters_per_target": parameters / signal.values.numel(),
         "volume": signal.name,
-        "size": list(signal.grid),
-        "channels": signal.channels,
         "spacing": list(signal.spacing),
         "window": [signal.low, signal.high],
-        "steps": fitted.history.step[-1] if fitted.history.step else 0,
-        "training_seconds": fitted.history.seconds[-1] if fitted.history.seconds else 0.0,
-        "interrupted": fitted.interrupted,
         "settings": {
             "psnr": "values in [0, 1] (the window), clamped",
             "ssim": "scikit-image: Gaussian window in three dimensions, sigma 1.5, 11 voxels a side, data range 1, "
             "population covariance",
         },
     }
-    write_atomically(folder / "metrics.json", json.dumps(without_nan(content), indent=1).encode())
-    write_atomically(folder / "history.json", json.dumps(without_nan(dataclasses.asdict(fitted.history))).encode())
+    content = fitted.save(folder, figures)
     if draw:
         for name, data in _volume_pictures(fitted, prediction, quality, threshold).items():
             write_atomically(folder / name, data)

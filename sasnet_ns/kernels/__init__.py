@@ -4,17 +4,26 @@ Every function has a plain-torch twin (``implementation="torch"``) that defines 
 CUDA, numba on a CPU, and the twin where neither can be loaded or the dtype is not the fast path's.
 """
 
-from sasnet_ns.kernels._process import small_products, tune
+from sasnet_ns.kernels._process import tune
 from sasnet_ns.kernels.functional import Implementation, hash_grid, mask_decoder, masked_sine, masked_sine_embedding
+from sasnet_ns.kernels.fused_step import FusedStep
 from sasnet_ns.kernels.layout import HashGridLayout
+from sasnet_ns.kernels.optimizers import Adam, compiled_updates, muon_step
+from sasnet_ns.kernels.step_form import PointLoss, StepForm, StepLayer
 
 __all__ = [
+    "Adam",
+    "FusedStep",
     "HashGridLayout",
     "Implementation",
+    "PointLoss",
+    "StepForm",
+    "StepLayer",
+    "compiled_updates",
     "hash_grid",
     "mask_decoder",
     "masked_sine",
     "masked_sine_embedding",
-    "small_products",
+    "muon_step",
     "tune",
 ]

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,33 +36,44 @@ S1, S2, S3, S4 = _float32(-0.16666656732559204, 0.008333017118275166, -0.0001980
 C1, C2, C3, C4 = _float32(0.041666656732559204, -0.0013888567918911576, 2.4769240553723648e-05, -2.619248391511064e-07)
 
 
+# Inlined, because a call from a cached function is not, and the loops would not become vector instructions.
+@numba.njit(inline="always")
+def reduce_to_half_turn(a):  # type: ignore[no-untyped-def]
+    """Angle in [-pi/2, pi/2] and sign such that ``sin(a) = sign * sin(angle)``, and so for the cosine."""
+    n = (a * PER_PI + ROUND) - ROUND
+    r = (((a - n * PI_0) - n * PI_1) - n * PI_2) - n * PI_3
+    odd = n * HALF
+    return min(max(r, -LIMIT), LIMIT), ONE - FOUR * (odd - np.floor(odd))
+
+
+@numba.njit(inline="always")
+def sine_of(r, u):  # type: ignore[no-untyped-def]
+    """Sine of an angle ``r`` in [-pi/2, pi/2] of square ``u``."""
+    return r + r * u * (S1 + u * (S2 + u * (S3 + u * S4)))
+
+
+@numba.njit(inline="always")
+def cosine_of(u):  # type: ignore[no-untyped-def]
+    """Cosine of an angle in [-pi/2, pi/2] of square ``u``."""
+    return ONE - HALF * u + u * u * (C1 + u * (C2 + u * (C3 + u * C4)))
+
+
 @jit
 def _sin(arg, count, out):  # type: ignore[no-untyped-def]
     """Sine of a float32 row to 1e-7; for |arg| beyond 1e5 the phase fades as it does in the argument itself."""
     for j in range(count):
-        a = arg[j]
-        n = (a * PER_PI + ROUND) - ROUND
-        r = (((a - n * PI_0) - n * PI_1) - n * PI_2) - n * PI_3
-        r = min(max(r, -LIMIT), LIMIT)
-        odd = n * HALF
-        sign = ONE - FOUR * (odd - np.floor(odd))
-        u = r * r
-        out[j] = sign * (r + r * u * (S1 + u * (S2 + u * (S3 + u * S4))))
+        r, sign = reduce_to_half_turn(arg[j])
+        out[j] = sign * sine_of(r, r * r)
 
 
 @jit
 def _sincos(arg, count, sin, cos):  # type: ignore[no-untyped-def]
     """Sine and cosine of a float32 row."""
     for j in range(count):
-        a = arg[j]
-        n = (a * PER_PI + ROUND) - ROUND
-        r = (((a - n * PI_0) - n * PI_1) - n * PI_2) - n * PI_3
-        r = min(max(r, -LIMIT), LIMIT)
-        odd = n * HALF
-        sign = ONE - FOUR * (odd - np.floor(odd))
+        r, sign = reduce_to_half_turn(arg[j])
         u = r * r
-        sin[j] = sign * (r + r * u * (S1 + u * (S2 + u * (S3 + u * S4))))
-        cos[j] = sign * (ONE - HALF * u + u * u * (C1 + u * (C2 + u * (C3 + u * C4))))
+        sin[j] = sign * sine_of(r, u)
+        cos[j] = sign * cosine_of(u)
 
 
 @jit

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 KEPT_BYTES = 1 << 30
 """Freed memory that stays with the process instead of going back to the system."""
 MAPPED_BYTES = 1 << 25
 """Arrays from this size on still go back when they are freed; the largest value that glibc takes."""
-SMALL_ENTRIES = 96 * 96
-"""Square matrices up to about this size are multiplied sooner by MKL than by oneDNN."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _matmul = getattr(torch.backends.mkldnn, "matmul", None)  # since torch 2.9
 
@@ -60,19 +55,6 @@ def use_onednn() -> bool:
         return True
     _matmul.fp32_precision = "none"
     return False
-
-
-@contextlib.contextmanager
-def small_products(matrix: Tensor) -> Iterator[None]:
-    """Multiply matrices like this one by MKL if they are small: a call of oneDNN costs 10 us before it begins."""
-    if matrix.is_cuda or matrix.numel() > SMALL_ENTRIES or _matmul is None or _matmul.fp32_precision != "bf16":
-        yield
-        return
-    _matmul.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        _matmul.fp32_precision = "bf16"
 
 
 def _processor() -> str:

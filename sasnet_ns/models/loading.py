@@ -63,13 +63,25 @@ def _read_config(path: Path) -> Any:
     from sdf_tools.errors import MissingLibraryError
 
     try:
+        import nerfstudio.configs.base_config  # noqa: F401  (nerfstudio's writer cannot be imported first)
         import yaml
-
-        import sasnet_ns.methods  # noqa: F401  (nerfstudio's writer cannot be imported first)
     except ImportError as error:
         raise MissingLibraryError(f"this run needs nerfstudio: pip install nerfstudio ({error}).") from error
     # As nerfstudio reads it: the file names Python classes, so it must be one's own.
     return yaml.load(path.read_text(), Loader=yaml.Loader)
+
+
+def allow_numpy_scalars() -> None:
+    """Let ``torch.load(weights_only=True)`` read the numpy scalars in other methods' checkpoints.
+
+    nerfstudio's own schedulers leave them there, and nerfstudio 1.1.5 loads without saying otherwise: on torch 2.6 and
+    later resuming, ns-eval and ns-viewer fail (nerfstudio issue 3683). They hold no code.
+    """
+    import numpy as np
+
+    scalar: Any = np.float64(0).__reduce__()[0]  # numpy has moved it from one module to another
+    kinds = {type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)}
+    torch.serialization.add_safe_globals([scalar, np.dtype, *kinds])
 
 
 def _last_checkpoint(folder: Path, config: Any) -> dict[str, Tensor]:
@@ -81,6 +93,7 @@ def _last_checkpoint(folder: Path, config: Any) -> dict[str, Tensor]:
     found = sorted((folder / config.relative_model_dir).glob("step-*.ckpt"))
     if not found:
         raise ValueError(f"'{folder}' has no checkpoint yet; let the run reach --steps-per-save steps or its end.")
+    allow_numpy_scalars()
     state = torch.load(found[-1], map_location="cpu", weights_only=True)["pipeline"]
     names = {name: name.removeprefix("_model.").removeprefix("module.") for name in state if name.startswith("_model.")}
     return {short: state[name] for name, short in names.items()}

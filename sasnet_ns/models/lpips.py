@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -47,9 +46,20 @@ class OptionalLPIPS:
 
 @contextlib.contextmanager
 def lpips_without_download() -> Iterator[None]:
-    """nerfstudio's models that are built in here get :class:`OptionalLPIPS` as their ``lpips``."""
-    with mock.patch("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", OptionalLPIPS):
+    """nerfstudio's models that are built in here get :class:`OptionalLPIPS` as their ``lpips``.
+
+    They import the metric's class in the middle of the function that builds everything else, so the only way in is the
+    name that they import; it holds for the whole process while the block runs.
+    """
+    from torchmetrics.image import lpip
+
+    name = "LearnedPerceptualImagePatchSimilarity"
+    original = getattr(lpip, name)
+    setattr(lpip, name, OptionalLPIPS)
+    try:
         yield
+    finally:
+        setattr(lpip, name, original)
 
 
 def without_missing(metrics: dict[str, float]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,11 +23,9 @@ from sasnet_ns.fields.density_field import ProposalField, SASNetDensityField
 from sasnet_ns.models.lpips import OptionalLPIPS, without_missing
 from sasnet_ns.models.optimization import RecipeSchedulerConfig, RoleOptimizerConfig, optimizer_configs
 from sasnet_ns.models.surface_model import open_bands
-from sasnet_ns.networks import SASNet, SASNetConfig
+from sasnet_ns.networks import NetworkChoice, SASNet, SASNetConfig
 from sasnet_ns.training.recipe import Recipe
 from sdf_tools.losses import mask_sparsity_loss
-
-NetworkName = Literal["sasnet", "siren", "finer", "ngp"]
 
 
 def default_sasnet() -> SASNetConfig:
@@ -48,18 +45,17 @@ def default_sasnet() -> SASNetConfig:
     )
 
 
+_PROPOSAL = {"network": "ngp", "grid_levels": 5, "grid_log2_entries": 14, "width": 16, "hidden_layers": 1}
+
+
 @dataclass
-class SASNetNerfactoModelConfig(NerfactoModelConfig):
+class SASNetNerfactoModelConfig(NetworkChoice, NerfactoModelConfig):
     """Configuration of nerfacto on a network of the registry; the hash-grid options of the original have no effect."""
 
     _target: type = field(default_factory=lambda: SASNetNerfactoModel)
     """Class to build."""
-    network: NetworkName = "sasnet"
-    """Network of the field: sasnet, or one to compare it with: siren, finer, ngp (hash grid and a small MLP)."""
     sasnet: SASNetConfig = field(default_factory=default_sasnet)
     """Options of the SASNet."""
-    network_options: dict[str, int | float | str] = field(default_factory=dict)
-    """Options of the other networks as name value pairs, e.g. width 256 omega_0 30."""
     geo_feat_dim: int = 15
     """Features that the field hands to its colour network."""
     bands_open: tuple[float, float] = (0.0, 0.3)
@@ -70,10 +66,7 @@ class SASNetNerfactoModelConfig(NerfactoModelConfig):
     mask_sparsity_points: int = 1024
     """Samples of a step at which that sum is taken."""
     proposal_net_args_list: list[dict] = field(
-        default_factory=lambda: [
-            {"network": "ngp", "levels": 5, "log2_entries": 14, "grid_max": 128, "width": 16, "hidden_layers": 1},
-            {"network": "ngp", "levels": 5, "log2_entries": 14, "grid_max": 256, "width": 16, "hidden_layers": 1},
-        ]
+        default_factory=lambda: [{**_PROPOSAL, "grid_max": finest} for finest in (128, 256)]
     )
     """Networks that rays are sampled by: a name of the registry and that network's options."""
     implementation: Literal["tcnn", "torch"] = "torch"
@@ -132,6 +125,9 @@ class SASNetNerfactoModel(NerfactoModel):
         self.psnr = PeakSignalNoiseRatio(data_range=1.0)
         self.ssim = structural_similarity_index_measure
         self.lpips = OptionalLPIPS(normalize=True)  # type: ignore[assignment]
+        from sasnet_ns.viewer.photo_control import PhotoViewerControl
+
+        self.viewer_control = PhotoViewerControl(None)
         self.max_steps = 0
         self.update_to_step(0)
 
@@ -203,13 +199,9 @@ class SASNetNerfactoModel(NerfactoModel):
 
 def field_options(config: SASNetNerfactoModelConfig) -> dict[str, Any]:
     """What the configuration says about the field, as arguments of :class:`SASNetDensityField`."""
-    options = dict(config.network_options)
-    if config.network == "sasnet":
-        own = dataclasses.asdict(config.sasnet)
-        options = {name: value for name, value in own.items() if name not in ("in_dim", "out_dim")}
     return {
         "network": config.network,
-        "network_config": options,
+        "network_config": config.network_config(),
         "geo_feat_dim": config.geo_feat_dim,
         "average_init_density": config.average_init_density,
         "hidden_dim_color": config.hidden_dim_color,

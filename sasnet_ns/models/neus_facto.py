@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
-from unittest import mock
 
+from nerfstudio.model_components.ray_samplers import ProposalNetworkSampler, UniformSampler
+from nerfstudio.models.neus import NeuSModel
 from nerfstudio.models.neus_facto import NeuSFactoModel, NeuSFactoModelConfig
 from torch import nn
 
@@ -36,15 +37,38 @@ class SASNetNeuSFactoModelConfig(SASNetSurfaceConfig, NeuSFactoModelConfig):
     """Rays rendered at a time."""
 
 
-class SASNetNeuSFactoModel(SASNetSurfaceModel, NeuSFactoModel):
-    """nerfstudio's NeuS-facto with SASNet's field, schedule and losses, and proposal networks that need no CUDA."""
+class _RegistryProposals(NeuSFactoModel):
+    """nerfstudio's NeuS-facto with proposal networks of the registry, which need no CUDA."""
 
     config: SASNetNeuSFactoModelConfig
 
     def populate_modules(self) -> None:
-        """Build the field, the sampler and, in place of nerfstudio's, proposal networks of the registry."""
-        with mock.patch("nerfstudio.models.neus_facto.HashMLPDensityField", ProposalField):
-            super().populate_modules()
+        """What NeuS builds, the proposal networks, and the sampler that they steer."""
+        NeuSModel.populate_modules(self)
+        config = self.config
+        rounds = config.num_proposal_iterations
+        options = config.proposal_net_args_list
+        count = 1 if config.use_same_proposal_network else rounds
+        networks = [
+            ProposalField(self.scene_box.aabb, self.scene_contraction, **options[min(i, len(options) - 1)])
+            for i in range(count)
+        ]
+        self.proposal_networks = nn.ModuleList(networks)
+        self.density_fns = [networks[min(i, count - 1)].density_fn for i in range(rounds)]
+        self.proposal_sampler = ProposalNetworkSampler(
+            num_proposal_samples_per_ray=config.num_proposal_samples_per_ray,
+            num_nerf_samples_per_ray=config.num_neus_samples_per_ray,
+            num_proposal_network_iterations=rounds,
+            single_jitter=config.use_single_jitter,
+            update_sched=lambda step: -1,  # the proposal networks learn in every step
+            initial_sampler=UniformSampler(single_jitter=config.use_single_jitter),
+        )
+
+
+class SASNetNeuSFactoModel(SASNetSurfaceModel, _RegistryProposals):
+    """nerfstudio's NeuS-facto with SASNet's field, schedule and losses, and proposal networks that need no CUDA."""
+
+    config: SASNetNeuSFactoModelConfig
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
         """The surface model's, and the proposal networks."""

@@ -9,6 +9,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from sasnet_ns.models.next_commands import after_training
 from sasnet_ns.models.trainer import ResumableTrainer
 
 
@@ -67,8 +68,4 @@ class PhotoTrainer(ResumableTrainer):
         rows = {}
         if "train_psnr" in self._last_report:
             rows["PSNR"] = f"{self._last_report['train_psnr']:.2f} dB on training pixels"
-        return rows | {
-            "mesh": f"python scripts/extract_mesh.py --load-config {config_path} --output-path mesh.ply",
-            "measure": f"ns-eval --load-config {config_path} --output-path eval.json",
-            "look": f"ns-viewer --load-config {config_path} --viewer.websocket-host 127.0.0.1",
-        }
+        return rows | after_training(config_path)

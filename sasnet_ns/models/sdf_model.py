@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -15,14 +13,13 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
-from sasnet_ns.networks import SASNet, SASNetConfig, SignedDistanceField
-from sasnet_ns.training.objective import SDFObjective, sdf_losses
-
-NetworkName = Literal["sasnet", "sasnet-paper", "siren", "finer", "ngp"]
+from sasnet_ns.networks import NetworkChoice, SignedDistanceField
+from sasnet_ns.training.loop import seeded
+from sasnet_ns.training.objective import SDFObjective, SDFStep, progress_at, sdf_losses
 
 
 @dataclass
-class SASNetSDFModelConfig(ModelConfig):
+class SASNetSDFModelConfig(NetworkChoice, ModelConfig):
     """Configuration of the signed-distance model."""
 
     _target: type = field(default_factory=lambda: SASNetSDFModel)
@@ -31,14 +28,6 @@ class SASNetSDFModelConfig(ModelConfig):
     """Not used: there are no rays in training."""
     eval_num_rays_per_chunk: int = 1 << 18
     """Rays rendered at a time; the network itself is evaluated in smaller parts."""
-    network: NetworkName = "sasnet"
-    """Network to fit: sasnet, or one to compare it with: sasnet-paper (the paper's SDF network), siren, finer, ngp
-    (hash grid and a small MLP)."""
-    sasnet: SASNetConfig = field(default_factory=SASNetConfig.sdf_fast)
-    """Options of the SASNet; the defaults have as many parameters as the paper's SDF network, most of them in
-    the masks' grid, which learns more in a short run."""
-    network_options: dict[str, int | float | str] = field(default_factory=dict)
-    """Options of the other networks as name value pairs, e.g. width 256 omega_0 30."""
     objective: SDFObjective = field(default_factory=SDFObjective)
     """Loss terms and their weights."""
     bfloat16: bool = False
@@ -57,31 +46,22 @@ class SASNetSDFModel(Model):
     def populate_modules(self) -> None:
         """Build the field; nothing is downloaded."""
         from sasnet_ns.data.views import axis_vector
-        from sasnet_ns.viewer.panel import ViewerPanel
+        from sasnet_ns.viewer.control import ShapeViewerControl
         from sasnet_ns.viewer.rendering import SurfaceRenderer
+        from sasnet_ns.viewer.shown_field import shown_shape
 
         super().populate_modules()
         metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
-        name = "sasnet" if self.config.network == "sasnet-paper" else self.config.network
-        self.field = SignedDistanceField(
-            name, self.network_config(), metadata.get("center"), metadata.get("scale", 1.0)
-        )
+        with seeded(metadata.get("seed", 0)):
+            self.field = SignedDistanceField(
+                self.config.network, self.config.network_config(), metadata.get("center"), metadata.get("scale", 1.0)
+            )
         self.step = 0
         self.max_steps = 0
+        self._steps: SDFStep | None = None
         up = metadata.get("up_axis", "y")
-        network = self.field.network
-        bands = network.config.bands if isinstance(network, SASNet) else 0
-        self.viewer_panel = ViewerPanel(up, bands, self.extract_to_file)
-        self._renderer = SurfaceRenderer(self.field, axis_vector(up))
-
-    def network_config(self) -> dict[str, Any]:
-        """Options for :func:`sasnet_ns.networks.build_network`, plain values only."""
-        if self.config.network == "sasnet-paper":
-            return {"preset": "sdf"}
-        if self.config.network != "sasnet":
-            return dict(self.config.network_options)
-        options = dataclasses.asdict(self.config.sasnet)
-        return {name: value for name, value in options.items() if name not in ("in_dim", "out_dim")}
+        self.viewer_control = ShapeViewerControl(shown_shape(lambda: self.field), up)
+        self._renderer = SurfaceRenderer(shown_shape(lambda: self.field, copies=False), axis_vector(up))
 
     def get_param_groups(self) -> dict[str, list[torch.nn.Parameter]]:
         """The network's parameters by role: backbone, hidden, masks."""
@@ -90,14 +70,18 @@ class SASNetSDFModel(Model):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Keep track of the step, for the weight schedule and the renderer."""
+        """Keep track of the step, for the weight schedule and the renderer, and tell the network when one is done."""
         if training_callback_attributes.trainer is not None:
             self.max_steps = training_callback_attributes.trainer.config.max_num_iterations
+        before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
         return [
-            TrainingCallback(
-                [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.update_to_step, update_every_num_iters=1
-            )
+            TrainingCallback([before], self.update_to_step, update_every_num_iters=1),
+            TrainingCallback([after], self._finish_step, update_every_num_iters=1),
         ]
+
+    def _finish_step(self, step: int) -> None:
+        if self._steps is not None:
+            self._steps.finish(step + 1)
 
     def update_to_step(self, step: int) -> None:
         """Called before each training step and after loading a checkpoint."""
@@ -115,9 +99,15 @@ class SASNetSDFModel(Model):
         """
         if isinstance(ray_bundle, RayBundle):
             return self._render(ray_bundle)
-        progress = self.step / (self.max_steps - 1) if self.max_steps > 1 else 0.0
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            losses, predicted = sdf_losses(self.field, ray_bundle, self.config.objective, progress)
+            if not self.training:
+                losses, predicted = sdf_losses(
+                    self.field, ray_bundle, self.config.objective, progress_at(self.step, self.max_steps)
+                )
+            else:
+                if self._steps is None:  # when the first batch comes the network is where it stays
+                    self._steps = SDFStep(self.field, self.config.objective, self.max_steps, not self.config.bfloat16)
+                losses, predicted = self._steps.losses(ray_bundle, self.step)
         return {"batch": ray_bundle, "sdf": predicted, "losses": losses}
 
     def get_loss_dict(
@@ -155,8 +145,7 @@ class SASNetSDFModel(Model):
             step=self.step,
             near=near,
             far=far,
-            settings=self.viewer_panel.settings(),
-            wanted=self.viewer_panel.control.wanted_outputs(),
+            settings=self.viewer_control.settings,
             tolerance=tolerance,
             exact=not self.max_steps,
         )
@@ -182,16 +171,3 @@ class SASNetSDFModel(Model):
         from sdf_tools.extraction import extract_mesh
 
         return extract_mesh(self.field, resolution, level=level)
-
-    def extract_to_file(self, path: Path) -> tuple[Tensor, Tensor]:
-        """Write the surface that the viewer shows, in the shape's own units.
-
-        Returns:
-            Its vertices in box units and its faces.
-        """
-        from sdf_tools.io.loading import save_mesh
-
-        mesh = self.extract(level=self.viewer_panel.settings().level)
-        world = mesh.vertices / self.field.scale.cpu() + self.field.center.cpu()
-        save_mesh(dataclasses.replace(mesh, vertices=world), path)
-        return mesh.vertices, mesh.faces

@@ -14,9 +14,12 @@ from torch.cuda.amp.grad_scaler import GradScaler
 from sasnet_ns.data.shape_datamanager import GeometryProbe, ShapeDataManager, ShapeDataManagerConfig
 from sasnet_ns.models.sdf_model import SASNetSDFModel, SASNetSDFModelConfig
 from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.shapes.named import canonical_name, known_front
+from sasnet_ns.training.loop import seeded
+from sasnet_ns.training.objective import look_at_shape
 from sdf_tools.chunks import in_chunks
 from sdf_tools.errors import MissingLibraryError, ShapeError
-from sdf_tools.geometry import Mesh
+from sdf_tools.geometry import Mesh, Shape
 
 
 @dataclass
@@ -58,7 +61,24 @@ class SASNetSDFPipeline(VanillaPipeline):
         except (ShapeError, MissingLibraryError) as error:
             raise SystemExit(f"sasnet-sdf: {error}") from None
         assert isinstance(self.model, SASNetSDFModel)
-        self.model.viewer_panel.surface = lambda: self.datamanager.surface
+        if test_mode == "val":
+            with seeded(self.datamanager.config.seed):
+                look_at_shape(self.model.field, self.datamanager.distance)
+        control = self.model.viewer_control
+        control.shape, control.front, control.name = (
+            self._input_shape,
+            known_front(self.datamanager.config.data),
+            "shape",
+        )
+        if self.datamanager.config.data is not None:
+            control.name = canonical_name(self.datamanager.config.data) or Path(self.datamanager.config.data).stem
+
+    def _input_shape(self) -> Shape | None:
+        """The input in box units for the viewer; None if it cannot be read any more."""
+        try:
+            return self.datamanager.normalized.shape
+        except (ShapeError, MissingLibraryError):
+            return None
 
     def train(self, mode: bool = True) -> SASNetSDFPipeline:
         """As in torch, but without a walk through all modules where nothing changes: nerfstudio asks at every step."""
@@ -111,7 +131,7 @@ class SASNetSDFPipeline(VanillaPipeline):
             return cloud_metrics(mesh, reference.points, samples)
         # In the shape's own units, so that the metrics that promise those hold them.
         prediction, truth = frame.mesh_to_world(mesh), frame.mesh_to_world(reference)
-        return plain_numbers(evaluate(prediction, truth, samples=samples))
+        return plain_numbers(evaluate(prediction, truth, samples=samples).to_dict())
 
     def _save_pictures(self, folder: Path) -> None:
         from torchvision.utils import save_image
@@ -152,18 +172,17 @@ def _first_order_distance(field: SignedDistanceField, points: Tensor) -> Tensor:
     return values.detach().abs() / gradient.norm(dim=-1).clamp_min(0.1)
 
 
-def plain_numbers(metrics: Any) -> dict[str, float]:
-    """The finite numbers of a metrics dictionary or dataclass, as floats that JSON and nerfstudio take."""
-    items = metrics.items() if isinstance(metrics, dict) else vars(metrics).items()
-    return {name: float(value) for name, value in items if isinstance(value, bool | int | float)}
+def plain_numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a metrics dictionary, as floats that JSON and nerfstudio take."""
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, bool | int | float)}
 
 
 def cloud_metrics(mesh: Mesh, points: torch.Tensor, count: int = 300_000) -> dict[str, float]:
     """Distances between a mesh and the points it was fitted to, in the units of both.
 
     Returns:
-        ``surface_to_point_mean``: from the points to the mesh (exact), ``point_to_surface_mean``: from samples of the
-        mesh to the nearest point, which includes the points' own spacing.
+        ``completeness_mean``: from the points to the mesh (exact), ``accuracy_mean``: from samples of the mesh to the
+        nearest point, which includes the points' own spacing; and the largest of both as ``hausdorff``.
     """
     from scipy.spatial import cKDTree
 
@@ -174,8 +193,9 @@ def cloud_metrics(mesh: Mesh, points: torch.Tensor, count: int = 300_000) -> dic
     rows = torch.randperm(points.shape[0], generator=generator)[:count]
     to_mesh = SignedDistance(mesh, sign="unsigned")(points[rows])
     to_points, _ = cKDTree(points.numpy()).query(sample_surface(mesh, count, seed=0).points.numpy(), workers=-1)
+    accuracy, completeness = float(to_points.mean()), float(to_mesh.abs().mean())
     return {
-        "surface_to_point_mean": float(to_mesh.abs().mean()),
-        "point_to_surface_mean": float(to_points.mean()),
+        **{"accuracy_mean": accuracy, "completeness_mean": completeness},
+        **{"point_to_surface_mean": accuracy, "surface_to_point_mean": completeness},  # their former names
         "hausdorff": max(float(to_mesh.abs().max()), float(to_points.max())),
     }

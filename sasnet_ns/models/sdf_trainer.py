@@ -8,9 +8,16 @@ from pathlib import Path
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from sasnet_ns.models.next_commands import after_training
+from sasnet_ns.models.optimization import SparseLogOptimizers
 from sasnet_ns.models.sdf_pipeline import SASNetSDFPipeline, SASNetSDFPipelineConfig, quick_metrics
 from sasnet_ns.models.trainer import ResumableTrainer
 from sasnet_ns.shapes.named import canonical_name
+from sasnet_ns.training.budget import steps_within
+from sasnet_ns.training.recipe import Recipe
+
+TRAINER_SECONDS = 5e-4
+"""What nerfstudio's trainer adds to a step."""
 
 
 @dataclass
@@ -24,6 +31,10 @@ class SASNetTrainerConfig(TrainerConfig):
     steps_per_geometry_eval: int = 1000
     """Steps between two lines with intersection over union and surface error, in the terminal and in TensorBoard; 0 for
     none."""
+
+    seconds: float | None = None
+    """Seconds of training, instead of --max-num-iterations: as many steps as fit, measured beforehand, and the schedule
+    spans them."""
 
     def set_experiment_name(self) -> None:
         """Runs are named after the shape: a file's own name, not its folder's."""
@@ -48,6 +59,23 @@ class SASNetTrainer(ResumableTrainer):
     config: SASNetTrainerConfig
     pipeline: SASNetSDFPipeline
 
+    def setup_optimizers(self) -> SparseLogOptimizers:
+        """Optimizers whose schedules span the whole run, whose length is chosen here if a budget is given."""
+        config = self.config
+        if config.seconds is not None and config.load_dir is None:
+            pipeline, model = self.pipeline, config.pipeline.model
+            steps = steps_within(
+                config.seconds,
+                pipeline.model.field,
+                model.objective,
+                Recipe(),
+                lambda step: pipeline.datamanager.pool.batch(pipeline.datamanager.config.points_per_batch, step),
+                overhead=TRAINER_SECONDS,
+            )
+            config.max_num_iterations = self.total_steps = steps
+            CONSOLE.print(f"{config.seconds:g} s of training: {steps:,} steps", highlight=False)
+        return super().setup_optimizers()
+
     def report_interval(self) -> int:
         """Steps between two reports; 0 for none."""
         return self.config.steps_per_geometry_eval
@@ -70,8 +98,4 @@ class SASNetTrainer(ResumableTrainer):
         if self._last_report:
             rows["IoU"] = f"{self._last_report['iou']:.4f}"
             rows["surface error"] = f"{self._last_report['surface_error']:.1e} (longest side is 0.9)"
-        return rows | {
-            "mesh": f"python scripts/extract_mesh.py --load-config {config_path} --output-path mesh.ply",
-            "measure": f"ns-eval --load-config {config_path} --output-path eval.json",
-            "look": f"ns-viewer --load-config {config_path} --viewer.websocket-host 127.0.0.1",
-        }
+        return rows | after_training(config_path)

@@ -93,6 +93,10 @@ class SASNetSurfaceModel(SurfaceModel):
             low, high = self.scene_box.aabb.to(points)
             points = points[((points > low) & (points < high)).all(dim=-1)]
         self.register_buffer("sparse_points", points, persistent=False)
+        from sasnet_ns.viewer.photo_control import PhotoViewerControl
+        from sasnet_ns.viewer.shown_field import shown_scene
+
+        self.viewer_control = PhotoViewerControl(shown_scene(lambda: self.field.geometry, self.scene_box.aabb))
 
     def start_from(self, fitted: SignedDistanceField, world_to_scene: Float[Tensor, "3 4"] | None = None) -> None:
         """Begin with the surface of a fitted field, see ``SASNetSDFField.start_from``; all bands are open."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from sasnet_ns.fields.sdf_field import SASNetSDFFieldConfig
 from sasnet_ns.models.neus_facto import SASNetNeuSFactoModelConfig
 from sasnet_ns.models.photo_trainer import PhotoTrainerConfig
 from sasnet_ns.models.surface_model import SASNetSurfaceConfig, SASNetSurfaceModel
-from sasnet_ns.networks import SASNetConfig, SignedDistanceField
+from sasnet_ns.networks import SignedDistanceField, build_network
 
 
 @dataclass
@@ -103,16 +102,10 @@ def adopt_network(config: SASNetSDFFieldConfig, path: Path) -> None:
         ValueError: the file is missing or no field, or its network is none that surfaces can be trained with.
     """
     description: dict[str, Any] = SignedDistanceField.load(path).description
-    name, options = description["network"], dict(description["network_config"])
-    if name not in ("sasnet", "siren", "finer", "ngp"):
-        raise ValueError(f"'{path}' holds a {name} network; a running start needs sasnet, siren, finer or ngp.")
-    config.network = name
-    if name != "sasnet":
-        config.network_options = options
-        return
-    preset = getattr(SASNetConfig, options.pop("preset", "sdf"))
-    known = {entry.name for entry in dataclasses.fields(SASNetConfig)}
-    config.sasnet = preset(**{key: value for key, value in options.items() if key in known})
+    name, options = description["network"], description["network_config"]
+    if not hasattr(build_network(name, 3, 1, **options), "output") and name not in ("ngp", "grid"):
+        raise ValueError(f"'{path}' holds a {name} network; a running start needs one that ends in a linear layer.")
+    config.adopt(name, options)
 
 
 def world_to_scene(outputs: DataparserOutputs) -> Float[Tensor, "3 4"]:

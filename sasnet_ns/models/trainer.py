@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,8 +20,13 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from sasnet_ns.kernels import tune
+from sasnet_ns.models.next_commands import resume
 from sasnet_ns.models.optimization import SparseLogOptimizers
+from sasnet_ns.viewer.curves import Row, read_history, thinned, write_history
+from sdf_tools.io.writing import write_atomically
 
+_STEPS_PER_ROW = 50  # of the history; on a GPU the loss is waited for no more often
 _TIMINGS = {
     name.value for name in (writer.EventName.ITER_TRAIN_TIME, writer.EventName.TRAIN_RAYS_PER_SEC, writer.EventName.ETA)
 }
@@ -46,6 +51,7 @@ class ResumableTrainer(Trainer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # nerfstudio still asks for torch.cuda.amp.GradScaler
             super().__init__(config, local_rank, world_size)
+        tune()
         self.total_steps = config.max_num_iterations
         self.completed_steps = 0
         self._interrupted = False
@@ -53,6 +59,7 @@ class ResumableTrainer(Trainer):
         self._last_report: dict[str, float] = {}
         self._progress: Progress | None = None
         self._started = time.perf_counter()
+        self.history: list[Row] = []
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Read the data, build everything, load a checkpoint if one is named."""
@@ -62,6 +69,9 @@ class ResumableTrainer(Trainer):
             self._forget_run()
             raise
         self.completed_steps = self._start_step
+        if self.config.load_dir is not None:
+            earlier = read_history(self.config.load_dir.parent)
+            self.history = [row for row in earlier if row["step"] <= self._start_step]
 
     def _forget_run(self) -> None:
         """Remove the folder of a run that never began, and those above it up to the output folder, if empty."""
@@ -144,6 +154,8 @@ class ResumableTrainer(Trainer):
         loss = loss.detach()
         # A running mean on the device: reading it waits for the device, so only reports do.
         self._mean_loss = loss.clone() if self._mean_loss is None else self._mean_loss.lerp_(loss, 0.05)
+        if self.completed_steps % _STEPS_PER_ROW == 0:
+            self._note({"loss": float(self._mean_loss)})
         every = self.report_interval()
         if every and self.completed_steps % every == 0:
             self._report()
@@ -156,6 +168,10 @@ class ResumableTrainer(Trainer):
         if step % self.config.logging.steps_per_log:
             writer.EVENT_STORAGE[:] = [event for event in writer.EVENT_STORAGE if event["name"] not in _TIMINGS]
         super()._update_viewer_state(step)
+
+    def _note(self, numbers: dict[str, float]) -> None:
+        """A row of the run's history, which is kept beside the checkpoints and shown by the viewer."""
+        self.history = thinned([*self.history, {"step": float(self.completed_steps), **numbers}])
 
     def report_interval(self) -> int:
         """Steps between two reports; 0 for none."""
@@ -186,6 +202,7 @@ class ResumableTrainer(Trainer):
         metrics = self.measure()
         self.pipeline.model.train(was_training)
         self._last_report = {"loss": float(self._mean_loss), **metrics}
+        self._note(self._last_report)
         for name, value in self._last_report.items():
             writer.put_scalar(f"Geometry/{name}", value, done)
         CONSOLE.print(
@@ -195,13 +212,10 @@ class ResumableTrainer(Trainer):
         )
 
     def save_checkpoint(self, step: int) -> None:
-        """Write a checkpoint by write-then-rename; older checkpoints go afterwards."""
+        """Write a checkpoint, whole or not at all; older checkpoints go afterwards."""
         if self.local_rank != 0:
             return
-        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
-        # Not in the checkpoint folder: nerfstudio reads a step from every file name there.
-        partial = self.base_dir / f"{path.name}.partial"
         pipeline = getattr(self.pipeline, "module", self.pipeline)
         state = {
             "step": step,
@@ -210,8 +224,9 @@ class ResumableTrainer(Trainer):
             "schedulers": {name: s.state_dict() for name, s in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
         }
-        torch.save(state, partial)
-        os.replace(partial, path)
+        # Not begun in the checkpoint folder: nerfstudio reads a step from every file name there.
+        write_atomically(path, partial(torch.save, state), folder=self.base_dir)
+        write_history(self.base_dir, self.history)
         self.save_extras()
         if self.config.save_only_latest_checkpoint:
             for other in self.checkpoint_dir.glob("*.ckpt"):
@@ -248,9 +263,8 @@ class ResumableTrainer(Trainer):
         rows["run"] = str(self.base_dir)
         config_path = shlex.quote(str(self.base_dir / "config.yml"))
         if self._interrupted:
-            data = shlex.quote(str(self.config.pipeline.datamanager.data))
-            folder = shlex.quote(str(self.checkpoint_dir))
-            rows["resume"] = f"ns-train {self.config.method_name} --data {data} --load-dir {folder}"
+            data = self.config.pipeline.datamanager.data
+            rows["resume"] = resume(str(self.config.method_name), data, self.checkpoint_dir)
         rows |= self.summary_rows(config_path)
         title = "Training interrupted, checkpoint kept" if self._interrupted else "Training finished"
         CONSOLE.rule(title, align="left", style="green")

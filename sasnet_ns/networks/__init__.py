@@ -13,9 +13,11 @@ from sasnet_ns.networks.baselines.pemlp import PEMLP
 from sasnet_ns.networks.baselines.sape import SAPE
 from sasnet_ns.networks.baselines.siren import Siren
 from sasnet_ns.networks.baselines.wire import Wire
+from sasnet_ns.networks.choice import NetworkChoice, NetworkName
 from sasnet_ns.networks.frequencies import FrequencyBands, sample_frequencies
+from sasnet_ns.networks.fused import fused_step, step_form
 from sasnet_ns.networks.mask_generator import MaskGenerator
-from sasnet_ns.networks.registry import build_network, network_names
+from sasnet_ns.networks.registry import build_network, network_names, register_network
 from sasnet_ns.networks.sasnet import SASNet, SASNetConfig
 from sasnet_ns.networks.sdf import SignedDistanceField
 from sasnet_ns.networks.sizes import parameter_count, parameter_counts, sized_options
@@ -33,6 +35,8 @@ __all__ = [
     "MaskGenerator",
     "ModulatedSiren",
     "Network",
+    "NetworkChoice",
+    "NetworkName",
     "NeuRBF",
     "SASNet",
     "SASNetConfig",
@@ -40,9 +44,12 @@ __all__ = [
     "Siren",
     "Wire",
     "build_network",
+    "fused_step",
     "network_names",
     "parameter_count",
     "parameter_counts",
+    "register_network",
     "sample_frequencies",
     "sized_options",
+    "step_form",
 ]

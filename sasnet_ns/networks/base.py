@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sasnet_ns.kernels import tune
-
 ParameterRole = Literal["backbone", "hidden", "masks"]
 """How an optimiser treats a parameter: ``hidden`` are the square-ish weight matrices between hidden layers (Muon's
 domain), ``masks`` the hash-grid tables and mask decoders (which want a higher rate), ``backbone`` everything else."""
@@ -32,7 +30,6 @@ class Network(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
-        tune()
         self.in_dim = in_dim
         self.out_dim = out_dim
 

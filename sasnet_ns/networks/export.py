@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import needs
+from sdf_tools.io.writing import write_atomically
 
 if TYPE_CHECKING:
     from sasnet_ns.networks.sdf import SignedDistanceField
@@ -46,26 +48,20 @@ def export_field(field: SignedDistanceField, path: Path | str) -> None:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"cannot export to '{path.name}'; name a .pt2 (torch.export) or .onnx file.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     program = torch.export.export(
         portable(field), (torch.zeros(4, 3),), dynamic_shapes=({0: torch.export.Dim("points", min=1)},)
     )
     frame = {"center": field.center.tolist(), "scale": float(field.scale)}
     if path.suffix == ".pt2":
-        torch.export.save(program, partial, extra_files={"frame.json": json.dumps(frame)})
+        save = partial(torch.export.save, program, extra_files={"frame.json": json.dumps(frame)})
     else:
-        _save_onnx(program, partial, frame)
-    partial.replace(path)
+        save = partial(_save_onnx, program, frame)
+    write_atomically(path, save)
 
 
-def _save_onnx(program: torch.export.ExportedProgram, path: Path, frame: dict[str, object]) -> None:
-    try:
+def _save_onnx(program: torch.export.ExportedProgram, frame: dict[str, object], path: Path) -> None:
+    with needs("onnxscript", "ONNX export"):
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingLibraryError(
-            "ONNX export needs onnxscript, which is not installed: pip install onnxscript"
-        ) from error
     onnx_program = torch.onnx.export(
         program, input_names=["points"], output_names=["signed_distance"], dynamo=True, verbose=False
     )

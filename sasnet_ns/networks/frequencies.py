@@ -58,6 +58,28 @@ def high_candidates(in_dim: int, low_range: int, band_limit: int, count: int, st
     return grid[np.abs(grid).max(1) > low_range]
 
 
+def band_candidates(in_dim: int, above: int, up_to: int) -> np.ndarray:
+    """(C, d) integer vectors with above < max_j |k_j| <= up_to and k_1 >= 0."""
+    grid = _half_space(np.arange(up_to + 1), np.arange(-up_to, up_to + 1), in_dim)
+    return grid[np.abs(grid).max(1) > above]
+
+
+def _draw_bands(
+    rng: np.random.Generator, in_dim: int, cuts: np.ndarray, count: int
+) -> tuple[np.ndarray, list[int]]:  # fmt: skip
+    """``count`` vectors, as many from each band as from the others, and the bands' sizes (the last takes the rest)."""
+    borders = np.ceil(cuts).astype(int) - 1  # a band holds the integers from its cut-off up to the next
+    share = [count * (band + 1) // (len(cuts) - 1) - count * band // (len(cuts) - 1) for band in range(len(cuts) - 1)]
+    parts = []
+    for above, up_to, size in zip(borders[:-1], borders[1:], share, strict=True):
+        if up_to <= above:
+            raise ValueError(
+                f"{len(share)} bands do not fit between frequencies {borders[0]} and {borders[-1]}: one would be empty."
+            )
+        parts.append(_draw(rng, band_candidates(in_dim, above, up_to), size))
+    return np.concatenate(parts), share
+
+
 def sample_frequencies(
     width: int,
     in_dim: int,
@@ -68,11 +90,14 @@ def sample_frequencies(
     spacing: Literal["linear", "exponential"] = "linear",
     step_dim: int = 2,
     seed: int = 42,
+    allocation: Literal["lattice", "equal"] = "lattice",
 ) -> FrequencyBands:
     """Draw the embedding layer's integer frequencies (SASNet, Supp. Sec. 3.1).
 
     ``ceil(low_share * width)`` neurons are low: the canonical basis, then vectors drawn from [-L, L]^d. The rest is
-    drawn from a regular lattice in [-B, B]^d outside the low box and sorted into ``bands`` by max_j |k_j|.
+    drawn from a regular lattice in [-B, B]^d outside the low box and sorted into ``bands`` by max_j |k_j|; most of a
+    lattice's points are far out, so low bands get few neurons or none. With ``allocation="equal"``, which is ours, each
+    band gets as many as the others, drawn from all integer vectors in it.
 
     Args:
         width: number of neurons F.
@@ -84,9 +109,10 @@ def sample_frequencies(
         spacing: cut-offs between L and B, linear (the authors' code) or exponential.
         step_dim: exponent of the lattice-step formula, see :func:`high_candidates`.
         seed: of the draw; independent of the seed of the run, as in the authors' library.
+        allocation: ``lattice`` as the authors have it, or ``equal``.
 
     Raises:
-        ValueError: the ranges leave no room for the frequencies asked for.
+        ValueError: the ranges leave no room for the frequencies or the bands asked for.
     """
     if not 0 < low_range < band_limit:
         raise ValueError(f"low_range must lie between 0 and band_limit, got {low_range} and {band_limit}.")
@@ -97,6 +123,10 @@ def sample_frequencies(
     low_count = max(math.ceil(low_share * width), in_dim)
     low = np.concatenate([basis, _draw(rng, low_candidates(in_dim, low_range), low_count - in_dim)])
     high_count = width - low_count
+    if allocation == "equal":
+        space = np.linspace if spacing == "linear" else np.geomspace
+        high, shares = _draw_bands(rng, in_dim, space(low_range + 1, band_limit + 1, bands + 1), high_count)
+        return FrequencyBands(torch.from_numpy(np.concatenate([low, high])), (low_count, *shares))
     high = _draw(rng, high_candidates(in_dim, low_range, band_limit, high_count, step_dim), high_count)
 
     magnitude = np.abs(high).max(1)

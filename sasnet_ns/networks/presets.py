@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Options by network and task; what is not named is the network's own published default."""
 
-SASNET_PRESETS = ("image", "volume", "sdf", "sdf_fast", "toy", "tiger_p", "tiger_d")
+SASNET_PRESETS = ("image", "volume", "sdf", "sdf_compact", "sdf_grid", "toy", "tiger_p", "tiger_d")
 """The class methods of :class:`sasnet_ns.networks.SASNetConfig` that build a preset."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,13 +24,25 @@ from sasnet_ns.networks.sasnet import SASNetConfig
 
 
 def _sasnet(in_dim: int, out_dim: int, preset: str = "sdf", **config: Any) -> Network:
+    preset = _FORMER_PRESETS.get(preset, preset)
     if preset not in SASNET_PRESETS:
         raise ValueError(f"no SASNet preset is called '{preset}'; choose from {', '.join(SASNET_PRESETS)}.")
     return getattr(SASNetConfig, preset)(in_dim=in_dim, out_dim=out_dim, **config).setup()
 
 
+def _grid(in_dim: int, out_dim: int, **config: Any) -> Network:
+    """The hash grid of ``sasnet-grid``, read out by one ReLU layer: what its masks and sines have to beat."""
+    options = {"hidden_layers": 1, "grid_max": 160, "grid_interpolation": "smoothstep", **config}
+    return HashGridMLP(in_dim=in_dim, out_dim=out_dim, **options)
+
+
+_FORMER_PRESETS = {"sdf_fast": "sdf_grid"}
+
+
 _BUILDERS: dict[str, Callable[..., Network]] = {
     "sasnet": _sasnet,
+    "sasnet-paper": functools.partial(_sasnet, preset="sdf"),
+    "sasnet-grid": functools.partial(_sasnet, preset="sdf_grid"),
     "siren": Siren,
     "finer": Finer,
     "wire": Wire,
@@ -42,12 +55,29 @@ _BUILDERS: dict[str, Callable[..., Network]] = {
     "gaussian_image": GaussianImage,
     "neurbf": NeuRBF,
     "ngp": HashGridMLP,
+    "grid": _grid,
 }
 
 
 def network_names() -> tuple[str, ...]:
     """The names that :func:`build_network` knows."""
     return tuple(_BUILDERS)
+
+
+def register_network(name: str, builder: Callable[..., Network]) -> None:
+    """Give a network of your own a name: fitting, the fields and the console commands then build it like any other.
+
+    Args:
+        name: the new name; one that exists is not replaced.
+        builder: a :class:`Network` class, or any function that returns one, called as
+            ``builder(in_dim=..., out_dim=..., **options)``.
+
+    Raises:
+        ValueError: another network has that name.
+    """
+    if _BUILDERS.get(name, builder) is not builder:
+        raise ValueError(f"a network is called '{name}' already; choose another name.")
+    _BUILDERS[name] = builder
 
 
 def build_network(name: str, in_dim: int, out_dim: int, **config: Any) -> Network:
@@ -58,9 +88,9 @@ def build_network(name: str, in_dim: int, out_dim: int, **config: Any) -> Networ
         in_dim: number of coordinates.
         out_dim: number of output channels.
         **config: the network's own options (for ``sasnet`` the fields of :class:`SASNetConfig`), and ``preset`` to
-            start from the SASNet paper's settings for a task: image, volume, sdf or toy; for ``sasnet`` also sdf_fast,
-            ours for short runs, and tiger_p and tiger_d, the authors' later recipes. Without one a network has its own
-            paper's defaults.
+            start from the SASNet paper's settings for a task: image, volume, sdf or toy; for ``sasnet`` also
+            sdf_compact and sdf_grid, ours for short runs, and tiger_p and tiger_d, the authors' later recipes. Without
+            one a network has its own paper's defaults.
 
     Raises:
         ValueError: no network has that name, or an option or a preset does not exist or fit.

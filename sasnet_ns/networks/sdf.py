@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sasnet_ns.networks.registry import build_network
+from sdf_tools.io.writing import write_atomically
 
 
 class SignedDistanceField(nn.Module):
@@ -41,9 +43,16 @@ class SignedDistanceField(nn.Module):
         self.register_buffer("center", torch.zeros(3, dtype=torch.float64) if center is None else center.double())
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
 
-    def forward(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
-        """Signed distance in box units at (..., 3) box coordinates."""
-        return self.network(2 * points)[..., 0]
+    def forward(self, points: Float[Tensor, "*batch 3"], bands: int | None = None) -> Float[Tensor, "*batch"]:
+        """Signed distance in box units at (..., 3) box coordinates.
+
+        Args:
+            points: box coordinates.
+            bands: of a SASNet, use the low group and only this many high bands; None uses all.
+        """
+        if bands is None:
+            return self.network(2 * points)[..., 0]
+        return self.network(2 * points, bands=bands)[..., 0]
 
     def value_and_gradient(
         self, points: Float[Tensor, "*batch 3"]
@@ -54,10 +63,8 @@ class SignedDistanceField(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write the field to a file that ``torch.load(weights_only=True)`` accepts; appears whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        torch.save({"description": self.description, "state": self.state_dict()}, partial)
-        partial.replace(path)
+        content = {"description": self.description, "state": self.state_dict()}
+        write_atomically(path, partial(torch.save, content))
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> SignedDistanceField:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from sdf_tools.io.writing import write_atomically
 
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two packets
 _BLOCK = 1 << 16  # what a broken connection can lose at most
@@ -38,7 +39,7 @@ def download(url: str, path: Path, description: str | None = None) -> Path:
         _download_rest(url, partial, description or path.name)
     except requests.RequestException as error:
         raise DownloadError(_reason(error)) from error
-    os.replace(partial, path)
+    write_atomically(path, partial.replace)
     return path
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import shutil
 import sys
 import tarfile
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import IO
+
+import torch
 
 from sasnet_ns.shapes.download import DownloadError, download
 from sdf_tools.errors import ShapeError
-from sdf_tools.geometry import Shape
+from sdf_tools.geometry import Mesh, Shape
+from sdf_tools.io.writing import write_atomically
 
 STANFORD_URL = "https://graphics.stanford.edu"
 """Where the scans come from. Environment variable ``SASNET_STANFORD_URL`` names a mirror."""
@@ -43,6 +49,15 @@ REMOTE = {
     "lucy": RemoteShape("/data/3Dscanrep/lucy.tar.gz", "lucy.ply", 322),
     "thai_statue": RemoteShape("/data/3Dscanrep/xyzrgb/xyzrgb_statuette.ply.gz", "", 128),
 }
+
+FRONTS = {"armadillo": (0.0, 0.0, -1.0)}
+"""Where the named shapes look that do not look along +z, or along -y where z is up."""
+
+
+def known_front(name_or_path: str | os.PathLike[str] | None) -> torch.Tensor | None:
+    """(3,) unit vector in which a named shape looks, None if it is the usual one or not known."""
+    name = None if name_or_path is None else canonical_name(name_or_path)
+    return torch.tensor(FRONTS[name]) if name in FRONTS else None
 
 
 def shape_names() -> tuple[str, ...]:
@@ -88,6 +103,23 @@ def resolve_shape(name_or_path: str | os.PathLike[str]) -> Shape:
     from sdf_tools.io.loading import load
 
     return load(path)
+
+
+def named_shape(name: str) -> Shape | None:
+    """A registered shape, or None for other names: how ``sdf-tools`` finds them (entry point ``sdf_tools.shapes``)."""
+    return None if canonical_name(name) is None else resolve_shape(name)
+
+
+def resolve_mesh(name_or_path: str | os.PathLike[str]) -> Mesh:
+    """As :func:`resolve_shape`, for what needs faces.
+
+    Raises:
+        ShapeError: neither a file nor a name, a file that cannot be used, or points without faces.
+    """
+    shape = resolve_shape(name_or_path)
+    if not isinstance(shape, Mesh):
+        raise ShapeError(f"'{os.fspath(name_or_path)}' holds points without faces; a mesh is needed.")
+    return shape
 
 
 def cache_dir() -> Path:
@@ -137,19 +169,18 @@ def fetch_shape(name: str) -> Path:
 
 
 def _unpack(archive: Path, member: str, target: Path) -> None:
-    """Write one file of a .tar.gz, or the content of a .gz (``member`` empty), by write-then-rename."""
-    temporary = target.with_name(target.name + ".tmp")
-    try:
+    """Write one file of a .tar.gz, or the content of a .gz (``member`` empty)."""
+    with contextlib.ExitStack() as stack:
+        source: IO[bytes] | gzip.GzipFile | None
         if member:
-            with tarfile.open(archive, "r:gz") as tar:
-                source = tar.extractfile(member)
-                if source is None:
-                    raise KeyError(member)
-                with source, open(temporary, "wb") as out:
-                    shutil.copyfileobj(source, out, 1 << 20)
+            source = stack.enter_context(tarfile.open(archive, "r:gz")).extractfile(member)
         else:
-            with gzip.open(archive, "rb") as zipped, open(temporary, "wb") as out:
-                shutil.copyfileobj(zipped, out, 1 << 20)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+            source = stack.enter_context(gzip.open(archive, "rb"))
+        if source is None:
+            raise KeyError(member)
+        write_atomically(target, partial(_copy, source))
+
+
+def _copy(source: IO[bytes] | gzip.GzipFile, path: Path) -> None:
+    with open(path, "wb") as out:
+        shutil.copyfileobj(source, out, 1 << 20)

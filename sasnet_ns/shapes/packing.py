@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import lzma
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from jaxtyping import Float, Int
 
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh
+from sdf_tools.io.writing import write_atomically
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,7 +30,7 @@ _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
 def pack_mesh(mesh: Mesh, path: Path | str, bits: int = 20) -> None:
-    """Write a mesh in the compact format of this module, by write-then-rename.
+    """Write a mesh in the compact format of this module; the file appears whole or not at all.
 
     Args:
         mesh: the mesh; normals and colours are not kept, unreferenced vertices are.
@@ -63,10 +63,7 @@ def pack_mesh(mesh: Mesh, path: Path | str, bits: int = 20) -> None:
             np.stack([np.diff(faces[:, 0], prepend=0), faces[:, 1] - faces[:, 0], faces[:, 2] - faces[:, 1]], 1)
         ),
     )
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(lzma.compress(buffer.getvalue(), filters=_FILTERS))
-    os.replace(temporary, path)
+    write_atomically(path, lzma.compress(buffer.getvalue(), filters=_FILTERS))
 
 
 def unpack_mesh(path: Path | str, name: str = "mesh") -> Mesh:

@@ -18,7 +18,8 @@ def load_config(path: Path | str, kind: type[T]) -> T:
         kind: the dataclass, for example :class:`sasnet_ns.fitting.ShapeFit`.
 
     Raises:
-        ValueError: the file is missing, is no YAML mapping, or names a field that does not exist.
+        ValueError: the file is missing or is no YAML mapping, names a field that does not exist, or gives one a value
+            of another type; the sentence names file, field, what was found and what is wanted.
     """
     import yaml
 
@@ -26,7 +27,7 @@ def load_config(path: Path | str, kind: type[T]) -> T:
         content = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
         raise ValueError(f"there is no configuration at '{path}'.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"'{path}' is not YAML: {str(error).splitlines()[0]}.") from None
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' must hold a mapping of field names to values.")
@@ -36,13 +37,15 @@ def load_config(path: Path | str, kind: type[T]) -> T:
 def config_from(kind: type[T], content: dict[str, Any], where: str) -> T:
     """A configuration dataclass from a mapping of field names to values; fields left out keep their defaults.
 
+    Numbers may be written as YAML does not understand them (``1e-4``, a string to YAML 1.1; ``1e3`` for an integer).
+
     Args:
         kind: the dataclass.
         content: field names and values; a nested dataclass is a nested mapping.
         where: what an error message calls the mapping's source.
 
     Raises:
-        ValueError: a field that does not exist.
+        ValueError: a field that does not exist, or a value of another type.
     """
     fields = typing.get_type_hints(kind)
     values = {}
@@ -53,6 +56,35 @@ def config_from(kind: type[T], content: dict[str, Any], where: str) -> T:
         if dataclasses.is_dataclass(nested) and isinstance(nested, type):
             if not isinstance(value, dict):
                 raise ValueError(f"{where}: '{name}' must be a mapping with fields of {nested.__name__}.")
-            value = config_from(nested, value, f"{where}, {name}")
-        values[name] = value
+            values[name] = config_from(nested, value, f"{where}, {name}")
+        else:
+            values[name] = _convert(nested, value, f"{where}: '{name}'")
     return kind(**values)
+
+
+def _convert(hint: Any, value: Any, what: str) -> Any:
+    """The value as the type that a field's annotation asks for.
+
+    Raises:
+        ValueError: it is none.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(hint).validate_python(_whole(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = "".join(f"[{part!r}]" for part in first["loc"] if isinstance(part, int))
+        wanted = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+        raise ValueError(f"{what}{at} is {value!r}, and a {wanted} is wanted ({first['msg'].lower()}).") from None
+
+
+def _whole(value: Any) -> Any:
+    """``1e3``, which is a string to YAML 1.1, as the whole number that it is."""
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return int(number) if number.is_integer() else number
+    return [_whole(item) for item in value] if isinstance(value, list) else value

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sasnet_ns.kernels import tune
 from sasnet_ns.networks.base import Network
 from sasnet_ns.training.recipe import Recipe, build_optimizers, learning_rate_factor
 
@@ -65,6 +66,7 @@ def train(
     Raises:
         ValueError: the loss is no longer a finite number.
     """
+    tune()
     history = History() if history is None else history
     optimizers = build_optimizers(network, recipe)
     peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in optimizers.items()}
@@ -99,6 +101,14 @@ def train(
         if report is not None:
             report(done, value)
     return history
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of torch from a seed of our own; the caller's generator goes on afterwards as if nothing was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sasnet_ns.kernels import small_products
+from sasnet_ns.kernels import compiled_updates, muon_step
 
 # Coefficients of the quintic Newton-Schulz iteration (Jordan et al., "Muon", 2024).
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -56,14 +56,17 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             momentum = group["momentum"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-                with small_products(p):
-                    update = orthogonalize(p.grad.lerp(buffer, momentum), group["ns_steps"])
+            trained = [p for p in group["params"] if p.grad is not None]
+            for p in trained:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            gradients, buffers = [p.grad for p in trained], [self.state[p]["momentum_buffer"] for p in trained]
+            if compiled_updates([*trained, *gradients, *buffers]):
+                steps = group["ns_steps"]
+                muon_step(trained, gradients, buffers, lr=group["lr"], momentum=momentum, ns_steps=steps)
+                continue
+            for p, buffer in zip(trained, buffers, strict=True):
+                buffer.lerp_(p.grad, 1 - momentum)
+                update = orthogonalize(p.grad.lerp(buffer, momentum), group["ns_steps"])
                 p.add_(update, alpha=-0.2 * max(p.shape) ** 0.5 * group["lr"])
         return loss

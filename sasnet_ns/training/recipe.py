@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
+from sasnet_ns.kernels import Adam
 from sasnet_ns.networks.base import Network, ParameterRole
 from sasnet_ns.training.muon import Muon
+from sdf_tools import schedules
 
 
 @dataclass
 class Recipe:
     """Optimiser and learning-rate schedule, for every network alike."""
 
-    steps: int = 10_000
+    steps: int = 5_000
     """Optimisation steps; the schedule spans them."""
     optimizer: Literal["muon", "adam"] = "muon"
     """Optimiser of the hidden weight matrices; all other parameters use Adam."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     """Peak learning rate of Adam on biases, phases and the output layer (and on everything, with optimizer=adam)."""
     hidden_learning_rate: float = 5e-4
     """Peak learning rate of Muon on the hidden matrices, on Adam's scale."""
@@ -41,9 +42,9 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
         return (step + 1) / recipe.warmup_steps
     if recipe.schedule == "constant":
         return 1.0
-    progress = min(1.0, (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps))
-    decay = 0.5 * (1 + math.cos(math.pi * progress)) if recipe.schedule == "cosine" else 1 - progress
-    return recipe.final_factor + (1 - recipe.final_factor) * decay
+    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    shape = schedules.cosine if recipe.schedule == "cosine" else schedules.linear
+    return shape(progress, 1.0, recipe.final_factor)
 
 
 def build_optimizer(role: ParameterRole, parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
@@ -52,7 +53,7 @@ def build_optimizer(role: ParameterRole, parameters: list[nn.Parameter], recipe:
         return Muon(parameters, lr=recipe.hidden_learning_rate)
     rate = recipe.mask_learning_rate if role == "masks" else recipe.learning_rate
     # eps far below the gradients of a hash grid that few points touch, as instant-ngp does.
-    return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.99), eps=1e-15, fused=True)
+    return Adam(parameters, lr=rate, betas=(0.9, 0.99), eps=1e-15)
 
 
 def build_optimizers(network: Network, recipe: Recipe) -> dict[ParameterRole, torch.optim.Optimizer]:

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sasnet_ns.networks import SASNet, SignedDistanceField
+from sasnet_ns.viewer.quantities import Reference, Scale, ViewSettings, color_values, evaluate
 from sasnet_ns.viewer.shading import BACKGROUND, color_distances, plane_hits, shade
+from sasnet_ns.viewer.shown_field import ShownField
 from sasnet_ns.viewer.tracing import MISS_DEPTH, DistanceGrid, sample_grid, trace
-from sdf_tools.chunks import in_chunks
 
 OUTPUTS = ("rgb", "normals", "depth", "accumulation", "sdf_slice", "masks")
-"""Every picture, the viewer's default first."""
+"""Every picture that ns-render and ns-export can ask for, the default first."""
 
 _STALE_STEPS = 100  # a grid older than this many training steps is sampled anew
-
-
-@dataclass(frozen=True)
-class ViewSettings:
-    """What the viewer's panel controls.
-
-    Attributes:
-        level: the signed distance shown as the surface, in box units.
-        slice_axis: 0, 1 or 2, the axis that the slice plane is perpendicular to.
-        slice_offset: where on that axis it lies, in box units.
-        bands: how many of a SASNet's high-frequency bands to use; None for all.
-    """
-
-    level: float = 0.0
-    slice_axis: int = 0
-    slice_offset: float = 0.0
-    bands: int | None = None
 
 
 class SurfaceRenderer:
@@ -45,7 +28,7 @@ class SurfaceRenderer:
         up: (3,) upward direction, for the light.
     """
 
-    def __init__(self, field: SignedDistanceField, up: Float[Tensor, "3"]) -> None:
+    def __init__(self, field: ShownField, up: Float[Tensor, "3"]) -> None:
         self.field = field
         self.up = up
         self._grid: DistanceGrid | None = None
@@ -80,39 +63,105 @@ class SurfaceRenderer:
 
         Returns:
             One (N, C) tensor per name in :data:`OUTPUTS`: shaded ``rgb``; ``normals`` (n + 1) / 2; ``depth`` along the
-            unit ray, ``MISS_DEPTH`` without a hit; ``accumulation`` 1 or 0; ``sdf_slice``, the distance on a plane as
-            colours; ``masks``, the mean mask of the embedding, the first and the last hidden layer as red, green
-            and blue.
+            unit ray, ``MISS_DEPTH`` without a hit; ``accumulation`` 1 or 0; ``sdf_slice``, the distance on the
+            settings' plane as colours; ``masks``, the settings' mask on its own colour scale (blank for networks
+            without masks).
         """
         settings = settings or ViewSettings()
-        values = self._values(settings.bands)
-        grid = self._fresh_grid(values, step, settings, origins.device, exact)
-        count = origins.shape[0]
-        blank = origins.new_full((1, 3), BACKGROUND).expand(count, 3)
+        blank = origins.new_full((1, 3), BACKGROUND).expand(len(origins), 3)
         pictures: dict[str, Tensor] = dict.fromkeys(OUTPUTS, blank)
-
-        hits = trace(values, grid, origins, directions, near=near, far=far, level=settings.level, tolerance=tolerance)
-        pictures["depth"] = hits.depth[:, None]
-        pictures["accumulation"] = hits.hit[:, None].to(origins.dtype)
-        points = origins[hits.hit] + hits.depth[hits.hit, None] * directions[hits.hit]
+        depth, hit = self.trace(origins, directions, settings, step, near, far, tolerance, exact)
+        pictures["depth"] = depth[:, None]
+        pictures["accumulation"] = hit[:, None].to(origins.dtype)
+        points = origins[hit] + depth[hit, None] * directions[hit]
         if "rgb" in wanted or "normals" in wanted:
             normals = torch.zeros_like(origins)
-            normals[hits.hit] = self._normals(values, points)
-            pictures["rgb"] = shade(normals, directions, hits.hit, self.up.to(origins))
-            pictures["normals"] = torch.where(hits.hit[:, None], (normals + 1) / 2, blank)
+            normals[hit] = self.normals(points, settings.bands)
+            pictures["rgb"] = shade(normals, directions, hit, self.up.to(origins))
+            pictures["normals"] = torch.where(hit[:, None], (normals + 1) / 2, blank)
         if "sdf_slice" in wanted:
-            on_plane, visible = plane_hits(origins, directions, settings.slice_axis, settings.slice_offset)
-            pictures["sdf_slice"] = _paint(blank, visible, color_distances(values(on_plane[visible]), settings.level))
-        if "masks" in wanted and isinstance(self.field.network, SASNet) and self.field.network.config.masks:
-            pictures["masks"] = _paint(blank, hits.hit, in_chunks(self._mask_colors, points))
+            on_plane, visible = plane_hits(origins, directions, settings.plane_point, settings.plane_normal)
+            distance = self.field.values(on_plane[visible], settings.bands)
+            pictures["sdf_slice"] = _paint(blank, visible, color_distances(distance, settings.level))
+        layers = self.field.mask_layers
+        if "masks" in wanted and layers:
+            layer = settings.mask_layer if settings.mask_layer in layers else max(layers)
+            values = self.field.mask(points, layer, settings.mask_group)
+            pictures["masks"] = _paint(blank, hit, color_values(values, "mask", "sequential")[0])
         return pictures
 
-    def _values(self, bands: int | None) -> Callable[[Tensor], Tensor]:
-        """The field as a chunked function of (N, 3) points."""
-        network = self.field.network
-        if bands is None or not isinstance(network, SASNet):
-            return lambda points: in_chunks(self.field, points)
-        return lambda points: in_chunks(lambda part: network(2 * part, bands=bands)[..., 0], points)
+    def picture(
+        self,
+        origins: Float[Tensor, "N 3"],
+        directions: Float[Tensor, "N 3"],
+        settings: ViewSettings,
+        step: int,
+        tolerance: float,
+        reference: Reference | None = None,
+        deadline: float = math.inf,
+    ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, " N"], Scale | None]:
+        """What the viewer shows: one picture with the surface coloured and cut as the settings say.
+
+        Args:
+            origins: (N, 3) scene coordinates.
+            directions: (N, 3) unit vectors.
+            settings: what to show.
+            step: training step of the weights.
+            tolerance: how exactly rays find the surface.
+            reference: distance from the input, for errors.
+            deadline: ``time.monotonic()`` after which rays that are on their way count as misses.
+
+        Returns:
+            (N, 3) colours, (N,) depths along the rays with ``MISS_DEPTH`` for misses, and the colour bar.
+        """
+        near = far = None
+        if settings.cut:
+            near, far = _half_space(origins, directions, settings)
+        depth, hit = self.trace(origins, directions, settings, step, near, far, tolerance, False, deadline)
+        points = origins[hit] + depth[hit, None] * directions[hit]
+        normals = torch.zeros_like(origins)
+        normals[hit] = self.normals(points, settings.bands)
+        shaded = shade(normals, directions, hit, self.up.to(origins))
+        if settings.color == "shaded" or not len(points):
+            return shaded, depth, None
+        if settings.color == "normals":
+            return torch.where(hit[:, None], (normals + 1) / 2, shaded), depth, None
+        values, title, kind = evaluate(self.field, settings.color, points, settings, reference)
+        painted, scale = color_values(values, title, kind)
+        # Half of the light stays, so that form is seen as well.
+        light = 0.55 + 0.45 * shaded[hit].mean(dim=-1, keepdim=True)
+        return _paint(torch.full_like(shaded, BACKGROUND), hit, painted.to(shaded) * light), depth, scale
+
+    def trace(
+        self,
+        origins: Float[Tensor, "N 3"],
+        directions: Float[Tensor, "N 3"],
+        settings: ViewSettings,
+        step: int,
+        near: Float[Tensor, " N"] | None = None,
+        far: Float[Tensor, " N"] | None = None,
+        tolerance: float = 5e-4,
+        exact: bool = False,
+        deadline: float = math.inf,
+    ) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+        """(N,) depths of the surface along rays, and whether there is one; arguments as for the other methods."""
+
+        def values(points: Tensor) -> Tensor:
+            return self.field.values(points, settings.bands)
+
+        grid = self._fresh_grid(values, step, settings, origins.device, exact)
+        hits = trace(
+            values,
+            grid,
+            origins,
+            directions,
+            near=near,
+            far=far,
+            level=settings.level,
+            tolerance=tolerance,
+            deadline=deadline,
+        )
+        return hits.depth, hits.hit
 
     def _fresh_grid(
         self, values: Callable[[Tensor], Tensor], step: int, settings: ViewSettings, device: torch.device, exact: bool
@@ -125,26 +174,24 @@ class SurfaceRenderer:
             self._grid_step, self._grid_settings = step, wanted
         return self._grid
 
-    def _normals(self, values: Callable[[Tensor], Tensor], points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """Unit gradient of the field, by automatic differentiation."""
+    def normals(self, points: Float[Tensor, "N 3"], bands: int | None) -> Float[Tensor, "N 3"]:
+        """Unit gradient of the field."""
+        return torch.nn.functional.normalize(self.field.value_and_gradient(points, bands)[1], dim=-1)
 
-        def gradient(part: Tensor) -> Tensor:
-            with torch.enable_grad():
-                at = part.detach().requires_grad_(True)
-                return torch.autograd.grad(values(at).sum(), at)[0]
 
-        return torch.nn.functional.normalize(in_chunks(gradient, points), dim=-1)
-
-    def _mask_colors(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        network = self.field.network
-        assert isinstance(network, SASNet)
-        layers = network.masks(2 * points)
-        chosen = (layers[0], layers[1], layers[-1])
-        return torch.stack([points.new_zeros(len(points)) if m is None else m.mean(-1) for m in chosen], -1)
+def _half_space(origins: Tensor, directions: Tensor, settings: ViewSettings) -> tuple[Tensor, Tensor]:
+    """(N,) where rays enter and leave what lies behind the plane, seen from where its normal points."""
+    point, normal = origins.new_tensor(settings.plane_point), origins.new_tensor(settings.plane_normal)
+    ahead, slope = (origins - point) @ normal, directions @ normal
+    crossing = -ahead / torch.where(slope.abs() < 1e-9, torch.full_like(slope, 1e-9), slope)
+    near = torch.where((slope < 0) & (ahead > 0), crossing, torch.zeros_like(ahead))
+    far = torch.where((slope > 0) & (ahead < 0), crossing, torch.full_like(ahead, torch.inf))
+    far = torch.where((slope >= 0) & (ahead > 0), torch.zeros_like(far), far)
+    return near, far
 
 
 def _paint(blank: Tensor, where: Bool[Tensor, " N"], colors: Tensor) -> Tensor:
-    return blank.clone().masked_scatter(where[:, None].expand(-1, 3), colors.to(blank.dtype))
+    return blank.clone().masked_scatter(where[:, None].expand(-1, 3), colors.to(blank))
 
 
 __all__ = ["MISS_DEPTH", "OUTPUTS", "SurfaceRenderer", "ViewSettings"]

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 BACKGROUND = 1.0
-_CLAY = (0.80, 0.79, 0.76)
+CLAY = (0.80, 0.79, 0.76)
 _INSIDE = (0.84, 0.30, 0.16)
 _OUTSIDE = (0.16, 0.38, 0.75)
 
@@ -32,12 +32,12 @@ def shade(
     head = (-(normals * directions).sum(-1)).clamp(0, 1)
     sky = 0.5 + 0.5 * normals @ up
     light = (0.18 + 0.62 * head + 0.25 * sky)[:, None]
-    color = (light * light.new_tensor(_CLAY) + 0.08 * head[:, None] ** 24).clamp(0, 1)
+    color = (light * light.new_tensor(CLAY) + 0.08 * head[:, None] ** 24).clamp(0, 1)
     return torch.where(hit[:, None], color, torch.full_like(color, BACKGROUND))
 
 
 def color_distances(
-    distance: Float[Tensor, "*batch"], level: float = 0.0, spacing: float = 0.05
+    distance: Float[Tensor, "*batch"], level: float = 0.0, spacing: float = 0.05, width: float = 0.0012
 ) -> Float[Tensor, "*batch 3"]:
     """Signed distances as a picture: blue outside, red inside, paler away from the surface, with contour lines.
 
@@ -45,6 +45,7 @@ def color_distances(
         distance: signed distances in box units.
         level: the value drawn as the surface, in black.
         spacing: distance between two contour lines.
+        width: half of a line's, in the units of the distance; the surface's own is twice as wide.
 
     Returns:
         (..., 3) colours in [0, 1].
@@ -53,21 +54,31 @@ def color_distances(
     base = torch.where((value < 0)[..., None], value.new_tensor(_INSIDE), value.new_tensor(_OUTSIDE))
     color = 1 - (1 - base) * torch.exp(-4 * value.abs())[..., None]
     phase = value / spacing
-    line = ((phase - phase.round()).abs() * spacing < 0.0012)[..., None]
-    surface = (value.abs() < 0.0025)[..., None]
+    line = ((phase - phase.round()).abs() * spacing < width)[..., None]
+    surface = (value.abs() < 2 * width)[..., None]
     return torch.where(surface, torch.zeros_like(color), torch.where(line, 0.72 * color, color))
 
 
 def plane_hits(
-    origins: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"], axis: int, offset: float
+    origins: Float[Tensor, "N 3"],
+    directions: Float[Tensor, "N 3"],
+    point: tuple[float, float, float],
+    normal: tuple[float, float, float],
 ) -> tuple[Float[Tensor, "N 3"], Bool[Tensor, " N"]]:
-    """Where rays meet the plane ``x[axis] = offset`` in front of them.
+    """Where rays meet a plane in front of them.
+
+    Args:
+        origins: (N, 3) ray origins.
+        directions: (N, 3) unit directions.
+        point: on the plane.
+        normal: its unit normal.
 
     Returns:
         (N, 3) points and whether they lie inside [-0.5, 0.5]^3.
     """
-    along = directions[:, axis]
+    at, across = origins.new_tensor(point), origins.new_tensor(normal)
+    along = directions @ across
     along = torch.where(along.abs() < 1e-9, torch.full_like(along, 1e-9), along)
-    t = (offset - origins[:, axis]) / along
+    t = (at - origins) @ across / along
     points = origins + t[:, None] * directions
     return points, (t > 0) & (points.abs() <= 0.5 + 1e-6).all(-1)

@@ -6,6 +6,8 @@ network, and only the rays that are still on their way are evaluated. There is n
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -110,6 +112,7 @@ def trace(
     level: float = 0.0,
     tolerance: float = 5e-4,
     max_steps: int = 64,
+    deadline: float = math.inf,
 ) -> Hits:
     """Find where each ray first meets ``field = level``, coming from outside.
 
@@ -126,6 +129,8 @@ def trace(
         level: the value that counts as the surface.
         tolerance: how close to the surface is close enough, in box units.
         max_steps: rays that are not there by then count as misses.
+        deadline: ``time.monotonic()`` after which the rest count as misses too: a field that is no distance yet would
+            keep rays on their way for seconds.
 
     Returns:
         Depth and hit for every ray.
@@ -145,7 +150,7 @@ def trace(
     before_t, before = t.clone(), torch.full_like(t, torch.inf)
     margin = grid.cell
     for _ in range(max_steps):
-        if rays.numel() == 0:
+        if rays.numel() == 0 or time.monotonic() > deadline:
             break
         points = o + t[:, None] * d
         value = grid(points) - level

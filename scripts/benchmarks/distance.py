@@ -7,15 +7,15 @@ are against libigl in float64: its closest triangle, and the side by its winding
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.report import best_time, print_table, write_rows
 from benchmarks.shapes import SHARED
 
 from sdf_tools.distance.signed_distance import SignedDistance
@@ -68,8 +68,7 @@ def run(json_path: Path | None, quick: bool) -> None:
         found = _one_mesh(name, mesh, count)
         _show(found)
         rows += found
-    if json_path is not None:
-        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    write_rows(json_path, rows)
 
 
 def _one_mesh(name: str, mesh: Mesh, count: int) -> list[Row]:
@@ -87,14 +86,13 @@ def _one_mesh(name: str, mesh: Mesh, count: int) -> list[Row]:
         for job in JOBS:
             for library, function in contenders[job].items():
                 try:
-                    seconds, answer = _best(function, points if library != "trimesh" else points[:2000])
+                    some = points if library != "trimesh" else points[:2000]
+                    seconds, answer = best_time(partial(function, some), enough=2.0)
                 except Exception as error:
                     print(f"{library}, {job}: {type(error).__name__}: {str(error).splitlines()[0]}")
                     continue
-                rows.append(_row(name, job, kind, library, seconds, answer, truth))
-    start = time.perf_counter()
-    build_sdf_pool(mesh, count)
-    took = time.perf_counter() - start
+                rows.append(_row(name, job, kind, library, seconds, np.asarray(answer), truth))
+    took, _ = best_time(lambda: build_sdf_pool(mesh, count), 1)
     print(f"{name}: {len(mesh.faces):,} faces; a pool of {count:,} points takes {took:.1f} s, set-up included")
     return rows
 
@@ -121,18 +119,6 @@ def _row(name: str, job: str, kind: str, library: str, seconds: float, answer: n
         error = float(np.abs(np.abs(answer) - np.abs(truth)).max())
         wrong = int(((answer < 0) != (truth < 0))[clear].sum())
     return Row(name, job, kind, library, len(answer) / seconds / 1000, error, wrong)
-
-
-def _best(function: Callable[[np.ndarray], np.ndarray], points: np.ndarray) -> tuple[float, np.ndarray]:
-    best, answer, spent = float("inf"), np.zeros(0), 0.0
-    for _ in range(3):
-        start = time.perf_counter()
-        answer = np.asarray(function(points))
-        took = time.perf_counter() - start
-        best, spent = min(best, took), spent + took
-        if spent > 2:
-            break
-    return best, answer
 
 
 def _contenders(mesh: Mesh) -> dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]]:
@@ -169,7 +155,8 @@ def _add_open3d(jobs: dict[str, Any], vertices: np.ndarray, faces: np.ndarray) -
     import open3d
 
     scene = open3d.t.geometry.RaycastingScene()
-    scene.add_triangles(vertices.astype(np.float32), faces.astype(np.uint32))
+    as_tensor = open3d.core.Tensor.from_numpy
+    scene.add_triangles(as_tensor(vertices.astype(np.float32)), as_tensor(faces.astype(np.uint32)))
     jobs["signed distance"]["Open3D, 3 rays"] = lambda p: scene.compute_signed_distance(
         p.astype(np.float32), nsamples=3
     ).numpy()
@@ -195,18 +182,14 @@ def _add_trimesh(jobs: dict[str, Any], vertices: np.ndarray, faces: np.ndarray) 
 
 
 def _show(rows: list[Row]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     kinds = list(dict.fromkeys(row.points for row in rows))
-    table = Table(title=f"{rows[0].mesh}: thousand points per second, and largest error / wrong signs of all points")
-    for column in ("job", "library", *kinds, "max error", "wrong signs"):
-        table.add_column(column, justify="left" if column in ("job", "library") else "right")
+    lines = []
     for job in JOBS:
         for library in dict.fromkeys(row.library for row in rows if row.job == job):
             mine = [row for row in rows if row.job == job and row.library == library]
             speeds = {row.points: f"{row.kpts_per_s:.0f}" for row in mine}
             error = "-" if job == "occupancy" else f"{max(row.max_error for row in mine):.1e}"
             wrong = "-" if job == "unsigned distance" else str(sum(row.wrong_signs for row in mine))
-            table.add_row(job, library, *(speeds.get(kind, "-") for kind in kinds), error, wrong)
-    Console(width=140).print(table)
+            lines.append((job, library, *(speeds.get(kind, "-") for kind in kinds), error, wrong))
+    title = f"{rows[0].mesh}: thousand points per second, and largest error / wrong signs of all points"
+    print_table(title, ("job", "library"), (*kinds, "max error", "wrong signs"), lines)

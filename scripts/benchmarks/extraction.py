@@ -1,4 +1,4 @@
-"""Sparse extraction: pieces found in every kind of field; time and memory beside dense evaluation of a trained one.
+"""Sparse extraction: pieces found in every kind of field; time and memory beside dense evaluation of a network.
 
 The pieces: a ball and 40 spheres of radius 0.003, a fifth of a coarse cell, must be found or warned of.
 
@@ -8,7 +8,6 @@ their time is the evaluation's plus the library's marching cubes, their peak tha
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import resource
 import tempfile
@@ -22,10 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.flat_fields import ball_and_spheres, resolved, sphere_centers
+from benchmarks.report import print_table
 
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.extraction import SampledField, extract_mesh
 from sdf_tools.geometry import Mesh
+from sdf_tools.io.writing import write_json
 from sdf_tools.topology import face_components, is_watertight
 
 KINDS = (
@@ -102,8 +103,7 @@ def run(json_path: Path | None, quick: bool, field_path: Path | None = None) -> 
         rows = measure(field_path, Path(folder), sparse, dense)
     show(rows)
     if json_path is not None:
-        tables = {"pieces": [asdict(row) for row in pieces], "extraction": [asdict(row) for row in rows]}
-        json_path.write_text(json.dumps(tables, indent=1))
+        write_json(json_path, {"pieces": [asdict(row) for row in pieces], "extraction": [asdict(row) for row in rows]})
 
 
 def count_pieces(kind: str, resolution: int, seeds: int, **options: Any) -> Pieces:
@@ -133,24 +133,12 @@ def count_pieces(kind: str, resolution: int, seeds: int, **options: Any) -> Piec
 
 def show_pieces(rows: list[Pieces]) -> None:
     """Print the pieces found as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"A ball and 40 spheres of radius {SPHERE}: pieces found")
-    for column in ("field", "cells", "options", "found", "on the lattice", "warned", "lost in silence", "evaluations"):
-        table.add_column(column, justify="left" if column in ("field", "options") else "right")
+    lines = []
     for row in rows:
-        table.add_row(
-            row.field,
-            f"{row.resolution}^3",
-            row.options,
-            str(row.found),
-            str(row.resolved),
-            f"{row.warned} of {row.seeds}",
-            str(row.lost_in_silence),
-            f"{row.evaluations:,.0f}",
-        )
-    Console(width=140).print(table)
+        counts = (str(row.found), str(row.resolved), f"{row.warned} of {row.seeds}", str(row.lost_in_silence))
+        lines.append((row.field, row.options, f"{row.resolution}^3", *counts, f"{row.evaluations:,.0f}"))
+    numbers = ("cells", "found", "on the lattice", "warned", "lost in silence", "evaluations")
+    print_table(f"A ball and 40 spheres of radius {SPHERE}: pieces found", ("field", "options"), numbers, lines)
 
 
 def train(path: Path, steps: int) -> None:
@@ -265,7 +253,7 @@ def _dense(method: str, volume_path: Path, mesh_path: Path) -> dict[str, Any]:
         import open3d
 
         started = time.perf_counter()
-        found = open3d.t.geometry.TriangleMesh.create_isosurfaces(open3d.core.Tensor(volume), [0.0])
+        found = open3d.t.geometry.TriangleMesh.create_isosurfaces(open3d.core.Tensor.from_numpy(volume), [0.0])
         vertices, faces = found.vertex.positions.numpy()[:, ::-1], found.triangle.indices.numpy()
     seconds = time.perf_counter() - started
     peak = _peak_mb()
@@ -299,25 +287,11 @@ def _row(resolution: int, method: str, mesh_path: Path, result: dict[str, Any]) 
 
 def show(rows: list[Row]) -> None:
     """Print the rows as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Extraction of one trained field")
-    columns = ("cells", "method", "s", "peak MB", "evaluations", "fewer", "faces", "closed", "parts", "farthest vertex")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "method" else "right")
+    lines = []
     for row in rows:
-        checked = row.components >= 0
-        table.add_row(
-            f"{row.resolution}^3",
-            row.method,
-            f"{row.seconds:.1f}",
-            f"{row.peak_mb:,.0f}",
-            f"{row.evaluations:,}",
-            f"{row.fewer:.1f}x",
-            f"{row.faces:,}",
-            ("yes" if row.watertight else "no") if checked else "-",
-            str(row.components) if checked else "-",
-            "-" if row.farthest is None else f"{row.farthest:.1e}",
-        )
-    Console(width=140).print(table)
+        closed, parts = ("yes" if row.watertight else "no", str(row.components)) if row.components >= 0 else ("-", "-")
+        farthest = "-" if row.farthest is None else f"{row.farthest:.1e}"
+        costs = (f"{row.seconds:.1f}", f"{row.peak_mb:,.0f}", f"{row.evaluations:,}", f"{row.fewer:.1f}x")
+        lines.append((row.method, f"{row.resolution}^3", *costs, f"{row.faces:,}", closed, parts, farthest))
+    columns = ("cells", "s", "peak MB", "evaluations", "fewer", "faces", "closed", "parts", "farthest vertex")
+    print_table("Extraction of one trained field", ("method",), columns, lines)

@@ -6,20 +6,18 @@ preview that leaves out the highest bands. The error is the largest difference f
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from benchmarks.kernels import measure_machine
+from benchmarks.report import print_machine, print_table, write_rows
 from benchmarks.step import clock
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from sasnet_ns.networks import SignedDistanceField
@@ -51,22 +49,13 @@ def run(json_path: Path | None, quick: bool) -> None:
     count = 2**17 if quick else 2**19
     points = torch.rand(count, 3, generator=torch.Generator().manual_seed(0)).to(device) - 0.5
     rows = [row for label in NETWORKS for row in time_network(label, points, 3 if quick else 7)]
-    console = Console(width=120)
-    table = Table(title=f"{count:,} points on {device.type}", title_justify="left")
-    for column in ("network", "way"):
-        table.add_column(column)
-    for column in ("chunk", "Mpoints/s", "largest difference"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(row.network, row.way, f"{row.chunk:,}", f"{row.million_points_per_s:.2f}", f"{row.error:.0e}")
-    console.print(table)
-    console.print(
-        f"{machine['threads']:.0f} threads; torch.mm 10,000x256x224: {machine['gemm_gflop_per_s']:.0f} GFLOP/s"
-    )
-    if json_path is not None:
-        partial = json_path.with_suffix(".part")
-        partial.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1))
-        partial.replace(json_path)
+    lines = [
+        (row.network, row.way, f"{row.chunk:,}", f"{row.million_points_per_s:.2f}", f"{row.error:.0e}") for row in rows
+    ]
+    columns = ("chunk", "Mpoints/s", "largest difference")
+    print_table(f"{count:,} points on {device.type}", ("network", "way"), columns, lines)
+    print_machine(machine, "10,000x256x224")
+    write_rows(json_path, rows, machine)
 
 
 def time_network(label: str, points: Tensor, rounds: int) -> list[Row]:

@@ -7,16 +7,14 @@ the same run: no kernel can be faster once its data leave the caches. Times are 
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from benchmarks.report import print_machine, print_table, write_rows
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
@@ -52,10 +50,7 @@ def run(json_path: Path | None, quick: bool) -> None:
         rows += time_masked_sine(points, device, machine["copy_gb_per_s"], quick)
         rows += time_decoder(points, device, machine["copy_gb_per_s"], quick)
     show(rows, machine)
-    if json_path is not None:
-        partial = json_path.with_suffix(".part")
-        partial.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1))
-        partial.replace(json_path)
+    write_rows(json_path, rows, machine)
 
 
 def median_and_spread(work: Callable[[], object], seconds: float) -> tuple[float, float]:
@@ -237,28 +232,15 @@ def time_decoder(points: int, device: torch.device, bandwidth: float, quick: boo
 
 def show(rows: list[Row], machine: dict[str, float]) -> None:
     """Print one table a number of points; the factor is against eager torch doing the same."""
-    console = Console(width=120)
     eager = {(row.kernel, row.points, row.work): row.milliseconds for row in rows if row.backend == "torch"}
     for points in sorted({row.points for row in rows}):
-        table = Table(title=f"{points:,} points", title_justify="left")
-        for column in ("kernel", "backend", "pass"):
-            table.add_column(column)
-        for column in ("ms", "± IQR", "Mpoints/s", "x eager torch", "traffic, ms"):
-            table.add_column(column, justify="right")
+        lines = []
         for row in (row for row in rows if row.points == points):
             base = eager.get((row.kernel, row.points, row.work))
-            table.add_row(
-                row.kernel,
-                row.backend,
-                row.work,
-                f"{row.milliseconds:.2f}",
-                f"{row.spread:.2f}",
-                f"{row.points / row.milliseconds / 1e3:.2f}",
-                "-" if base is None else f"{base / row.milliseconds:.1f}",
-                "-" if row.traffic_milliseconds != row.traffic_milliseconds else f"{row.traffic_milliseconds:.2f}",
-            )
-        console.print(table)
-    console.print(
-        f"{machine['threads']:.0f} threads; torch.mm 10,000x256x{WIDTH}: {machine['gemm_gflop_per_s']:.0f} GFLOP/s; "
-        f"copy {machine['copy_gb_per_s']:.1f} GB/s"
-    )
+            factor = "-" if base is None else f"{base / row.milliseconds:.1f}"
+            traffic = "-" if row.traffic_milliseconds != row.traffic_milliseconds else f"{row.traffic_milliseconds:.2f}"
+            times = f"{row.milliseconds:.2f}", f"{row.spread:.2f}", f"{row.points / row.milliseconds / 1e3:.2f}"
+            lines.append((row.kernel, row.backend, row.work, *times, factor, traffic))
+        columns = ("ms", "± IQR", "Mpoints/s", "x eager torch", "traffic, ms")
+        print_table(f"{points:,} points", ("kernel", "backend", "pass"), columns, lines)
+    print_machine(machine, f"10,000x256x{WIDTH}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.report import best_time, print_table, write_rows
 from benchmarks.shapes import SHARED
 
 from sdf_tools import metrics
@@ -46,17 +45,12 @@ def run(json_path: Path | None, quick: bool) -> None:
     rows += _overlap(prediction, reference, 100_000 if quick else 1_000_000)
     rows.append(_time("everything", "sdf_tools.metrics.evaluate", lambda: metrics.evaluate(prediction, reference).iou))
     _show(rows)
-    if json_path is not None:
-        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    write_rows(json_path, rows)
 
 
 def _time(job: str, library: str, function: Callable[[], float]) -> Row:
-    seconds, value = [], 0.0
-    for _ in range(2):
-        started = time.perf_counter()
-        value = float(function())
-        seconds.append(time.perf_counter() - started)
-    return Row(job, library, min(seconds), value)
+    seconds, value = best_time(function, 2)
+    return Row(job, library, seconds, float(value))
 
 
 def _nearest(prediction: Mesh, reference: Mesh, count: int) -> list[Row]:
@@ -105,8 +99,9 @@ def _exact(prediction: Mesh, reference: Mesh, count: int) -> list[Row]:
         import open3d as o3d
 
         scene = o3d.t.geometry.RaycastingScene()
-        scene.add_triangles(vertices.astype(np.float32), faces.astype(np.uint32))
-        return float(scene.compute_distance(points.numpy().astype(np.float32)).numpy().mean())
+        as_tensor = o3d.core.Tensor.from_numpy
+        scene.add_triangles(as_tensor(vertices.astype(np.float32)), as_tensor(faces.astype(np.uint32)))
+        return float(scene.compute_distance(as_tensor(points.numpy().astype(np.float32))).numpy().mean())
 
     libraries = {"sdf_tools": ours, "libigl": libigl, "point-cloud-utils": pcu, "Open3D": open3d}
     return _all(f"point to surface, {count:,} samples", libraries)
@@ -134,8 +129,11 @@ def _overlap(prediction: Mesh, reference: Mesh, count: int) -> list[Row]:
         import open3d as o3d
 
         scene = o3d.t.geometry.RaycastingScene()
-        scene.add_triangles(mesh.vertices.numpy().astype(np.float32), mesh.faces.numpy().astype(np.uint32))
-        return scene.compute_occupancy(points.numpy().astype(np.float32), nsamples=3).numpy() > 0.5
+        as_tensor = o3d.core.Tensor.from_numpy
+        scene.add_triangles(
+            as_tensor(mesh.vertices.numpy().astype(np.float32)), as_tensor(mesh.faces.numpy().astype(np.uint32))
+        )
+        return scene.compute_occupancy(as_tensor(points.numpy().astype(np.float32)), nsamples=3).numpy() > 0.5
 
     libraries = {
         "sdf_tools": lambda: share(lambda mesh: metrics.Inside(mesh)(points).numpy()),
@@ -157,12 +155,5 @@ def _all(job: str, libraries: dict[str, Callable[[], float]]) -> list[Row]:
 
 
 def _show(rows: list[Row]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Metrics: best of two, search structures included")
-    for column in ("job", "library", "s", "value"):
-        table.add_column(column, justify="left" if column in ("job", "library") else "right")
-    for row in rows:
-        table.add_row(row.job, row.library, f"{row.seconds:.2f}", f"{row.value:.6g}")
-    Console(width=120).print(table)
+    lines = [(row.job, row.library, f"{row.seconds:.2f}", f"{row.value:.6g}") for row in rows]
+    print_table("Metrics: best of two, search structures included", ("job", "library"), ("s", "value"), lines)

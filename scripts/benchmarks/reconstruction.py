@@ -14,7 +14,6 @@ import copy
 import dataclasses
 import gc
 import importlib.util
-import json
 import os
 import platform
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.report import print_table, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -70,7 +70,7 @@ def run(json_path: Path | None, quick: bool, pictures: Path | None = None) -> No
     if not FOX.is_dir():
         print(f"reconstruction: the fox scene is not at '{FOX}' and is left out; set SASNET_SHARED_DATA.")
     with tempfile.TemporaryDirectory() as folder:
-        scenes = {"fox": (FOX, RADIANCE_ROWS)} if FOX.is_dir() else {}
+        scenes: dict[str, tuple[Path, tuple[str, ...]]] = {"fox": (FOX, RADIANCE_ROWS)} if FOX.is_dir() else {}
         surface_rows = tuple(row for row in SURFACE_ROWS if row != "neus-facto" or can_build_neus)
         scenes["armadillo"] = (render_armadillo(Path(folder) / "armadillo"), surface_rows)
         rows = []
@@ -78,19 +78,16 @@ def run(json_path: Path | None, quick: bool, pictures: Path | None = None) -> No
             for method in methods:
                 seconds = QUICK_SECONDS if quick else SECONDS[scene]
                 rows.append(measure(scene, data, method, seconds, pictures and pictures / scene))
-                print_table(rows)
-                if json_path is not None:
-                    json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+                show(rows)
+                write_rows(json_path, rows)
 
 
 def render_armadillo(folder: Path) -> Path:
     """Forty small pictures of the Armadillo with their truth, see scripts/render_scene.py."""
-    from sasnet_ns.shapes.named import resolve_shape
-    from sdf_tools.geometry import Mesh
+    from sasnet_ns.shapes.named import resolve_mesh
     from sdf_tools.pictures.scene_files import SceneSettings, write_scene
 
-    mesh = resolve_shape("armadillo")
-    assert isinstance(mesh, Mesh)
+    mesh = resolve_mesh("armadillo")
     write_scene(mesh, folder, SceneSettings(views=40, val_views=4, test_views=1, size=(160, 160), occlusion_rays=8))
     return folder
 
@@ -104,8 +101,8 @@ def build_config(scene: str, data: Path, method: str, steps: int, folder: Path) 
     from sasnet_ns.methods import sasnet_nerfacto, sasnet_neus_facto
 
     name, network = (*method.split(), "")[:2]
-    ours = sasnet_neus_facto.config if "neus" in name else sasnet_nerfacto.config
-    config = copy.deepcopy(ours if name.startswith("sasnet") else method_configs[name])
+    ours: Any = sasnet_neus_facto.config if "neus" in name else sasnet_nerfacto.config
+    config: Any = copy.deepcopy(ours if name.startswith("sasnet") else method_configs[name])
     manager = copy.deepcopy(ours.pipeline.datamanager)
     if scene == "fox":
         manager.dataparser = InstantNGPDataParserConfig(data=data)
@@ -244,8 +241,8 @@ def surface_error(model: Any, data: Path) -> dict[str, Any]:
     result = evaluate(mesh, truth, samples=100_000, iou_samples=20_000, paper=False)
     side = 0.9  # the longest side in the metric's units
     return {
-        "mesh_to_truth": result.point_to_surface_mean / side,
-        "truth_to_mesh": result.surface_to_point_mean / side,
+        "mesh_to_truth": result.accuracy_mean / side,
+        "truth_to_mesh": result.completeness_mean / side,
         "components": result.components_prediction,
     }
 
@@ -265,17 +262,11 @@ def _forget(trainer: Any) -> None:
     gc.collect()
 
 
-def print_table(rows: list[Row]) -> None:
+def show(rows: list[Row]) -> None:
     """The rows so far."""
-    from rich.console import Console
-    from rich.table import Table
-
     names = [f.name for f in dataclasses.fields(Row)]
     title = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    table = Table(*names, title=title)
-    for row in rows:
-        table.add_row(*(_text(getattr(row, name)) for name in names))
-    Console(width=160).print(table)
+    print_table(title, names, (), ([_text(getattr(row, name)) for name in names] for row in rows))
 
 
 def _text(value: object) -> str:

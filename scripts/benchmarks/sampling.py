@@ -7,15 +7,15 @@ on the outward side in per cent.
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.report import best_time, print_table, write_rows
 from benchmarks.shapes import SHARED
 
 from sdf_tools.cloud.normals import estimate_normals, orient_normals
@@ -60,8 +60,7 @@ def run(json_path: Path | None, quick: bool) -> None:
         rows.append(Row("blue noise", library, len(points), seconds, _spread(points, area)))
     rows += _normals(mesh, normals)
     _show(rows, path.name)
-    if json_path is not None:
-        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    write_rows(json_path, rows)
 
 
 def _edges(mesh: Mesh) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,12 +70,7 @@ def _edges(mesh: Mesh) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _best(sampler: Sampler, count: int, repeats: int = 3) -> tuple[float, np.ndarray]:
     sampler(100)  # compile and build outside the clock
-    best, points = float("inf"), np.zeros((0, 3))
-    for _ in range(repeats):
-        start = time.perf_counter()
-        points = sampler(count)
-        best = min(best, time.perf_counter() - start)
-    return best, points
+    return best_time(lambda: sampler(count), repeats)
 
 
 def _spread(points: np.ndarray, area: float) -> float:
@@ -146,13 +140,10 @@ def _normals(mesh: Mesh, count: int) -> list[Row]:
     estimate_normals(samples.points[:100])
     orient_normals(samples.points[:100], samples.normals[:100])
     rows = []
-    start = time.perf_counter()
-    unsigned, _ = estimate_normals(samples.points, 12)
-    rows.append(Row("plane normals", "sdf_tools", count, time.perf_counter() - start, float("nan")))
+    took, (unsigned, _) = best_time(lambda: estimate_normals(samples.points, 12), 1)
+    rows.append(Row("plane normals", "sdf_tools", count, took, float("nan")))
     for method in ("winding", "mst"):
-        start = time.perf_counter()
-        turned = orient_normals(samples.points, unsigned, method)
-        took = time.perf_counter() - start
+        took, turned = best_time(partial(orient_normals, samples.points, unsigned, method), 1)
         good = 100 * float(((turned * samples.normals).sum(1) > 0).double().mean())
         rows.append(Row("orientation", f"sdf_tools {method}", count, took, good))
     try:
@@ -160,25 +151,17 @@ def _normals(mesh: Mesh, count: int) -> list[Row]:
     except (ImportError, OSError):
         return rows
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(samples.points.numpy()))
-    start = time.perf_counter()
-    cloud.estimate_normals(open3d.geometry.KDTreeSearchParamKNN(12))
-    rows.append(Row("plane normals", "Open3D", count, time.perf_counter() - start, float("nan")))
-    start = time.perf_counter()
-    cloud.orient_normals_consistent_tangent_plane(12)
-    took = time.perf_counter() - start
+    took, _ = best_time(lambda: cloud.estimate_normals(open3d.geometry.KDTreeSearchParamKNN(12)), 1)
+    rows.append(Row("plane normals", "Open3D", count, took, float("nan")))
+    took, _ = best_time(lambda: cloud.orient_normals_consistent_tangent_plane(12), 1)
     good = 100 * float((np.einsum("ij,ij->i", np.asarray(cloud.normals), samples.normals.numpy()) > 0).mean())
     rows.append(Row("orientation", "Open3D mst", count, took, max(good, 100 - good)))
     return rows
 
 
 def _show(rows: list[Row], name: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"sampling {name}")
-    for column in ("job", "library", "points", "seconds", "quality"):
-        table.add_column(column, justify="left" if column in ("job", "library") else "right")
+    lines = []
     for row in sorted(rows, key=lambda row: row.job):
         quality = "-" if np.isnan(row.quality) else f"{row.quality:.3g}"
-        table.add_row(row.job, row.library, f"{row.count:,}", f"{row.seconds:.2f}", quality)
-    Console(width=120).print(table)
+        lines.append((row.job, row.library, f"{row.count:,}", f"{row.seconds:.2f}", quality))
+    print_table(f"sampling {name}", ("job", "library"), ("points", "seconds", "quality"), lines)

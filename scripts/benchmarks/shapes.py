@@ -9,7 +9,6 @@ runs from the command to its end, imports and sampling included.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -18,9 +17,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.report import print_table, write_rows
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
-SHAPES = {
+SHAPES: dict[str, str | Path] = {
     "armadillo": "armadillo",
     "lucy": SHARED / "meshes" / "lucy.ply",
     "dragon": SHARED / "meshes" / "dragon.ply",
@@ -42,8 +43,8 @@ class Row:
     extract_s: float
     extract_peak_mb: float
     iou: float
-    point_to_surface: float
-    surface_to_point: float
+    accuracy: float
+    completeness: float
     normal_error_deg: float
     components: int
     components_reference: int
@@ -60,9 +61,8 @@ def run(json_path: Path | None, quick: bool) -> None:
 
         def add(shape: str, network: str, steps: int | None) -> int:
             rows.append(measure(shape, present[shape], network, steps, Path(folder) / shape))
-            print_table(rows)
-            if json_path is not None:
-                json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+            show(rows)
+            write_rows(json_path, rows)
             return rows[-1].steps
 
         done = {shape: add(shape, "sasnet", None) for shape in present}
@@ -101,17 +101,18 @@ def measure(shape: str, data: str, network: str, steps: int | None, folder: Path
     started = time.perf_counter()
     extraction = [
         sys.executable,
-        "scripts/extract_mesh.py",
+        "-m",
+        "sasnet_ns.commands",
+        "extract",
         "--load-config",
         str(folder / "run/sasnet-sdf" / network / "config.yml"),
     ]
     peak = peak_memory([*extraction, "--output-path", str(mesh_path)])
     extract_s = time.perf_counter() - started
-    from sasnet_ns.shapes.named import resolve_shape
-    from sdf_tools.io.loading import load
+    from sasnet_ns.shapes.named import resolve_mesh
     from sdf_tools.metrics import evaluate
 
-    metrics = evaluate(load(mesh_path), resolve_shape(data)).to_dict()
+    metrics = evaluate(resolve_mesh(mesh_path), resolve_mesh(data)).to_dict()
     done, seconds = training_summary(output)
     return Row(
         shape=shape,
@@ -122,8 +123,8 @@ def measure(shape: str, data: str, network: str, steps: int | None, folder: Path
         extract_s=extract_s,
         extract_peak_mb=peak,
         iou=metrics["iou"],
-        point_to_surface=metrics["point_to_surface_mean"],
-        surface_to_point=metrics["surface_to_point_mean"],
+        accuracy=metrics["accuracy_mean"],
+        completeness=metrics["completeness_mean"],
         normal_error_deg=metrics["normal_error_mean"],
         components=int(metrics["components_prediction"]),
         components_reference=int(metrics["components_reference"]),
@@ -151,16 +152,10 @@ def training_summary(output: str) -> tuple[int, float]:
     return count, count * milliseconds / 1e3
 
 
-def print_table(rows: list[Row]) -> None:
+def show(rows: list[Row]) -> None:
     """The rows so far."""
-    from rich.console import Console
-    from rich.table import Table
-
     names = [f.name for f in dataclasses.fields(Row)]
-    table = Table(*names)
-    for row in rows:
-        table.add_row(*(_text(getattr(row, name)) for name in names))
-    Console(width=200).print(table)
+    print_table("", names, (), ([_text(getattr(row, name)) for name in names] for row in rows))
 
 
 def _text(value: object) -> str:

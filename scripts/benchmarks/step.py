@@ -9,19 +9,17 @@ steps each, so that what else the machine does hits all alike.
 from __future__ import annotations
 
 import gc
-import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from benchmarks.kernels import measure_machine
-from rich.console import Console
+from benchmarks.report import print_machine, print_table, write_rows
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 from sasnet_ns.fitting import Recipe, SDFObjective
@@ -58,10 +56,7 @@ def run(json_path: Path | None, quick: bool) -> None:
     sizes = (10_000, 262_144) if device.type == "cuda" else (10_000,)
     rows = [row for points in sizes for row in time_networks(points, device, 3 if quick else 9)]
     show(rows, machine, device)
-    if json_path is not None:
-        partial = json_path.with_suffix(".part")
-        partial.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1))
-        partial.replace(json_path)
+    write_rows(json_path, rows, machine)
 
 
 def candidates() -> list[tuple[str, str, str, dict[str, Any]]]:
@@ -176,26 +171,11 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> float:
 
 def show(rows: list[Row], machine: dict[str, float], device: torch.device) -> None:
     """Print one table a number of points."""
-    console = Console(width=120)
     for points in sorted({row.points for row in rows}):
-        table = Table(title=f"{points:,} points on {device.type}", title_justify="left")
-        for column in ("network", "backend", "pass"):
-            table.add_column(column)
-        for column in ("parameters", "ms", "best ms", "x SIREN", "memory, MB"):
-            table.add_column(column, justify="right")
+        lines = []
         for row in sorted((row for row in rows if row.points == points), key=lambda row: PASSES.index(row.work)):
-            table.add_row(
-                row.network,
-                row.backend,
-                row.work,
-                f"{row.parameters:,}",
-                f"{row.milliseconds:.1f}",
-                f"{row.best:.1f}",
-                f"{row.over_siren:.2f}",
-                f"{row.peak_mb:.0f}",
-            )
-        console.print(table)
-    console.print(
-        f"{machine['threads']:.0f} threads; torch.mm 10,000x256x224: {machine['gemm_gflop_per_s']:.0f} GFLOP/s; "
-        f"copy {machine['copy_gb_per_s']:.1f} GB/s"
-    )
+            times = f"{row.milliseconds:.1f}", f"{row.best:.1f}", f"{row.over_siren:.2f}"
+            lines.append((row.network, row.backend, row.work, f"{row.parameters:,}", *times, f"{row.peak_mb:.0f}"))
+        columns = ("parameters", "ms", "best ms", "x SIREN", "memory, MB")
+        print_table(f"{points:,} points on {device.type}", ("network", "backend", "pass"), columns, lines)
+    print_machine(machine, "10,000x256x224")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduction.runs import Job, available_cores, run_jobs
+from sdf_tools.io.writing import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,6 +56,13 @@ class Context:
     def suffix(self) -> str:
         """Ending of file names that keeps quick results apart."""
         return "_quick" if self.quick else ""
+
+    def save(self, name: str, data: bytes) -> None:
+        """Write ``name`` into the output folder, marked as quick where it is, and list it."""
+        stem, ending = name.rsplit(".", 1)
+        path = self.output / f"{stem}{self.suffix}.{ending}"
+        write_atomically(path, data)
+        self.done.append(path)
 
     def run(self, jobs: list[Job]) -> list[dict[str, Any]]:
         """Results of jobs, from the cache where they are there."""

@@ -11,7 +11,7 @@ import torch
 
 from reproduction.compare import run_rows
 from reproduction.context import Context
-from reproduction.images import ROWS, colors, image_job, masks_figure, save
+from reproduction.images import ROWS, colors, image_job, masks_figure
 from reproduction.rows import Row, load_row
 from reproduction.runs import Job, load_signal
 from sasnet_ns.fitting import pictures
@@ -33,7 +33,7 @@ def masks(context: Context) -> None:
         field = GridField.load(result["folder"] / "checkpoint.pt")
         size = (field.grid[0], field.grid[1])
         maps = contribution_pictures(field, field.points(), size, per_layer=9)
-        save(context, f"fig3_{row.name}.png", pictures.panels(maps, 9, "viridis", width=1.6))
+        context.save(f"fig3_{row.name}.png", pictures.panels(maps, 9, "viridis", width=1.6))
         if row.name == "sasnet":
             masks_figure(context, "supp_fig9_masks.png", field)
 
@@ -50,7 +50,7 @@ def spectra(context: Context) -> None:
         field = GridField((256, 256), 3, name, {"preset": "image"})
         untrained.append((f"{label} before training", pictures.spectrum(gray(field.render()))))
     data = pictures.panels(untrained, 2, "magma", (-6.0, -2.0), "log10 of the amplitude", 4.0)
-    save(context, "supp_fig1.png", data)
+    context.save("supp_fig1.png", data)
     files = context.files("images/kodak", 1)
     rows = [load_row("images", name) for name in context.pick(("siren", "sasnet"))]
     results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files])
@@ -64,7 +64,7 @@ def spectra(context: Context) -> None:
         before = GridField(**trained.description)  # type: ignore[arg-type]
         for when, field in (("before", before), ("after", trained)):
             shown.append((f"{row.label} {when} training", pictures.spectrum(gray(field.render(scale=2)))))
-    save(context, "supp_fig1_trained.png", pictures.panels(shown, 4, "magma", (-6.0, -2.0), "log10 of the amplitude"))
+    context.save("supp_fig1_trained.png", pictures.panels(shown, 4, "magma", (-6.0, -2.0), "log10 of the amplitude"))
 
 
 def scalability(context: Context) -> None:
@@ -107,8 +107,8 @@ def scalability(context: Context) -> None:
     axis.set(xlabel="parameters", ylabel="PSNR (dB)", xscale="log", title="Figure 6")
     axis.legend(fontsize=7)
     axis.grid(alpha=0.3)
-    save(context, "fig6.png", pictures.figure_png(figure))
-    save(context, "fig6.md", ("\n".join(lines) + "\n").encode())
+    context.save("fig6.png", pictures.figure_png(figure))
+    context.save("fig6.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
 
 
@@ -150,9 +150,9 @@ def omega(context: Context) -> None:
     for a in (axis, noise):
         a.legend()
         a.grid(alpha=0.3)
-    save(context, "supp_fig3.png", pictures.figure_png(figure))
-    save(context, "fig1.png", pictures.panels(zooms, 4))
-    save(context, "supp_fig3.md", ("\n".join(lines) + "\n").encode())
+    context.save("supp_fig3.png", pictures.figure_png(figure))
+    context.save("fig1.png", pictures.panels(zooms, 4))
+    context.save("supp_fig3.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
 
 
@@ -194,7 +194,7 @@ def generalization(context: Context) -> None:
         for label, field in fields.items():
             values = field.render(window=[(top, top + side), (left, left + side)], **options)  # type: ignore[arg-type]
             shown.append((f"{label}, {what}", colors(values.clamp(0, 1))))
-    save(context, "fig5.png", pictures.panels(shown, 1 + len(fields), "gray", (0.0, 1.0), width=1.6))
+    context.save("fig5.png", pictures.panels(shown, 1 + len(fields), "gray", (0.0, 1.0), width=1.6))
 
 
 def time_to_accuracy(context: Context) -> None:
@@ -216,7 +216,7 @@ def time_to_accuracy(context: Context) -> None:
     axis.set(xlabel="seconds of training", ylabel="PSNR of the step (dB)", title="time to accuracy")
     axis.legend(fontsize=7)
     axis.grid(alpha=0.3)
-    save(context, "time_to_accuracy.png", pictures.figure_png(figure))
+    context.save("time_to_accuracy.png", pictures.figure_png(figure))
 
 
 def _rough_and_smooth(image: torch.Tensor, side: int) -> dict[str, tuple[int, int]]:
@@ -228,6 +228,6 @@ def _rough_and_smooth(image: torch.Tensor, side: int) -> dict[str, tuple[int, in
     return places
 
 
-def _history(folder: Path) -> dict[str, list[float]]:
+def _history(folder: Path) -> dict[str, list[Any]]:
     content = json.loads((folder / "history.json").read_text())
     return {key: [math.nan if v is None else v for v in values] for key, values in content.items()}

@@ -17,7 +17,6 @@ from sasnet_ns.fitting import pictures
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.image import analytic_gradient, mask_pictures
 from sasnet_ns.fitting.image_metrics import gray
-from sdf_tools.io.writing import write_atomically
 
 ROWS = ("siren", "ffn", "sape", "wire", "finer", "gaussian_image", "neurbf", "sasnet")
 SINES = ("siren", "finer", "sasnet")
@@ -98,8 +97,8 @@ def fits_figure(context: Context, stem: str, results: dict[str, dict[str, Any]],
     shown = [("image", colors(signal.values)), *((title, colors(values)) for title, values in titles)]
     errors = [(label, (values - signal.values).abs().mean(-1)) for label, values in rendered.items()]
     largest = max(0.02, float(torch.stack([e for _, e in errors]).quantile(0.95)))
-    save(context, f"{stem}.png", pictures.panels(shown, 5, "gray", (0.0, 1.0), width=2.2))
-    save(context, f"{stem}_error.png", pictures.panels(errors, 4, "jet", (0.0, largest), "absolute error", 2.2))
+    context.save(f"{stem}.png", pictures.panels(shown, 5, "gray", (0.0, 1.0), width=2.2))
+    context.save(f"{stem}_error.png", pictures.panels(errors, 4, "jet", (0.0, largest), "absolute error", 2.2))
 
 
 def ablation(context: Context) -> None:
@@ -128,7 +127,7 @@ def ablation(context: Context) -> None:
             length = gradient.norm(dim=-1).reshape(signal.grid)
             shown.append((f"{label}: gradient", length / length.quantile(0.99)))
     if shown:
-        save(context, "supp_fig8.png", pictures.panels(shown, 2, "gray", (0.0, 1.0)))
+        context.save("supp_fig8.png", pictures.panels(shown, 2, "gray", (0.0, 1.0)))
 
 
 def _steps_of_the_ablation(psnr: dict[str, float]) -> list[str]:
@@ -202,17 +201,9 @@ def masks_figure(context: Context, name: str, field: GridField) -> None:
     """Every mask of a SASNet as a picture."""
     size = (field.grid[0], field.grid[1])
     found = mask_pictures(field, field.points(), size)
-    save(context, name, pictures.panels(found, 4, "coolwarm", (0.0, 1.0), "mask", 2.2))
+    context.save(name, pictures.panels(found, 4, "coolwarm", (0.0, 1.0), "mask", 2.2))
 
 
 def colors(values: torch.Tensor) -> torch.Tensor:
     """(H, W, 3) colours, or (H, W) for one channel."""
     return values[..., :3] if values.shape[-1] >= 3 else values[..., 0]
-
-
-def save(context: Context, name: str, data: bytes) -> None:
-    """Write ``name`` into the output folder, marked as quick where it is, and list it."""
-    stem, suffix = name.rsplit(".", 1)
-    path = context.output / f"{stem}{context.suffix}.{suffix}"
-    write_atomically(path, data)
-    context.done.append(path)

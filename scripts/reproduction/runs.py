@@ -15,6 +15,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
+from sdf_tools.io.writing import sync_folder, write_json
+
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -147,9 +149,10 @@ def _do(job: Job, root: Path, device: str | None, show: bool) -> None:
             _fit_shape(job, partial, device, show)
         else:
             _fit_grid(job, partial, device, show)
-        (partial / "job.json").write_text(json.dumps(dataclasses.asdict(job), indent=1, default=list))
+        write_json(partial / "job.json", dataclasses.asdict(job))
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
+        sync_folder(final.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -198,7 +201,7 @@ def _fit_grid(job: Job, folder: Path, device: str | None, show: bool) -> None:
 
 def _fit_shape(job: Job, folder: Path, device: str | None, show: bool) -> None:
     from sasnet_ns.fitting import ShapeFit, fit_shape
-    from sasnet_ns.shapes.named import resolve_shape
+    from sasnet_ns.shapes.named import resolve_mesh
     from sasnet_ns.training.config import config_from
     from sdf_tools.errors import ShapeError
     from sdf_tools.io.writing import save_mesh
@@ -209,7 +212,7 @@ def _fit_shape(job: Job, folder: Path, device: str | None, show: bool) -> None:
     if fitted.interrupted:
         raise KeyboardInterrupt
     fitted.field.save(folder / "field.pt")
-    (folder / "history.json").write_text(json.dumps({"loss": fitted.losses}))
+    write_json(folder / "history.json", {"loss": fitted.losses}, indent=None)
     content: dict[str, Any] = {"parameters": fitted.field.network.parameter_count(), "steps": config.recipe.steps}
     try:
         mesh = fitted.extract_mesh(job.resolution)
@@ -217,9 +220,9 @@ def _fit_shape(job: Job, folder: Path, device: str | None, show: bool) -> None:
         content["surface"] = str(error)
     else:
         save_mesh(mesh, folder / "mesh.ply")
-        found = evaluate(mesh, resolve_shape(job.data), samples=job.samples, iou_samples=5 * job.samples)
+        found = evaluate(mesh, resolve_mesh(job.data), samples=job.samples, iou_samples=5 * job.samples)
         content |= {key: value for key, value in found.to_dict().items() if isinstance(value, int | float)}
-    (folder / "metrics.json").write_text(json.dumps(content, indent=1))
+    write_json(folder / "metrics.json", content)
 
 
 def sized(fit: dict[str, Any], in_dim: int, out_dim: int) -> dict[str, Any]:

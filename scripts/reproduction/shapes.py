@@ -15,7 +15,6 @@ from reproduction.rows import Row, load_row, merge
 from reproduction.runs import Job
 from reproduction.tables import SHAPE_METRICS, write_table
 from sasnet_ns.fitting import pictures
-from sdf_tools.io.writing import write_atomically
 
 ROWS = ("pemlp", "gauss", "siren", "wire", "finer", "sasnet")
 SHAPES = ("armadillo", "dragon", "lucy", "thai_statue")
@@ -31,7 +30,7 @@ def shape_results(context: Context, shapes: tuple[str, ...]) -> tuple[list[Row],
         made = []
         for shape in shapes:
             fit = merge(row.fit(shape, *(["quick"] if context.quick else [])), {"seed": seed})
-            small = {"resolution": 128, "samples": 50_000} if context.quick else {}
+            small: dict[str, Any] = {"resolution": 128, "samples": 50_000} if context.quick else {}
             made.append(Job("shape", shape, fit, f"{row.label} on {shape}", **small))
         return made
 
@@ -98,8 +97,8 @@ def losses(context: Context) -> None:
             f"- Lowest final loss: {label}; in the paper SASNet, which has FINER's after 35,000 of 200,000 steps.",
         ]
     lines.append(f"- {context.hardware()}; seed {context.seeds[0]}.")
-    _save(context, "fig8.png", pictures.figure_png(figure))
-    _save(context, "fig8.md", ("\n".join(lines) + "\n").encode())
+    context.save("fig8.png", pictures.figure_png(figure))
+    context.save("fig8.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
 
 
@@ -133,7 +132,7 @@ def mask_slices(context: Context) -> None:
         axis.set_title(f"{place} = {offset:g}", fontsize=8)
         axis.set_axis_off()
     figure.colorbar(shown, ax=axes, label="mask of the highest band", shrink=0.8)
-    _save(context, "fig10.png", pictures.figure_png(figure))
+    context.save("fig10.png", pictures.figure_png(figure))
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(50_000, 3, generator=generator) - 0.5
     with torch.no_grad():
@@ -168,11 +167,4 @@ def _meshes(context: Context, rows: list[Row], results: Results, shapes: tuple[s
         mesh = dataclasses.replace(mesh, vertex_colors=colors)
         shown.append((row.label, render_mesh(mesh, camera, size=(300, 300), occlusion_rays=4)))
     if shown:
-        _save(context, "fig9.png", pictures.panels(shown, 3))
-
-
-def _save(context: Context, name: str, data: bytes) -> None:
-    stem, suffix = name.rsplit(".", 1)
-    path = context.output / f"{stem}{context.suffix}.{suffix}"
-    write_atomically(path, data)
-    context.done.append(path)
+        context.save("fig9.png", pictures.panels(shown, 3))

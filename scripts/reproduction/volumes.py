@@ -15,7 +15,6 @@ from reproduction.tables import VOLUME_METRICS, write_table
 from sasnet_ns.fitting import pictures
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.volume import VOLUME_SUFFIXES, render_volume
-from sdf_tools.io.writing import write_atomically
 
 ROWS = ("pemlp", "gauss", "siren", "finer", "wire", "sasnet")
 
@@ -69,6 +68,4 @@ def _figure(context: Context, results: dict[str, dict[str, Any]], job: Job) -> N
         largest = float(torch.stack([e for _, e in errors]).quantile(0.98))
         files["fig7_error.png"] = pictures.panels(errors, 3, "jet", (0.0, max(largest, 1e-6)), "absolute error", 2.4)
     for name, data in files.items():
-        path = context.output / name.replace(".png", f"{context.suffix}.png")
-        write_atomically(path, data)
-        context.done.append(path)
+        context.save(name, data)

@@ -17,6 +17,8 @@ def _diagonalize(a, axes):
     for i in range(3):
         for j in range(3):
             axes[i, j] = 1.0 if i == j else 0.0
+    # Jacobi (Golub and Van Loan, Matrix Computations, 8.5), not the closed form for 3 x 3, whose errors are relative
+    # to the largest variance (Kopp 2008), while the axis of the smallest is what is asked for.
     for _ in range(12):
         off = a[0, 1] ** 2 + a[0, 2] ** 2 + a[1, 2] ** 2
         if off <= 1e-34 * (a[0, 0] ** 2 + a[1, 1] ** 2 + a[2, 2] ** 2):
@@ -25,6 +27,7 @@ def _diagonalize(a, axes):
             for q in range(p + 1, 3):
                 if a[p, q] == 0.0:
                     continue
+                # Of the two angles that make a[p, q] zero the smaller: only with it do the sweeps converge.
                 half = (a[q, q] - a[p, p]) / (2.0 * a[p, q])
                 t = (1.0 if half >= 0 else -1.0) / (abs(half) + np.sqrt(half * half + 1.0))
                 c = 1.0 / np.sqrt(t * t + 1.0)
@@ -47,6 +50,7 @@ def fit_planes(points, neighbours, normals, variances):
         for j in neighbours[row]:
             for i in range(3):
                 mean[i] += points[j, i] / count
+        # About the mean, in a second pass: sums of squares alone would cancel far from the origin.
         a[:] = 0.0
         for j in neighbours[row]:
             x, y, z = points[j, 0] - mean[0], points[j, 1] - mean[1], points[j, 2] - mean[2]

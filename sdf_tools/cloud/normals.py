@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdf_tools.cloud.orientation import orient_by_scans, orient_by_spanning_tree, orient_by_winding
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.geometry import PointCloud
 from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.threads import in_threads
@@ -62,10 +62,8 @@ def _fit(
 
 
 def _plane_kernel() -> Callable[..., None]:
-    try:
+    with needs("numba", "Estimating normals"):
         from sdf_tools.cloud._plane_kernels import fit_planes
-    except ImportError:
-        raise MissingLibraryError("Normals need numba, which is not installed: pip install numba") from None
     return fit_planes
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import needs
 from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.spatial.winding_tree import WindingTree
+from sdf_tools.vectors import unit_vectors
 
 ANCHORS = 30_000
 LONGEST = 1.5  # of a dipole, times the area of the disc that its point stands for
@@ -42,7 +43,7 @@ def orient_by_winding(
     opposed = np.einsum("ij,ij->i", coarse, fine) < 0
     patch = opposed[near].mean(1) > 0.3
     dipoles = np.where(patch[:, None], coarse, fine)
-    field = _unit(dipoles) if len(chosen) == len(points) else _unit(-tree.gradient(dipoles, final, points))
+    field = unit_vectors(dipoles if len(chosen) == len(points) else -tree.gradient(dipoles, final, points))
     agreement = (normals * field).sum(1, keepdims=True)
     oriented = np.where(agreement < 0, -normals, normals)
     return np.where(np.abs(agreement) < 0.8, field, oriented) if refine else oriented
@@ -61,7 +62,7 @@ def _solve(tree: WindingTree, longest: np.ndarray, softenings: np.ndarray) -> np
         reached = tree.winding(residual, soften)
         dipoles = dipoles + (residual**2).sum() / max(float((reached**2).sum()), 1e-300) * residual
         length = np.minimum(np.linalg.norm(dipoles, axis=1, keepdims=True), longest)
-        dipoles = _unit(-tree.gradient(dipoles, soften)) * length
+        dipoles = unit_vectors(-tree.gradient(dipoles, soften)) * length
     return dipoles
 
 
@@ -99,13 +100,9 @@ def orient_by_spanning_tree(points: np.ndarray, normals: np.ndarray, k: int = 12
 
     Each connected component of the neighbour graph is then turned so that it encloses positive volume.
     """
-    try:
+    with needs("scipy", "Orientation by 'mst'"):
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
-    except ImportError:
-        raise MissingLibraryError(
-            "Orientation by 'mst' needs scipy, which is not installed: pip install scipy"
-        ) from None
     k = min(k, len(points))
     distance, index = nearest_neighbours(points)(points, k)
     start, end = np.repeat(np.arange(len(points)), k - 1), index[:, 1:].reshape(-1)
@@ -177,8 +174,3 @@ def _sphere_directions(count: int) -> np.ndarray:
     angle = np.pi * (1 + np.sqrt(5)) * i
     ring = np.sqrt(1 - z * z)
     return np.stack([ring * np.cos(angle), ring * np.sin(angle), z], 1)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)

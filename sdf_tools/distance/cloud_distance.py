@@ -6,9 +6,10 @@ import numpy as np
 
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import PointCloud
-from sdf_tools.spatial.closest_triangles import Found
+from sdf_tools.spatial.closest_triangles import SurfacePoints
 from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.spatial.winding_tree import WindingTree
+from sdf_tools.vectors import unit_vectors
 
 METHODS = ("imls", "knn_mean")
 
@@ -57,7 +58,7 @@ class CloudDistance:
             # Areas of the discs that the points stand for.
             self._area = np.pi * np.maximum(distance[:, -1], 1e-9) ** 2 / self._k
 
-    def query(self, points: np.ndarray) -> Found:
+    def query(self, points: np.ndarray) -> SurfacePoints:
         """Closest points of the cloud's surface to (N, 3) points."""
         k = 3 if self.method == "knn_mean" else self._k
         distance, index = self._search(points, min(k, len(self.points)))
@@ -65,7 +66,9 @@ class CloudDistance:
         if self.method == "knn_mean":
             normal = self._sided(index).mean(1)
             signed = np.einsum("ij,ij->i", points - self.points[nearest], normal)
-            return Found(self.points[nearest], _unit(normal), np.abs(signed) if self.unsigned else signed, nearest)
+            return SurfacePoints(
+                self.points[nearest], unit_vectors(normal), np.abs(signed) if self.unsigned else signed, nearest
+            )
         signed, normal, share = self._local(points, distance, index)
         far = share < 1
         closest = points - signed[:, None] * normal
@@ -76,7 +79,7 @@ class CloudDistance:
             away = np.where(side < 0, -away, away)
             signed[far] = share[far] * signed[far] + (1 - share[far]) * away
             closest[far] = foot
-        return Found(closest, normal, np.abs(signed) if self.unsigned else signed, nearest)
+        return SurfacePoints(closest, normal, np.abs(signed) if self.unsigned else signed, nearest)
 
     def signed_distance(self, points: np.ndarray) -> np.ndarray:
         """(N,) signed distances of (N, 3) points."""
@@ -95,7 +98,7 @@ class CloudDistance:
         weight = np.exp(-excess / (spacing[:, None] ** 2))
         weight /= weight.sum(1, keepdims=True)
         normals = self._sided(index)
-        normal = _unit(np.einsum("nk,nkj->nj", weight, normals))
+        normal = unit_vectors(np.einsum("nk,nkj->nj", weight, normals))
         # Along a curved surface the chord to a neighbour is at a right angle to the mean of the normals at its ends,
         # not to the neighbour's own: planes alone would shrink convex shapes.
         mean = (normals + normal[:, None]) / 2
@@ -129,8 +132,3 @@ class CloudDistance:
         if self._tree is None:
             self._tree = WindingTree(self.points)
         return self._tree.winding(self.normals * self._area[:, None], 0.0, np.ascontiguousarray(points)) > 0.5
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)

@@ -10,9 +10,9 @@ import numpy as np
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh
 from sdf_tools.spatial._libraries import import_igl
-from sdf_tools.spatial.closest_triangles import Found, TriangleTree
+from sdf_tools.spatial.closest_triangles import SurfacePoints, TriangleTree
 from sdf_tools.spatial.neighbours import morton_order
-from sdf_tools.spatial.ray_winding import Columns
+from sdf_tools.spatial.ray_winding import RayWinding
 from sdf_tools.topology import degenerate_faces, edge_table, first_occurrences, pseudo_normals, signed_volume
 
 
@@ -53,8 +53,8 @@ class MeshDistance:
         return pseudo_normals(self.vertices, self.faces) * self._flip
 
     @cached_property
-    def _columns(self) -> Columns:
-        return Columns(self.vertices, self.faces)
+    def _ray_winding(self) -> RayWinding:
+        return RayWinding(self.vertices, self.faces)
 
     @cached_property
     def _winding_tree(self) -> Any:
@@ -66,10 +66,10 @@ class MeshDistance:
         """(N,) signed distances of (N, 3) points."""
         return self._closest(points)[2]
 
-    def query(self, points: np.ndarray) -> Found:
+    def query(self, points: np.ndarray) -> SurfacePoints:
         """Closest points to (N, 3) points."""
         ids, closest, distance, region = self._closest(points)
-        return Found(closest, self._normals[ids, region], distance, self._original[ids])
+        return SurfacePoints(closest, self._normals[ids, region], distance, self._original[ids])
 
     def _closest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         ids, closest, region = self._triangles.closest(points)
@@ -89,7 +89,7 @@ class MeshDistance:
         if self.sign == "pseudonormal":
             return self._closest(points)[2] < 0
         # In a sealed mesh a body that is inside out still encloses its inside; in an open one the sides matter.
-        return self._columns.winding(points) != 0 if self.sealed else self.winding(points) > 0.5
+        return self._ray_winding.winding(points) != 0 if self.sealed else self.winding(points) > 0.5
 
     def winding(self, points: np.ndarray) -> np.ndarray:
         """Generalised winding number of (N, 3) points, about 1 inside and 0 outside."""

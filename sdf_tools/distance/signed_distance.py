@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from sdf_tools.distance.cloud_distance import CloudDistance
 from sdf_tools.distance.mesh_distance import MeshDistance
 from sdf_tools.geometry import Mesh, Shape, normalize
 
-SIGNS = ("auto", "pseudonormal", "winding", "rays", "unsigned")
+Sign = Literal["auto", "pseudonormal", "winding", "rays", "unsigned"]
 
 
 CHUNK = 1 << 20  # points at once: about 200 bytes each
@@ -48,6 +49,14 @@ class ClosestPoints:
 class SignedDistance:
     """Signed distance to a shape: ``SignedDistance(shape)(points)``.
 
+    >>> import torch
+    >>> from sdf_tools import SignedDistance, extract_mesh
+    >>> distance = SignedDistance(extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=64))
+    >>> [round(value, 3) for value in distance(torch.tensor([[0.0, 0, 0.5], [0, 0, 0.1]])).tolist()]
+    [0.1, -0.3]
+    >>> distance.contains(torch.tensor([0.1, 0.1, 0.1]))
+    tensor(True)
+
     Args:
         shape: a mesh, or a point cloud with normals (``sign="unsigned"``: with or without).
         sign: how the side is decided for meshes.
@@ -71,9 +80,9 @@ class SignedDistance:
             normals that should have a sign.
     """
 
-    def __init__(self, shape: Shape, sign: str = "auto", method: str = "imls") -> None:
-        if sign not in SIGNS:
-            raise ValueError(f"sign must be one of {', '.join(SIGNS)}, not '{sign}'.")
+    def __init__(self, shape: Shape, sign: Sign = "auto", method: Literal["imls", "knn_mean"] = "imls") -> None:
+        if sign not in get_args(Sign):
+            raise ValueError(f"sign must be one of {', '.join(get_args(Sign))}, not '{sign}'.")
         self.shape = shape
         self._frame = normalize(shape)
         inner = self._frame.shape

@@ -9,6 +9,7 @@ import numpy as np
 
 from sdf_tools.extraction._fields import Grid, SampledField
 from sdf_tools.extraction._tables import EDGE_CORNERS, surface_loops
+from sdf_tools.vectors import unit_vectors
 
 if TYPE_CHECKING:
     from sdf_tools.extraction._sparse import CrossingEdges, SparseLattice
@@ -48,8 +49,7 @@ def dual_contour(
         (V, 3) float64 vertices and (F, 3) int64 triangles, counter-clockwise seen from above the level.
     """
     grid = lattice.grid
-    gradient = field.gradient(crossings, grid.spacing * 1e-2)
-    gradient /= np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-30)
+    gradient = unit_vectors(field.gradient(crossings, grid.spacing * 1e-2))
     # Where the surface is capped at the box, its plane is the box's, not the field's.
     capped = np.abs(edges.ends).max(1) >= np.finfo(np.float32).max
     gradient[capped] = np.eye(3)[edges.axes[capped]]

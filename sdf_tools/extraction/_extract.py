@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.extraction._fields import Field, Grid, SampledField
 from sdf_tools.geometry import Mesh
+from sdf_tools.vectors import unit_vectors
 
 if TYPE_CHECKING:
     from sdf_tools.extraction._search import Search
@@ -49,11 +50,12 @@ def extract_mesh(
 ) -> Mesh:
     """The surface ``field == level`` as one mesh; every option is described at :func:`extract_meshes`.
 
-    Raises:
-        ShapeError: no surface at this level in the box, or the field is NaN somewhere.
-        ValueError: bad arguments.
+    >>> from sdf_tools import extract_mesh
+    >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.3, resolution=32)
+    >>> round(float(ball.vertices.norm(dim=1).mean()), 3)
+    0.3
     """
-    meshes = _extract(
+    (mesh,) = _extract(
         field,
         [level],
         resolution,
@@ -74,7 +76,7 @@ def extract_mesh(
         progress=progress,
         name=name,
     )
-    return meshes[0]
+    return mesh
 
 
 def extract_meshes(
@@ -206,12 +208,10 @@ def _extract(
     progress: Callable[[str, int], None] | None,
     name: str,
 ) -> list[Mesh]:
-    try:
+    with needs("numba", "Extraction"):
         from sdf_tools.extraction._lattice import bisect, crossing_segments, sample_coarse
         from sdf_tools.extraction._search import probe, search_surface
         from sdf_tools.extraction._sparse import SparseLattice
-    except ImportError as error:
-        raise MissingLibraryError("Extraction needs numba; install it with 'pip install numba'.") from error
 
     grid = make_grid(resolution, bounds)
     limit = float(np.finfo(np.float32).max)
@@ -272,8 +272,7 @@ def _extract(
         vertex_normals = None
         if normals:
             sampled.stage = "normals"
-            gradient = sampled.gradient(vertices, grid.spacing * 1e-2)
-            gradient /= np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-30)
+            gradient = unit_vectors(sampled.gradient(vertices, grid.spacing * 1e-2))
             vertex_normals = torch.from_numpy(gradient if inside == "below" else -gradient)
         if inside == "above":
             faces = np.ascontiguousarray(faces[:, ::-1])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import needs
 from sdf_tools.geometry import Mesh
 from sdf_tools.topology import drop_unreferenced, face_components
 
@@ -102,12 +102,8 @@ def simplify(mesh: Mesh, faces: int) -> Mesh:
         raise ValueError(f"A closed mesh has at least 4 faces; cannot simplify to {faces}.")
     if mesh.faces.shape[0] <= faces:
         return mesh
-    try:
+    with needs("fast-simplification", "Simplification"):
         import fast_simplification
-    except ImportError as error:
-        raise MissingLibraryError(
-            "Simplification needs fast-simplification; install it with 'pip install fast-simplification'."
-        ) from error
     # The library computes in float32: centre and scale first, so that a far-away or tiny mesh keeps its digits.
     vertices = mesh.vertices.numpy()
     center = (vertices.max(0) + vertices.min(0)) / 2

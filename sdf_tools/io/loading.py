@@ -1,65 +1,118 @@
-"""Files to shapes and back: meshes and point clouds, one clear sentence for everything that cannot be read."""
+"""Files to shapes: meshes and point clouds, one clear sentence for everything that cannot be read."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from sdf_tools.errors import MissingLibraryError, ShapeError
-from sdf_tools.geometry import Mesh, PointCloud, Shape, positions
+from sdf_tools.errors import MissingLibraryError, ShapeError, ShapeWarning
+from sdf_tools.geometry import Mesh, PointCloud, Shape
+from sdf_tools.io.arrays import read_npy, read_npz
+from sdf_tools.io.limits import read_bytes
+from sdf_tools.io.obj import read_obj
+from sdf_tools.io.off import read_off
+from sdf_tools.io.pcd import read_pcd
 from sdf_tools.io.ply import read_ply, triangles_of
+from sdf_tools.io.scans import read_e57, read_las
+from sdf_tools.io.text_cloud import read_text_cloud
+from sdf_tools.io.trimesh_files import read_glb, read_stl
+from sdf_tools.io.validation import validate_for_fitting
 from sdf_tools.io.writing import save_mesh, save_points, write_atomically
 
 __all__ = ["load", "save_mesh", "save_points", "validate_for_fitting", "write_atomically"]
 
+TEXT_SUFFIXES = (".xyz", ".pts", ".txt", ".asc", ".csv")
+SCAN_SUFFIXES = (".las", ".laz", ".e57")
 MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off", ".glb", ".npz")
-CLOUD_SUFFIXES = (".ply", ".xyz", ".npz", ".npy", ".pcd")
-_READABLE = ".ply .obj .stl .off .glb (meshes), .ply .xyz .npz .npy .pcd (point clouds)"
-MIN_FACES = 4
-MIN_POINTS = 50
+CLOUD_SUFFIXES = (".ply", ".obj", ".off", ".glb", ".npz", ".npy", ".pcd", *TEXT_SUFFIXES, *SCAN_SUFFIXES)
+_READABLE = (
+    ".ply .obj .stl .off .glb .npz (meshes), .ply .obj .npz .npy .pcd .xyz .pts .txt .asc .csv .las .laz .e57 "
+    "(point clouds)"
+)
+SMALLEST, LARGEST = 1e-30, 1e30  # beyond these squares of areas leave float64
 
 
 def load(path: str | Path, name: str | None = None, *, merge: bool = True) -> Shape:
     """Read a mesh or a point cloud.
 
     Meshes: .ply (triangles, quads, polygons, triangle strips), .obj (any number of objects), .stl, .off, .glb (all
-    meshes of the scene, with their transforms), .npz with ``vertices`` and ``faces``. Point clouds: .ply or .obj
-    without faces, .xyz, .npy ((N, 3) or, with normals, (N, 6)), .npz with ``points`` and optionally ``normals`` and
-    ``scan_id``, .pcd. Coordinates keep the file's own units and position, as float64.
+    meshes of the scene, with their transforms), .npz with ``vertices`` and ``faces``. Concave polygons are cut along
+    their notches. Point clouds: .ply, .obj, .off or .glb without faces, .npy, .npz with ``points`` and optionally
+    ``normals``, ``colors`` and ``scan_id``, .pcd (text, binary, compressed), text (.xyz .pts .txt .asc .csv) with or
+    without a line of names, .las, .laz and .e57 with the extra ``scans``. Columns of text and of .npy beyond the third
+    are normals or colours by their names or their values. Coordinates keep the file's own units and position, as
+    float64.
+
+    No other file is opened than this one, and no more memory taken than ``SDF_TOOLS_MAX_MEMORY`` (default: half of
+    what is free).
 
     Args:
         path: the file.
         name: what messages call the shape; the file name without it.
-        merge: join mesh vertices at exactly the same position, which UV seams and STL files leave apart.
+        merge: join mesh vertices at exactly the same position, which UV seams and STL files leave apart; in STL files
+            also those that differ in their last digits, if that closes cracks.
+
+    Warns:
+        ShapeWarning: columns were chosen by their values, or something was left out; one sentence.
 
     Raises:
-        ShapeError: the file is missing, empty, damaged, of an unknown kind, or has coordinates that are not finite.
+        ShapeError: the file is missing, empty, damaged, of an unknown kind, too large, or has coordinates that are not
+            finite or outside [1e-30, 1e30].
+        MissingLibraryError: the format needs an optional library.
     """
     path = Path(path)
     where = path.name
     name = name or path.stem
-    if not path.exists():
+    suffix = path.suffix.lower()
+    try:
+        exists = path.exists()
+    except (OSError, ValueError):
+        exists = False
+    if not exists:
         raise ShapeError(f"'{path}' does not exist; check the path.")
     if path.is_dir():
         raise ShapeError(f"'{path}' is a folder; give a file: {_READABLE}.")
+    if not path.is_file():
+        raise ShapeError(f"'{where}' is not a plain file (a device, a pipe or a socket); give a file.")
     if path.stat().st_size == 0:
         raise ShapeError(f"'{where}' is an empty file; export or download it again.")
-    suffix = path.suffix.lower()
-    readers = {
-        ".ply": _read_ply,
-        ".npz": _read_npz,
-        ".npy": _read_npy,
-        ".xyz": _read_xyz,
-        ".pcd": _read_pcd,
-        **dict.fromkeys((".obj", ".stl", ".off", ".glb"), _read_with_trimesh),
+    readers: dict[str, Callable[[], dict[str, Any]]] = {
+        ".ply": lambda: _ply_fields(path),
+        ".obj": lambda: read_obj(read_bytes(path, 8.0), where, merge),
+        ".off": lambda: read_off(read_bytes(path, 8.0), where),
+        ".stl": lambda: read_stl(path),
+        ".glb": lambda: read_glb(path),
+        ".npz": lambda: read_npz(path),
+        ".npy": lambda: read_npy(path),
+        ".pcd": lambda: read_pcd(read_bytes(path, 3.0), where),
+        ".e57": lambda: read_e57(path),
+        **dict.fromkeys((".las", ".laz"), lambda: read_las(path)),
+        **dict.fromkeys(TEXT_SUFFIXES, lambda: read_text_cloud(read_bytes(path, 6.0), where)),
     }
     if suffix not in readers:
         raise ShapeError(f"'{where}' has a suffix that is not known here ('{suffix}'); use one of {_READABLE}.")
-    fields = readers[suffix](path)
-    return _to_shape(fields, name, where, merge)
+    try:
+        fields = readers[suffix]()
+        shape = _to_shape(fields, name, where, merge)
+    except (ShapeError, MissingLibraryError):
+        raise
+    except MemoryError:
+        raise ShapeError(f"'{where}' needs more memory than there is; give a smaller file.") from None
+    except OSError as error:
+        raise ShapeError(f"'{where}' cannot be read: {error.strerror or type(error).__name__}.") from None
+    except Exception as error:  # the last net: a stranger's file must not end in a traceback
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")[:150]
+        raise ShapeError(f"'{where}' is damaged in an unforeseen way ({reason}); export it again.") from error
+    if isinstance(shape, Mesh) and suffix == ".stl" and merge:
+        shape = _close_cracks(shape, fields)
+    for note in fields.get("notes", ()):
+        warnings.warn(f"'{where}': {note}.", ShapeWarning, stacklevel=2)
+    return shape
 
 
 def _to_shape(fields: dict[str, Any], name: str, where: str, merge: bool) -> Shape:
@@ -67,33 +120,30 @@ def _to_shape(fields: dict[str, Any], name: str, where: str, merge: bool) -> Sha
     faces = fields.get("faces")
     if len(points) == 0 or (faces is not None and len(faces) == 0 and fields.get("must_have_faces")):
         raise ShapeError(f"'{where}' holds no geometry: it has no {'faces' if len(points) else 'points'}.")
-    bad = int((~np.isfinite(points)).any(1).sum())
-    if bad:
-        raise ShapeError(
-            f"'{where}' has {bad} of {len(points)} points with coordinates that are NaN or infinite; remove them first."
-        )
-    normals = _unit_rows(fields.get("normals"), len(points))
-    colors = fields.get("colors")
-    if colors is not None and len(colors) != len(points):
-        colors = None
+    check_range(points, where)
+    normals = _unit_rows(fields.get("normals"), len(points), where)
+    colors = _color_rows(fields.get("colors"), len(points))
     if faces is None or len(faces) == 0:
         scans = fields.get("scan_ids")
-        if scans is not None and len(scans) != len(points):
-            raise ShapeError(f"'{where}' has {len(scans)} scan ids for {len(points)} points; there must be one each.")
+        if scans is not None and (np.ndim(scans) != 1 or len(scans) != len(points)):
+            raise ShapeError(
+                f"'{where}' has {np.size(scans)} scan ids for {len(points)} points; there must be one each."
+            )
         return PointCloud(
             torch.from_numpy(points),
             None if normals is None else torch.from_numpy(normals),
             None if scans is None else torch.from_numpy(np.ascontiguousarray(scans, dtype=np.int64)),
             name,
+            None if colors is None else torch.from_numpy(colors),
         )
-    faces = np.ascontiguousarray(faces, dtype=np.int64).reshape(-1, 3)
-    if faces.min() < 0 or faces.max() >= len(points):
+    faces = np.asarray(faces)
+    if faces.min() < 0 or faces.max() >= len(points) or (faces % 1 != 0).any():
         raise ShapeError(f"'{where}' has faces that name vertices it does not have; export it again.")
     mesh = Mesh(
         torch.from_numpy(points),
-        torch.from_numpy(faces),
+        torch.from_numpy(np.ascontiguousarray(faces, dtype=np.int64).reshape(-1, 3)),
         None if normals is None else torch.from_numpy(normals),
-        None if colors is None else torch.from_numpy(np.ascontiguousarray(colors, dtype=np.float64)),
+        None if colors is None else torch.from_numpy(colors),
         name,
     )
     if not merge:
@@ -103,232 +153,83 @@ def _to_shape(fields: dict[str, Any], name: str, where: str, merge: bool) -> Sha
     return merge_vertices(mesh)
 
 
-def _unit_rows(normals: np.ndarray | None, count: int) -> np.ndarray | None:
-    """Unit normals, or None if they are not there for every point."""
-    if normals is None or len(normals) != count:
+def check_range(points: np.ndarray, where: str) -> None:
+    """Refuse coordinates that arithmetic cannot use.
+
+    Raises:
+        ShapeError: NaN or infinite coordinates, larger ones than 1e30, or a size below 1e-30.
+    """
+    bad = int((~np.isfinite(points)).any(1).sum())
+    if bad:
+        raise ShapeError(
+            f"'{where}' has {bad} of {len(points)} points with coordinates that are NaN or infinite; remove them first."
+        )
+    largest, size = float(np.abs(points).max()), float(np.ptp(points, axis=0).max())
+    if largest > LARGEST or 0 < size < SMALLEST:
+        what = f"coordinates up to {largest:.3g}" if largest > LARGEST else f"a size of {size:.3g}"
+        raise ShapeError(f"'{where}' has {what}, beyond 1e-30 to 1e30, which can only be damage; check the file.")
+
+
+def _unit_rows(normals: np.ndarray | None, count: int, where: str) -> np.ndarray | None:
+    """Unit normals, zero where there is none; None without any."""
+    if normals is None:
         return None
-    normals = np.ascontiguousarray(normals, dtype=np.float64)
+    if np.shape(normals) != (count, 3):
+        raise ShapeError(f"'{where}' has normals of shape {np.shape(normals)}; they must be ({count}, 3), one a point.")
+    normals = np.array(normals, dtype=np.float64)
+    normals[~np.isfinite(normals).all(1)] = 0
+    # By the largest component first: squares of 1e-200 and 1e200 leave float64.
+    largest = np.abs(normals).max(1, keepdims=True)
+    if not (largest > 0).any():
+        return None
+    np.divide(normals, largest, out=normals, where=largest > 0)
     length = np.linalg.norm(normals, axis=1, keepdims=True)
-    if not np.isfinite(normals).all() or not (length > 0).any():
+    return np.divide(normals, length, out=normals, where=length > 0)
+
+
+def _color_rows(colors: np.ndarray | None, count: int) -> np.ndarray | None:
+    """(N, 3) in [0, 1], from bytes, 16-bit values or shares; None if they are not there for every point."""
+    if colors is None or np.ndim(colors) != 2 or np.shape(colors)[0] != count or np.shape(colors)[1] not in (3, 4):
         return None
-    return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
+    values = np.array(colors[:, :3], dtype=np.float64)
+    if not np.isfinite(values).all():
+        return None
+    kind = np.asarray(colors).dtype
+    largest = float(values.max(initial=0))
+    whole = np.iinfo(kind).max if kind in (np.uint8, np.uint16) and largest > 1 else None
+    if whole == 65535 and largest <= 255:
+        whole = 255  # bytes in fields of two
+    return np.clip(values / (whole or (1 if largest <= 1 else 255 if largest <= 255 else 65535)), 0, 1)
 
 
-def _read_ply(path: Path) -> dict[str, Any]:
-    tables = read_ply(path.read_bytes(), path.name)
+def _ply_fields(path: Path) -> dict[str, Any]:
+    tables = read_ply(read_bytes(path, 3.0), path.name)
     vertex = tables.get("vertex", {})
-    if not all(axis in vertex for axis in "xyz"):
+    if not all(axis in vertex and np.ndim(vertex[axis]) == 1 for axis in "xyz"):
         raise ShapeError(f"'{path.name}' holds no geometry: its PLY header has no vertices with x, y and z.")
-    fields: dict[str, Any] = {"points": np.column_stack([vertex[axis] for axis in "xyz"]).astype(np.float64)}
-    fields["faces"] = triangles_of(tables)
-    if all(axis in vertex for axis in ("nx", "ny", "nz")):
-        fields["normals"] = np.column_stack([vertex[axis] for axis in ("nx", "ny", "nz")])
-    if all(channel in vertex for channel in ("red", "green", "blue")):
-        colors = np.column_stack([vertex[channel] for channel in ("red", "green", "blue")]).astype(np.float64)
-        fields["colors"] = colors / 255 if colors.size and colors.max() > 1 else colors
+    points = np.column_stack([vertex[axis] for axis in "xyz"]).astype(np.float64)
+    fields: dict[str, Any] = {"points": points, "faces": triangles_of(tables, points, path.name)}
+
+    def columns(*names: str) -> np.ndarray | None:
+        found = [vertex.get(name) for name in names]
+        return None if any(np.ndim(c) != 1 for c in found) else np.column_stack(found)  # type: ignore[arg-type]
+
+    fields["normals"] = columns("nx", "ny", "nz")
+    for names in (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b")):
+        if fields.get("colors") is None:
+            fields["colors"] = columns(*names)
     for key in ("scan_id", "scan_ids"):
-        if key in vertex:
+        if key in vertex and np.ndim(vertex[key]) == 1:
             fields["scan_ids"] = vertex[key]
     return fields
 
 
-def _read_with_trimesh(path: Path) -> dict[str, Any]:
-    try:
-        import trimesh
-    except ImportError:
-        raise MissingLibraryError(
-            f"Reading {path.suffix} files needs trimesh, which is not installed: pip install trimesh"
-        ) from None
-    try:
-        scene = trimesh.load(str(path), force="scene", process=False)
-        parts = _scene_parts(scene)
-    except ShapeError:
-        raise
-    except Exception as error:  # trimesh raises whatever its parsers meet
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ShapeError(f"'{path.name}' cannot be read as a {path.suffix} file ({reason}); export it again.") from None
-    if not parts:
-        raise ShapeError(f"'{path.name}' holds no geometry: there are no points or faces in it.")
-    columns: dict[str, list[Any]] = {"points": [], "faces": [], "normals": [], "colors": []}
-    offset = 0
-    for part in parts:
-        columns["points"].append(part["points"])
-        columns["faces"].append(part["faces"] + offset)
-        columns["normals"].append(part.get("normals"))
-        columns["colors"].append(part.get("colors"))
-        offset += len(part["points"])
-    fields: dict[str, Any] = {
-        key: np.concatenate(rows) for key, rows in columns.items() if all(row is not None for row in rows)
-    }
-    fields["must_have_faces"] = path.suffix.lower() in (".stl", ".off")
-    return fields
+def _close_cracks(mesh: Mesh, fields: dict[str, Any]) -> Mesh:
+    from sdf_tools.topology import close_cracks
 
-
-def _scene_parts(scene: Any) -> list[dict[str, np.ndarray]]:
-    """Every geometry of a trimesh scene, once per node that shows it, in scene coordinates."""
-    parts = []
-    for node in scene.graph.nodes_geometry:
-        transform, key = scene.graph[node]
-        geometry = scene.geometry[key]
-        if not hasattr(geometry, "vertices") or len(geometry.vertices) == 0:
-            continue
-        transform = np.asarray(transform, dtype=np.float64)
-        linear = transform[:3, :3]
-        points = np.asarray(geometry.vertices, dtype=np.float64) @ linear.T + transform[:3, 3]
-        faces = np.asarray(getattr(geometry, "faces", np.zeros((0, 3))), dtype=np.int64).reshape(-1, 3)
-        if np.linalg.det(linear) < 0:
-            faces = faces[:, ::-1]
-        part = {"points": points, "faces": faces}
-        if "vertex_normals" in getattr(geometry, "_cache", {}) and len(faces):
-            part["normals"] = np.asarray(geometry.vertex_normals) @ np.linalg.inv(linear)
-        visual = getattr(geometry, "visual", None)
-        if visual is not None and getattr(visual, "kind", None) == "vertex":
-            part["colors"] = np.asarray(visual.vertex_colors, dtype=np.float64)[:, :3] / 255
-        parts.append(part)
-    return parts
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            stored = {key: archive[key] for key in archive.files if archive[key].dtype.kind in "fiu"}
-            keys = list(archive.files)
-    except Exception:
-        raise ShapeError(f"'{path.name}' cannot be read as a .npz archive; save it again with numpy.savez.") from None
-    for key in ("vertices", "points"):
-        if key in stored:
-            _require_columns(stored[key], (3,), f"'{key}' in '{path.name}'")
-            break
-    else:
-        raise ShapeError(
-            f"'{path.name}' has none of the arrays 'points' or 'vertices' (it has: {', '.join(keys) or 'nothing'})."
+    closed, moved = close_cracks(mesh)
+    if moved:
+        fields.setdefault("notes", []).append(
+            f"closed cracks by joining {moved:,} vertices that differ in their last digits"
         )
-    fields: dict[str, Any] = {"points": stored[key]}
-    if "faces" in stored:
-        _require_columns(stored["faces"], (3,), f"'faces' in '{path.name}'")
-        fields["faces"] = stored["faces"]
-        fields["must_have_faces"] = True
-    fields["normals"] = stored.get("normals", stored.get("vertex_normals"))
-    fields["colors"] = stored.get("vertex_colors")
-    fields["scan_ids"] = stored.get("scan_id", stored.get("scan_ids"))
-    return fields
-
-
-def _read_npy(path: Path) -> dict[str, Any]:
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except Exception:
-        raise ShapeError(f"'{path.name}' cannot be read as a .npy array; save it again with numpy.save.") from None
-    return _rows_to_fields(rows, path.name)
-
-
-def _read_xyz(path: Path) -> dict[str, Any]:
-    text = path.read_text(errors="replace").replace(",", " ").replace(";", " ")
-    lines = [line.split("#")[0].strip() for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    if lines and len(lines[0].split()) == 1 and lines[0].isdigit():
-        lines = lines[1:]  # some writers put the number of points first
-    try:
-        rows = np.array([line.split() for line in lines], dtype=np.float64)
-    except ValueError:
-        raise ShapeError(f"'{path.name}' is not an .xyz file: every line must hold 3 or 6 numbers.") from None
-    return _rows_to_fields(rows, path.name)
-
-
-def _rows_to_fields(rows: np.ndarray, where: str) -> dict[str, Any]:
-    if rows.size == 0:
-        raise ShapeError(f"'{where}' holds no geometry: there are no points in it.")
-    _require_columns(rows, (3, 6), f"'{where}'")
-    return {"points": rows[:, :3], "normals": rows[:, 3:6] if rows.shape[1] == 6 else None}
-
-
-def _require_columns(rows: np.ndarray, widths: tuple[int, ...], what: str) -> None:
-    if rows.ndim != 2 or rows.shape[1] not in widths or rows.dtype.kind not in "fiu":
-        wanted = " or ".join(f"(N, {w})" for w in widths)
-        raise ShapeError(f"{what} must be an array of numbers of shape {wanted}, not {rows.shape}.")
-
-
-def _read_pcd(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
-    start = data.find(b"DATA")
-    stop = data.find(b"\n", start)
-    if start < 0 or stop < 0:
-        raise ShapeError(f"'{path.name}' is not a PCD file: its header has no DATA line.")
-    header = {}
-    for line in data[:stop].decode("latin-1").splitlines():
-        words = line.split()
-        if words and not words[0].startswith("#"):
-            header[words[0].upper()] = words[1:]
-    try:
-        names = header["FIELDS"]
-        sizes = [int(s) for s in header["SIZE"]]
-        counts = [int(c) for c in header.get("COUNT", ["1"] * len(names))]
-        kinds = [{"F": "f", "I": "i", "U": "u"}[t] + str(s) for t, s in zip(header["TYPE"], sizes, strict=True)]
-        total = int(header["POINTS"][0]) if "POINTS" in header else int(header["WIDTH"][0]) * int(header["HEIGHT"][0])
-        form = header["DATA"][0].lower()
-        if form == "ascii":
-            table = np.array([line.split() for line in data[stop:].decode("latin-1").strip().splitlines()], dtype=float)
-            starts = np.cumsum([0, *counts])
-            columns = {n: table[:total, starts[i]] for i, n in enumerate(names)}
-        elif form == "binary":
-            dtype = np.dtype([(f"{i}", k, (c,)) for i, (k, c) in enumerate(zip(kinds, counts, strict=True))])
-            rows = np.frombuffer(data, dtype, total, stop + 1)
-            columns = {n: rows[f"{i}"][:, 0] for i, n in enumerate(names)}
-        else:
-            return _read_compressed_pcd(path)
-        points = np.column_stack([columns[axis] for axis in "xyz"]).astype(np.float64)
-    except (KeyError, ValueError, IndexError):
-        raise ShapeError(f"'{path.name}' is cut short or damaged: its PCD header and data do not agree.") from None
-    # Organised clouds mark pixels without a measurement by NaN: those are no points.
-    seen = np.isfinite(points).all(1) if int(header.get("HEIGHT", ["1"])[0]) > 1 else np.ones(len(points), bool)
-    fields: dict[str, Any] = {"points": points[seen]}
-    if all(n in columns for n in ("normal_x", "normal_y", "normal_z")):
-        fields["normals"] = np.column_stack([columns[n] for n in ("normal_x", "normal_y", "normal_z")])[seen]
-    return fields
-
-
-def _read_compressed_pcd(path: Path) -> dict[str, Any]:
-    try:
-        import open3d
-    except ImportError:
-        raise MissingLibraryError(
-            f"'{path.name}' is a compressed PCD file, which needs open3d: pip install open3d (or save it uncompressed)"
-        ) from None
-    cloud = open3d.io.read_point_cloud(path)
-    return {"points": np.asarray(cloud.points), "normals": np.asarray(cloud.normals) if cloud.has_normals() else None}
-
-
-def validate_for_fitting(shape: Shape) -> None:
-    """Check that a shape can be fitted at all.
-
-    Raises:
-        ShapeError: fewer than 4 triangles or 50 points, no extent, or coordinates that are not finite.
-    """
-    points = positions(shape)
-    if points.shape[0] == 0:
-        raise ShapeError(f"'{shape.name}' has no points; give a shape with a surface.")
-    if not torch.isfinite(points).all():
-        raise ShapeError(f"'{shape.name}' has coordinates that are NaN or infinite; remove those points first.")
-    if isinstance(shape, Mesh):
-        points = points[shape.faces.reshape(-1)]
-        if shape.faces.shape[0] < MIN_FACES:
-            raise ShapeError(
-                f"'{shape.name}' has {_count(shape.faces.shape[0], 'triangle')}: too few for a surface, "
-                f"at least {MIN_FACES} are needed."
-            )
-    elif points.shape[0] < MIN_POINTS:
-        raise ShapeError(
-            f"'{shape.name}' has {_count(points.shape[0], 'point')}: too few for a surface, at least {MIN_POINTS} "
-            "are needed."
-        )
-    extent = float((points.amax(0) - points.amin(0)).max())
-    if extent <= 1e-12 * max(1e-30, float(points.abs().max())):
-        raise ShapeError(f"'{shape.name}' has zero size: all its points coincide; there is no surface to fit.")
-    if isinstance(shape, Mesh):
-        a, b, c = ((points - points[0]) / extent).reshape(-1, 3, 3).unbind(1)
-        if float(torch.linalg.cross(b - a, c - a).norm(dim=-1).sum()) <= 1e-14:
-            raise ShapeError(f"'{shape.name}' has no area: all its triangles are degenerate; there is nothing to fit.")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    return closed

@@ -2,34 +2,77 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import math
 import os
-import tempfile
+import secrets
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.io.ply import fits_float32, write_ply
+from sdf_tools.topology import unit_face_normals
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all (a temporary file in the same folder, then a rename)."""
+def write_atomically(
+    path: str | Path, content: bytes | Callable[[Path], object], *, folder: str | Path | None = None
+) -> None:
+    """Write a file so that it appears whole or not at all: under another name, then flushed to the disk, then renamed.
+
+    Args:
+        path: the file; its folder is made.
+        content: what to write, or a function that writes the file it is given (whose name ends as that of ``path``).
+        folder: where the unfinished file lies, on the same disk; default the folder of ``path``. Its name is
+            ``.partial-PROCESS-NAME``; it is removed when anything goes wrong short of a killed process.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = Path(folder or path.parent) / f".partial-{os.getpid()}-{secrets.token_hex(4)}-{path.name[-100:]}"
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+        if callable(content):
+            content(partial)
+        else:
+            partial.write_bytes(content)
+        # A rename may reach the disk before what was written: without this a power cut leaves an empty file.
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make the names in a folder last through a power cut, where the system can (Windows cannot)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_json(path: str | Path, content: object, indent: int | None = 1) -> None:
+    """Write JSON, whole or not at all. Numbers that are NaN or infinite become null: JSON has no word for them."""
+    write_atomically(path, json.dumps(_without_nan(content), indent=indent).encode())
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def save_mesh(mesh: Mesh, path: str | Path) -> None:
@@ -38,6 +81,14 @@ def save_mesh(mesh: Mesh, path: str | Path) -> None:
     Coordinates keep float64 where it matters: .ply switches to doubles and .stl to text when float32 would lose more
     than 1e-6 of the extent (far from the origin), .obj and .off are text with 17 digits, and .glb, float32 by its
     standard, stores centred vertices under a translation.
+
+    >>> import tempfile
+    >>> from sdf_tools import extract_mesh, load, save_mesh
+    >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_mesh(ball, f"{folder}/ball.obj")
+    ...     load(f"{folder}/ball.obj").faces.equal(ball.faces)
+    True
 
     Raises:
         ShapeError: unknown suffix.
@@ -50,13 +101,13 @@ def save_mesh(mesh: Mesh, path: str | Path) -> None:
     if suffix == ".ply":
         data = write_ply(vertices, faces, normals, colors)
     elif suffix == ".obj":
-        data = _obj_text(vertices, faces, normals, colors)
+        data = encode_obj(vertices, faces, normals, colors)
     elif suffix == ".off":
         data = _off_text(vertices, faces, colors)
     elif suffix == ".stl":
         data = _stl(vertices, faces)
     elif suffix == ".glb":
-        data = _glb(vertices, faces, normals, colors)
+        data = encode_glb(vertices, faces, normals, colors)
     else:
         raise ShapeError(f"'{path.name}' cannot be written: use .ply, .obj, .stl, .glb or .off.")
     write_atomically(path, data)
@@ -65,6 +116,8 @@ def save_mesh(mesh: Mesh, path: str | Path) -> None:
 def save_points(cloud: PointCloud, path: str | Path) -> None:
     """Write a point cloud as .ply, .xyz, .npy or .npz, with normals (and, in .npz, scan ids) when it has them.
 
+    Colours are kept by .ply, .npz and .xyz (as whole numbers under a line of names).
+
     Raises:
         ShapeError: unknown suffix.
     """
@@ -72,16 +125,22 @@ def save_points(cloud: PointCloud, path: str | Path) -> None:
     suffix = path.suffix.lower()
     points = cloud.points.detach().cpu().double().numpy()
     normals = None if cloud.normals is None else cloud.normals.detach().cpu().double().numpy()
+    colors = None if cloud.colors is None else cloud.colors.detach().cpu().double().numpy()
     rows = points if normals is None else np.hstack([points, normals])
     buffer = io.BytesIO()
     if suffix == ".ply":
-        buffer.write(write_ply(points, None, normals, None))
+        buffer.write(write_ply(points, None, normals, colors))
     elif suffix == ".xyz":
-        np.savetxt(buffer, rows, fmt="%.17g")
+        names = "x y z" if normals is None else "x y z nx ny nz"
+        if colors is None:
+            np.savetxt(buffer, rows, fmt="%.17g")
+        else:
+            rows = np.hstack([rows, np.rint(np.clip(colors, 0, 1) * 255)])
+            np.savetxt(buffer, rows, fmt="%.17g", header=f"{names} r g b")
     elif suffix == ".npy":
         np.save(buffer, rows)
     elif suffix == ".npz":
-        arrays: dict[str, Any] = {"points": points, "normals": normals}
+        arrays: dict[str, Any] = {"points": points, "normals": normals, "colors": colors}
         arrays["scan_id"] = None if cloud.scan_ids is None else cloud.scan_ids.cpu().numpy()
         np.savez_compressed(buffer, **{key: value for key, value in arrays.items() if value is not None})
     else:
@@ -95,14 +154,36 @@ def _lines(prefix: str, rows: np.ndarray, spec: str) -> str:
     return (template * len(rows)) % tuple(rows.reshape(-1).tolist())
 
 
-def _obj_text(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray | None, colors: np.ndarray | None) -> bytes:
+def encode_obj(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    normals: np.ndarray | None = None,
+    colors: np.ndarray | None = None,
+    uv: np.ndarray | None = None,
+    material: str | None = None,
+) -> bytes:
+    """A mesh as an OBJ file.
+
+    Args:
+        vertices: (V, 3).
+        faces: (F, 3) indices into all of the others.
+        normals: (V, 3) unit normals, or None.
+        colors: (V, 3) RGB in [0, 1] behind the coordinates (as MeshLab and others read them), or None.
+        uv: (V, 2) places in a texture, or None.
+        material: file (``NAME.mtl``) that defines the material ``surface`` of all faces, or None.
+    """
     rows = vertices if colors is None else np.hstack([vertices, colors])
-    text = _lines("v ", rows, "%.17g" if not fits_float32(vertices) else "%.9g")
-    if normals is None:
-        return (text + _lines("f ", faces + 1, "%d")).encode()
-    text += _lines("vn ", normals, "%.6g")
-    corners = np.repeat(faces + 1, 2, axis=1)
-    return (text + ("f %d//%d %d//%d %d//%d\n" * len(faces)) % tuple(corners.reshape(-1).tolist())).encode()
+    text = "" if material is None else f"mtllib {material}\nusemtl surface\n"
+    text += _lines("v ", rows, "%.17g" if not fits_float32(vertices) else "%.9g")
+    if uv is not None:
+        text += _lines("vt ", uv, "%.9g")
+    if normals is not None:
+        text += _lines("vn ", normals, "%.6g")
+    corner = "%d" + ("/%d" if uv is not None else "/" if normals is not None else "") + "/%d" * (normals is not None)
+    text += (f"f {corner} {corner} {corner}\n" * len(faces)) % tuple(
+        np.repeat(faces + 1, corner.count("%"), axis=1).reshape(-1).tolist()
+    )
+    return text.encode()
 
 
 def _off_text(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray | None) -> bytes:
@@ -113,9 +194,7 @@ def _off_text(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray | None
 
 def _stl(vertices: np.ndarray, faces: np.ndarray) -> bytes:
     corners = vertices[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    normals = np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
+    normals = unit_face_normals(vertices, faces)
     if fits_float32(vertices):
         rows = np.zeros(len(faces), dtype=[("normal", "<f4", (3,)), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
         rows["normal"], rows["corners"] = normals, corners
@@ -125,18 +204,25 @@ def _stl(vertices: np.ndarray, faces: np.ndarray) -> bytes:
     return ("solid mesh\n" + (one * len(faces)) % tuple(values) + "endsolid mesh\n").encode()
 
 
-def _glb(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray | None, colors: np.ndarray | None) -> bytes:
-    try:
+def encode_glb(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    normals: np.ndarray | None = None,
+    colors: np.ndarray | None = None,
+    uv: np.ndarray | None = None,
+    texture: Image | None = None,
+) -> bytes:
+    """A mesh as a binary glTF file; the arguments are :func:`encode_obj`'s, but for ``texture``: the picture itself."""
+    with needs("trimesh", "Writing .glb files"):
         import trimesh
-    except ImportError:
-        raise MissingLibraryError(
-            "Writing .glb files needs trimesh, which is not installed: pip install trimesh"
-        ) from None
     far = not fits_float32(vertices)
     center = (vertices.max(0) + vertices.min(0)) / 2 if far and len(vertices) else np.zeros(3)
     part: Any = trimesh.Trimesh(vertices - center, faces, vertex_normals=normals, process=False)
     if colors is not None:
         part.visual.vertex_colors = np.rint(np.clip(colors, 0, 1) * 255).astype(np.uint8)
+    if uv is not None:
+        skin = trimesh.visual.material.PBRMaterial(baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0)
+        part.visual = trimesh.visual.TextureVisuals(uv=uv, material=skin)
     move = np.eye(4)
     move[:3, 3] = center
     scene = trimesh.Scene()

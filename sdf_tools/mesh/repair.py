@@ -7,12 +7,20 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.geometry import Mesh, normalize, positions
+from sdf_tools.mesh import orientation
 from sdf_tools.mesh.clean import clean
+from sdf_tools.mesh.prepare import nothing_inside, say
 from sdf_tools.mesh.summary import summarize
-from sdf_tools.spatial._libraries import import_igl
-from sdf_tools.topology import edge_table, face_components, is_watertight, signed_volume
+from sdf_tools.topology import (
+    close_cracks,
+    degenerate_faces,
+    edge_table,
+    is_watertight,
+    merge_vertices,
+    signed_volume,
+)
 
 
 def repair(
@@ -20,8 +28,10 @@ def repair(
 ) -> tuple[Mesh, list[str]]:
     """Make a mesh closed and outward.
 
-    In turn: merge duplicate vertices; drop degenerate and duplicate triangles and unreferenced vertices; turn
-    neighbouring triangles the same way round and each body outward; fill holes; and, if the mesh is still not closed
+    In turn: merge duplicate vertices, and those that differ in their last digits where that closes cracks; keep one of
+    each pair of opposite triangles; drop degenerate and duplicate triangles and unreferenced vertices; turn
+    neighbouring triangles the same way round and each body outward, and drop walls hidden inside and sheets that
+    enclose nothing (see ``prepare_mesh``); fill holes; and, if the mesh is still not closed
     (or ``remesh`` is True), replace it by the level set one half of its generalised winding number on a grid, which
     is always closed but rounds details below the grid's cell.
 
@@ -40,74 +50,42 @@ def repair(
     """
     changes: list[str] = []
     before = summarize(mesh)
-    mesh = clean(mesh)
+    mesh = merge_vertices(mesh)
+    mesh, joined = close_cracks(mesh)
+    if joined:
+        changes.append(f"closed cracks by joining {joined:,} vertices that differ in their last digits")
+    found = orientation.orient(_with_area(mesh)) if orient else None
+    mesh = clean(mesh if found is None else found.mesh)
     for number, what in (
         (before.duplicate_vertices, "merged {} vertices at the position of another"),
         (before.degenerate_faces, "dropped {} triangles without area"),
-        (before.duplicate_faces, "dropped {} triangles that were there twice"),
+        (before.duplicate_faces - (found.doubled if found else 0), "dropped {} triangles that were there twice"),
         (before.unreferenced_vertices, "dropped {} vertices in no triangle"),
     ):
         if number:
             changes.append(what.format(number))
+    changes += [] if found is None else say(found)
     if mesh.faces.shape[0] == 0:
-        raise ShapeError(f"'{mesh.name}' has no triangle with an area; there is nothing to repair.")
-    if orient:
-        mesh = _orient(mesh, changes)
+        raise ShapeError(nothing_inside(mesh.name))
     if fill_holes:
         mesh, filled = fill_boundary_loops(mesh)
         if filled:
             changes.append(f"filled {filled} holes")
             if orient:
-                mesh = _orient(mesh, changes)
+                found = orientation.orient(mesh)
+                changes += say(found)
+                mesh = found.mesh
     if remesh or (remesh is None and not is_watertight(mesh.faces.numpy())):
         mesh = watertight_remesh(mesh, resolution)
         changes.append(f"remeshed from the winding number on a grid of {resolution} cells along the longest side")
     return mesh, changes
 
 
-def _orient(mesh: Mesh, changes: list[str]) -> Mesh:
-    """Turn triangles like their neighbours, then each body outward."""
-    vertices, faces = mesh.vertices.numpy(), mesh.faces.numpy()
-    turned, patch = (np.asarray(x) for x in import_igl().bfs_orient(np.ascontiguousarray(faces, np.int64)))
-    turned = turned.astype(np.int64)
-    patch = patch.reshape(-1)
-    for p in range(int(patch.max()) + 1):
-        body = patch == p
-        # Keep what most of the body says, and turn round the bodies that enclose negative volume.
-        if _same_way(turned[body], faces[body]) < 0.5:
-            turned[body] = turned[body][:, ::-1]
-    inside_out = _bodies_to_turn(vertices, turned)
-    turned[inside_out] = turned[inside_out][:, ::-1]
-    changed = round(len(faces) * (1 - _same_way(turned, faces)))
-    if changed:
-        changes.append(f"turned {changed} triangles so that the orientation is consistent and outward")
-        mesh = replace(mesh, faces=torch.from_numpy(np.ascontiguousarray(turned)), vertex_normals=None)
-    return mesh
-
-
-def _same_way(a: np.ndarray, b: np.ndarray) -> float:
-    """The share of rows of (F, 3) faces that run the same way round."""
-    same = np.zeros(len(a), bool)
-    for shift in range(3):
-        same |= (np.roll(a, shift, axis=1) == b).all(1)
-    return float(same.mean()) if len(a) else 1.0
-
-
-def _bodies_to_turn(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(F,) faces of bodies with negative volume, except closed ones within another: those are cavities."""
-    count, body = face_components(faces)
-    turn = np.zeros(len(faces), bool)
-    for b in range(count):
-        mine = faces[body == b]
-        if signed_volume(vertices[np.unique(mine)], np.unique(mine, return_inverse=True)[1].reshape(-1, 3)) >= 0:
-            continue
-        if count > 1 and count <= 1000 and is_watertight(mine):
-            rest = np.ascontiguousarray(faces[body != b])
-            around = import_igl().fast_winding_number(vertices, rest, vertices[mine[:1, 0]])
-            if abs(float(np.asarray(around).reshape(-1)[0])) > 0.5:
-                continue
-        turn |= body == b
-    return turn
+def _with_area(mesh: Mesh) -> Mesh:
+    flat = degenerate_faces(mesh.vertices.numpy(), mesh.faces.numpy())
+    if flat.all():
+        raise ShapeError(f"'{mesh.name}' has no triangle with an area; there is nothing to repair.")
+    return replace(mesh, faces=mesh.faces[torch.from_numpy(~flat)]) if flat.any() else mesh
 
 
 def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh, int]:
@@ -156,12 +134,8 @@ def watertight_remesh(mesh: Mesh, resolution: int = 192) -> Mesh:
     Raises:
         ShapeError: no grid point is inside.
     """
-    try:
+    with needs("scikit-image", "The watertight remesh"):
         from skimage.measure import marching_cubes
-    except ImportError:
-        raise MissingLibraryError(
-            "The watertight remesh needs scikit-image, which is not installed: pip install scikit-image"
-        ) from None
 
     from sdf_tools.distance.signed_distance import SignedDistance
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from sdf_tools.topology import (
     face_cross,
     first_occurrences,
     is_watertight,
+    opposite_duplicates,
     signed_volume,
 )
 
@@ -39,13 +41,16 @@ class Summary:
         holes: loops of boundary edges.
         boundary_edges: edges with one triangle.
         non_manifold_edges: edges with more than two triangles.
+        turned_edges: edges of two triangles that run along it the same way, so one of the two is the wrong way round.
         duplicate_faces: triangles with the same three vertices as an earlier one.
+        opposite_duplicates: those of them that face the other way: a double-sided mesh has one for every other face.
         degenerate_faces: triangles without area.
         duplicate_vertices: vertices at the position of an earlier one.
         unreferenced_vertices: vertices in no triangle.
         euler: vertices - edges + faces over the referenced vertices.
         has_normals: vertex or point normals are stored.
         scans: range scans of a point cloud; 0 when it does not know them.
+        has_colors: vertex or point colours are stored.
         low: lowest corner of the bounding box.
         high: highest corner of the bounding box.
     """
@@ -61,23 +66,31 @@ class Summary:
     holes: int = 0
     boundary_edges: int = 0
     non_manifold_edges: int = 0
+    turned_edges: int = 0
     duplicate_faces: int = 0
+    opposite_duplicates: int = 0
     degenerate_faces: int = 0
     duplicate_vertices: int = 0
     unreferenced_vertices: int = 0
     euler: int = 0
     has_normals: bool = False
     scans: int = 0
+    has_colors: bool = False
     low: tuple[float, float, float] = (0.0, 0.0, 0.0)
     high: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __str__(self) -> str:
         size = [h - low for low, h in zip(self.low, self.high, strict=True)]
-        rows = [("bounds", f"{_triple(self.low)} to {_triple(self.high)}"), ("size", _triple(size))]
+        bounds = f"{_triple(self.low, max(size))} to {_triple(self.high, max(size))}"
+        rows = [("bounds", bounds), ("size", _triple(size))]
         if self.kind == "point cloud":
             rows = [("points", f"{self.vertices:,}"), ("normals", "yes" if self.has_normals else "no"), *rows]
+            if self.has_colors:
+                rows.insert(2, ("colours", "yes"))
             if self.scans:
                 rows.insert(2, ("scans", str(self.scans)))
+            if self.duplicate_vertices:
+                rows.insert(1, ("duplicate points", f"{self.duplicate_vertices:,}"))
         else:
             volume = f"{self.volume:.6g}" + ("" if self.watertight else " (open: not meaningful)")
             rows = [
@@ -89,7 +102,9 @@ class Summary:
                 ("volume", volume),
                 ("holes", f"{self.holes:,} ({self.boundary_edges:,} boundary edges)"),
                 ("non-manifold edges", f"{self.non_manifold_edges:,}"),
+                ("edges run twice the same way", f"{self.turned_edges:,}"),
                 ("duplicate faces", f"{self.duplicate_faces:,}"),
+                ("opposite duplicates", f"{self.opposite_duplicates:,}"),
                 ("degenerate faces", f"{self.degenerate_faces:,}"),
                 ("duplicate vertices", f"{self.duplicate_vertices:,}"),
                 ("unreferenced", f"{self.unreferenced_vertices:,} vertices"),
@@ -100,8 +115,13 @@ class Summary:
         return "\n".join([f"{self.name} ({self.kind})", *(f"  {key:<{width}}  {value}" for key, value in rows)])
 
 
-def _triple(values: tuple[float, ...] | list[float]) -> str:
-    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
+def _triple(values: tuple[float, ...] | list[float], size: float | None = None) -> str:
+    """Three numbers with six digits, or so many that differences of a millionth of ``size`` show (UTM needs eleven)."""
+    largest = max((abs(v) for v in values), default=0.0)
+    digits = 6
+    if size and size > 0 and largest > 0:
+        digits = min(17, max(6, 6 + math.ceil(math.log10(largest / size))))
+    return "(" + ", ".join(f"{v:.{digits}g}" for v in values) + ")"
 
 
 def summarize(shape: Shape) -> Summary:
@@ -118,6 +138,8 @@ def summarize(shape: Shape) -> Summary:
             len(points),
             has_normals=shape.normals is not None,
             scans=scans,
+            has_colors=shape.colors is not None,
+            duplicate_vertices=len(points) - len(first_occurrences(points + 0.0)[0]),
             low=low,
             high=high,
         )
@@ -126,6 +148,7 @@ def summarize(shape: Shape) -> Summary:
     common: dict[str, Any] = {
         "duplicate_vertices": len(points) - len(distinct),
         "has_normals": shape.vertex_normals is not None,
+        "has_colors": shape.vertex_colors is not None,
         "low": low,
         "high": high,
     }
@@ -146,7 +169,9 @@ def summarize(shape: Shape) -> Summary:
         holes=boundary_loops(table),
         boundary_edges=int((table.count == 1).sum()),
         non_manifold_edges=int((table.count > 2).sum()),
+        turned_edges=int(((table.count == 2) & (table.balance != 0)).sum()),
         duplicate_faces=int(duplicate_faces(faces).sum()),
+        opposite_duplicates=opposite_duplicates(faces),
         degenerate_faces=int(degenerate.sum()),
         unreferenced_vertices=len(points) - used,
         euler=used - len(table.edges) + len(faces),

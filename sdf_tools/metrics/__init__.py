@@ -1,5 +1,6 @@
 """How good a reconstructed surface is, in stated conventions."""
 
+from sdf_tools.metrics._cloud import CloudEvaluation, evaluate_cloud
 from sdf_tools.metrics._distances import (
     SurfaceError,
     chamfer,
@@ -13,6 +14,7 @@ from sdf_tools.metrics._evaluate import Evaluation, evaluate
 from sdf_tools.metrics._overlap import Inside, Overlap, iou, iou_near_surface, iou_paper
 
 __all__ = [
+    "CloudEvaluation",
     "Evaluation",
     "Inside",
     "Overlap",
@@ -20,6 +22,7 @@ __all__ = [
     "chamfer",
     "chamfer_floor",
     "evaluate",
+    "evaluate_cloud",
     "f_score",
     "iou",
     "iou_near_surface",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from sdf_tools.topology import drop_unreferenced, edge_table, face_components, i
 
 THRESHOLDS = (0.0005, 0.001, 0.002, 0.005, 0.01)
 _BAND = 0.01
+_FORMER_NAMES = {"accuracy": "point_to_surface", "completeness": "surface_to_point"}
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,12 @@ class Evaluation:
 
     Lengths are in box units (reference's longest side 0.9, centred) unless the name ends in ``_world``.
 
+    Accuracy runs from the prediction to the reference (what is there, is it right?), completeness from the reference
+    to the prediction (what should be there, is it?), as in Seitz et al., CVPR 2006. A figure that is undefined, such as
+    the IoU of two meshes that enclose nothing, is NaN here, "undefined" when printed and null in JSON.
+
     Attributes:
-        iou: volumetric, see ``metrics.iou``.
+        iou: volumetric, see ``metrics.iou``; NaN, like the other two, where neither shape encloses a sample.
         iou_low: lower end of its 95 % confidence interval.
         iou_high: upper end.
         iou_near_surface: IoU within 0.01 of the reference's surface.
@@ -35,12 +42,12 @@ class Evaluation:
         chamfer_paper: ``metrics.chamfer(convention="bacon")``.
         chamfer_floor: what two samplings of the reference itself would score there.
         chamfer_l1: mean of the two mean exact distances, ``chamfer(convention="point_to_mesh")``.
-        point_to_surface_mean: mean exact distance from samples of the prediction to the reference's triangles.
-        surface_to_point_mean: mean exact distance from samples of the reference to the prediction's triangles.
-        point_to_surface_mean_world: the former, in the reference's units.
-        surface_to_point_mean_world: the latter, in the reference's units.
-        point_to_surface_percentiles: 50, 90, 95, 99 and 99.9 of those distances.
-        surface_to_point_percentiles: the same for the other direction.
+        accuracy_mean: mean exact distance from samples of the prediction to the reference's triangles.
+        completeness_mean: mean exact distance from samples of the reference to the prediction's triangles.
+        accuracy_mean_world: the former, in the reference's units.
+        completeness_mean_world: the latter, in the reference's units.
+        accuracy_percentiles: 50, 90, 95, 99 and 99.9 of those distances.
+        completeness_percentiles: the same for the other direction.
         hausdorff: the largest sampled distance in either direction (a lower bound of the true one).
         hausdorff_world: the same in the reference's units.
         hausdorff_95: the larger of the two directions' 95th percentiles ("HD95").
@@ -69,12 +76,12 @@ class Evaluation:
     chamfer_paper: float
     chamfer_floor: float
     chamfer_l1: float
-    point_to_surface_mean: float
-    surface_to_point_mean: float
-    point_to_surface_mean_world: float
-    surface_to_point_mean_world: float
-    point_to_surface_percentiles: dict[str, float]
-    surface_to_point_percentiles: dict[str, float]
+    accuracy_mean: float
+    completeness_mean: float
+    accuracy_mean_world: float
+    completeness_mean_world: float
+    accuracy_percentiles: dict[str, float]
+    completeness_percentiles: dict[str, float]
     hausdorff: float
     hausdorff_world: float
     hausdorff_95: float
@@ -94,8 +101,25 @@ class Evaluation:
     iou_samples: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, booleans and dictionaries, ready for JSON."""
-        return asdict(self)
+        """Plain numbers, booleans and dictionaries, ready for JSON: undefined figures are None.
+
+        Accuracy and completeness are there under their former names as well, ``point_to_surface`` and
+        ``surface_to_point``.
+        """
+        content = {name: None if value != value else value for name, value in asdict(self).items()}
+        return content | {_former_name(name): value for name, value in content.items()}
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            for new, old in _FORMER_NAMES.items():
+                if name.startswith(old):
+                    text = (
+                        f"Evaluation.{name} is {name.replace(old, new)} now; the old name will go in the next version."
+                    )
+                    warnings.warn(text, DeprecationWarning, stacklevel=2)
+                    return getattr(self, name.replace(old, new))
+            raise AttributeError(f"'Evaluation' object has no attribute '{name}'")
 
     def __str__(self) -> str:
         width = 26
@@ -108,22 +132,23 @@ class Evaluation:
         """Labels and formatted values for a table."""
         both = f"{self.components_prediction} (reference {self.components_reference})"
         closed = f"{_yes(self.watertight_prediction)} (reference {_yes(self.watertight_reference)})"
+        overlap = f"{self.iou:.5f}  [{self.iou_low:.5f}, {self.iou_high:.5f}] from {self.iou_samples:,} points"
+        if math.isnan(self.iou):
+            overlap = "undefined: neither mesh encloses a volume"
+        unasked = "not computed" if math.isnan(self.chamfer_paper) else "undefined"
         return [
-            ("iou", f"{self.iou:.5f}  [{self.iou_low:.5f}, {self.iou_high:.5f}] from {self.iou_samples:,} points"),
-            ("iou_near_surface", f"{self.iou_near_surface:.5f}  within {_BAND} of the surface"),
-            ("iou_paper", f"{self.iou_paper:.5f}  128^3 grid over [-1, 1]^3"),
-            ("chamfer_paper", f"{self.chamfer_paper:.4e}  sum of squared means, 300,000 samples"),
+            ("iou", overlap),
+            ("iou_near_surface", f"{_figure(self.iou_near_surface, '.5f')}  within {_BAND} of the surface"),
+            ("iou_paper", f"{_figure(self.iou_paper, '.5f', unasked)}  128^3 grid over [-1, 1]^3"),
+            ("chamfer_paper", f"{_figure(self.chamfer_paper, '.4e', unasked)}  sum of squared means, 300,000 samples"),
             ("chamfer_floor", f"{self.chamfer_floor:.4e}  of two samplings of one surface"),
+            ("accuracy_mean", f"{self.accuracy_mean:.4e}  ({self.accuracy_mean_world:.4e} world), to the reference"),
             (
-                "point_to_surface_mean",
-                f"{self.point_to_surface_mean:.4e}  ({self.point_to_surface_mean_world:.4e} world)",
+                "completeness_mean",
+                f"{self.completeness_mean:.4e}  ({self.completeness_mean_world:.4e} world), from the reference",
             ),
-            (
-                "surface_to_point_mean",
-                f"{self.surface_to_point_mean:.4e}  ({self.surface_to_point_mean_world:.4e} world)",
-            ),
-            ("point_to_surface", _percentiles(self.point_to_surface_percentiles)),
-            ("surface_to_point", _percentiles(self.surface_to_point_percentiles)),
+            ("accuracy", _percentiles(self.accuracy_percentiles)),
+            ("completeness", _percentiles(self.completeness_percentiles)),
             ("hausdorff", f"{self.hausdorff:.4e}  ({self.hausdorff_world:.4e} world), 95 %: {self.hausdorff_95:.4e}"),
             (
                 "f_score",
@@ -136,6 +161,16 @@ class Evaluation:
             ("faces", f"{self.faces_prediction:,}"),
             ("area_ratio", f"{self.area_ratio:.5f}"),
         ]
+
+
+def _former_name(name: str) -> str:
+    for new, old in _FORMER_NAMES.items():
+        name = name.replace(new, old)
+    return name
+
+
+def _figure(value: float, form: str, undefined: str = "undefined") -> str:
+    return undefined if math.isnan(value) else format(value, form)
 
 
 def _yes(value: bool) -> str:
@@ -176,6 +211,13 @@ def evaluate(
 ) -> Evaluation:
     """Compare a mesh with a reference in the same coordinates.
 
+    >>> from sdf_tools import evaluate, extract_mesh
+    >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=48)
+    >>> large = extract_mesh(lambda points: points.norm(dim=-1) - 0.42, resolution=48)
+    >>> result = evaluate(large, ball, samples=20_000, iou_samples=100_000, paper=False)
+    >>> round(result.iou, 2), round(result.accuracy_mean_world, 3)  # (0.4 / 0.42)^3, 0.42 - 0.4
+    (0.86, 0.02)
+
     Both are moved by the similarity that puts the reference into its 0.9 box; the prediction is not fitted to it.
 
     Args:
@@ -203,7 +245,7 @@ def evaluate(
     volume = iou(inside_a, inside_b, iou_samples, seed=seed)
     near = iou_near_surface(inside_a, b, _BAND, seed=seed, reference_inside=inside_b)
     angle = torch.rad2deg(torch.acos(torch.cat([forward.cosine, backward.cosine])))
-    p2s, s2p = float(forward.distance.mean()), float(backward.distance.mean())
+    accuracy, completeness = float(forward.distance.mean()), float(backward.distance.mean())
     hausdorff = float(torch.maximum(forward.distance.max(), backward.distance.max()))
     parts = _spread(forward.distance), _spread(backward.distance)
     return Evaluation(
@@ -214,13 +256,13 @@ def evaluate(
         iou_paper=iou_paper(inside_a, inside_b) if paper else float("nan"),
         chamfer_paper=chamfer(a, b, "bacon", seed=seed) if paper else float("nan"),
         chamfer_floor=chamfer_floor(area_b),
-        chamfer_l1=(p2s + s2p) / 2,
-        point_to_surface_mean=p2s,
-        surface_to_point_mean=s2p,
-        point_to_surface_mean_world=p2s / frame.scale,
-        surface_to_point_mean_world=s2p / frame.scale,
-        point_to_surface_percentiles=parts[0],
-        surface_to_point_percentiles=parts[1],
+        chamfer_l1=(accuracy + completeness) / 2,
+        accuracy_mean=accuracy,
+        completeness_mean=completeness,
+        accuracy_mean_world=accuracy / frame.scale,
+        completeness_mean_world=completeness / frame.scale,
+        accuracy_percentiles=parts[0],
+        completeness_percentiles=parts[1],
         hausdorff=hausdorff,
         hausdorff_world=hausdorff / frame.scale,
         hausdorff_95=max(part["95"] for part in parts),

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.extraction import Field, SampledField
 
 if TYPE_CHECKING:
@@ -83,11 +83,9 @@ def slice_plot(
     """
     if spacing <= 0:
         raise ValueError(f"The spacing of level lines must be positive; got {spacing}.")
-    try:
+    with needs("matplotlib", "A plot"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingLibraryError("Plots need matplotlib; install it with 'pip install matplotlib'.") from error
     values, extent = sample_slice(field, axis, offset, resolution, bounds)
     reach = float(np.abs(values).max())
     if reach == 0:
@@ -130,13 +128,11 @@ def add_color_bar(
     Returns:
         (H, W2, 3) float32, wider by the bar.
     """
-    try:
+    with needs("matplotlib", "A colour bar"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingLibraryError("Colour bars need matplotlib; install it with 'pip install matplotlib'.") from error
     height = picture.shape[0]
     dpi = max(30.0, height / 6)
     background = tuple(picture[0, 0].double().tolist())
@@ -156,13 +152,9 @@ def add_color_bar(
 
 
 def _save(figure: Figure, path: Path) -> None:
-    import io
-
     from sdf_tools.io.writing import write_atomically
 
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "pdf", "svg"):
         raise ValueError(f"A plot must end in .png, .pdf or .svg, not '{path.name}'.")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, figure.savefig)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import needs
 from sdf_tools.geometry import Mesh
+from sdf_tools.vectors import unit_vectors
 
 
 @dataclass(frozen=True)
-class Hits:
+class MeshHits:
     """The first faces that rays meet.
 
     Attributes:
@@ -20,7 +21,7 @@ class Hits:
         point: (N, 3) where, float64.
         distance: (N,) along the ray, in units of its direction's length.
         normal: (N, 3) the face's unit normal, turned towards the ray's origin.
-        smooth: (N, 3) the same from interpolated vertex normals, where the mesh has them.
+        smooth: (N, 3) the same from interpolated normals of the corners, where there are any.
         weights: (N, 3) barycentric weights of the face's corners.
     """
 
@@ -38,24 +39,26 @@ class MeshRays:
 
     Args:
         mesh: what to hit.
+        corner_normals: (F, 3, 3) unit normals of the faces' corners, to be interpolated; default the mesh's vertex
+            normals, where it has them.
 
     Raises:
         MissingLibraryError: embreex is not installed.
     """
 
-    def __init__(self, mesh: Mesh) -> None:
-        try:
+    def __init__(self, mesh: Mesh, corner_normals: np.ndarray | None = None) -> None:
+        with needs("embreex", "A picture of a mesh"):
             import embreex  # noqa: F401
             import trimesh
             from trimesh.ray.ray_pyembree import RayMeshIntersector
-        except ImportError as error:
-            raise MissingLibraryError("Pictures need Embree; install it with 'pip install embreex trimesh'.") from error
         self.vertices = mesh.vertices.double().numpy()
         self.faces = mesh.faces.numpy()
-        self.vertex_normals = None if mesh.vertex_normals is None else mesh.vertex_normals.double().numpy()
+        if corner_normals is None and mesh.vertex_normals is not None:
+            corner_normals = mesh.vertex_normals.double().numpy()[self.faces]
+        self._corner_normals = corner_normals
         self._scene = RayMeshIntersector(trimesh.Trimesh(self.vertices, self.faces, process=False))
 
-    def first(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
+    def first(self, origins: np.ndarray, directions: np.ndarray) -> MeshHits:
         """Cast rays from (N, 3) or (3,) origins along (N, 3) directions.
 
         The point is computed in float64 on the plane of the face that Embree found.
@@ -66,17 +69,17 @@ class MeshRays:
         face, origin, direction = found[ray], origins[ray], directions[ray]
         corners = self.faces[face]
         a, b, c = (self.vertices[corners[:, k]] for k in range(3))
-        normal = _unit(np.cross(b - a, c - a))
+        normal = unit_vectors(np.cross(b - a, c - a))
         distance = ((a - origin) * normal).sum(1) / _away_from_zero((direction * normal).sum(1))
         point = origin + distance[:, None] * direction
         weights = _barycentric(a, b, c, point)
         smooth = normal
-        if self.vertex_normals is not None:
-            smooth = _unit((self.vertex_normals[corners] * weights[..., None]).sum(1))
+        if self._corner_normals is not None:
+            smooth = unit_vectors((self._corner_normals[face] * weights[..., None]).sum(1))
         facing = -np.sign((normal * direction).sum(1, keepdims=True))
-        return Hits(ray, face, point, distance, normal * facing, smooth * facing, weights)
+        return MeshHits(ray, face, point, distance, normal * facing, smooth * facing, weights)
 
-    def interpolate(self, hits: Hits, values: np.ndarray) -> np.ndarray:
+    def interpolate(self, hits: MeshHits, values: np.ndarray) -> np.ndarray:
         """(N, C) values of the hit points from (V, C) values of the vertices."""
         return (values[self.faces[hits.face]] * hits.weights[..., None]).sum(1)
 
@@ -96,12 +99,8 @@ class MeshRays:
         free = np.zeros(len(point))
         start = point + offset * normal
         for _ in range(count):
-            free += ~self._scene.intersects_any(start, normal + _unit(rng.normal(size=point.shape)))
+            free += ~self._scene.intersects_any(start, normal + unit_vectors(rng.normal(size=point.shape)))
         return free / count
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-300)
 
 
 def _barycentric(a: np.ndarray, b: np.ndarray, c: np.ndarray, point: np.ndarray) -> np.ndarray:

@@ -1,9 +1,11 @@
-"""Pictures of meshes without a display or OpenGL: rays through Embree, three lights, ambient occlusion."""
+"""Pictures of meshes without a display or OpenGL: rays through Embree, lights, ambient occlusion."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,14 +15,14 @@ from torch import Tensor
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh
 from sdf_tools.io.writing import write_atomically
-from sdf_tools.pictures.raycast import Hits, MeshRays
+from sdf_tools.pictures.lighting import CAMERA_LIGHTS, shade
+from sdf_tools.pictures.raycast import MeshRays
+from sdf_tools.topology import corner_normals, unit_face_normals
+from sdf_tools.vectors import unit_vectors
 
-_LIGHTS = np.array([[0.45, 0.75, 0.55], [-0.8, 0.25, 0.35], [0.1, 0.3, -0.9]])  # key, fill, rim: right, up, to camera
-_STRENGTHS = np.array([0.95, 0.36, 0.35])
-_AMBIENT = 0.34
-_SHOULDER = 0.65
 _BACKGROUND = np.array([0.965, 0.968, 0.975])
-_CLAY = (0.72, 0.74, 0.78)
+_CLAY = (0.75, 0.765, 0.79)
+_SHARP = 30.0  # degrees between faces from which on an edge is drawn as one
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Camera:
     elevation: float = 12.0
     field_of_view: float = 30.0
     zoom: float = 1.0
-    up: str = "y"
+    up: Literal["x", "y", "z"] = "y"
 
 
 def render_mesh(
@@ -55,7 +57,8 @@ def render_mesh(
     """A shaded picture of a mesh.
 
     Args:
-        mesh: what to show; vertex normals are interpolated and vertex colours used where it has them.
+        mesh: what to show; smooth, but for edges sharper than 30 degrees; vertex normals and colours are used where it
+            has them.
         camera: where from.
         size: height and width in pixels.
         color: of a mesh without vertex colours, RGB in [0, 1].
@@ -85,14 +88,19 @@ def render_mesh(
         1 - (np.arange(height) + 0.5) / height * 2, (np.arange(width) + 0.5) / width * 2 - 1, indexing="ij"
     )
     rays = slope * (x[..., None] * right * (width / height) + y[..., None] * up) - back
-    rays = (rays / np.linalg.norm(rays, axis=-1, keepdims=True)).reshape(-1, 3)
+    rays = unit_vectors(rays).reshape(-1, 3)
     origin = back * distance
-    scene = MeshRays(replace(mesh, vertices=torch.from_numpy(vertices)))
+    scene = MeshRays(replace(mesh, vertices=torch.from_numpy(vertices)), _shading_normals(mesh))
     picture = np.tile(_BACKGROUND, (len(rays), 1))
     hits = scene.first(origin, rays)
     if len(hits.ray):
-        axes = (right, up, back)
-        picture[hits.ray] = _shade(mesh, scene, hits, rays[hits.ray], axes, color, occlusion_rays, seed)
+        base = np.tile(np.asarray(color, dtype=np.float64), (len(hits.ray), 1))
+        if mesh.vertex_colors is not None:
+            base = scene.interpolate(hits, mesh.vertex_colors.double().numpy())
+        openness = scene.openness(hits.point, hits.normal, occlusion_rays, seed, offset=2e-3)
+        lights = CAMERA_LIGHTS.turned(torch.from_numpy(np.stack([right, up, back])))
+        parts = (torch.from_numpy(part) for part in (base, hits.smooth, rays[hits.ray], openness))
+        picture[hits.ray] = shade(lights, *parts).numpy()
     picture = picture.reshape(size[0], supersampling, size[1], supersampling, 3).mean((1, 3))
     return torch.from_numpy(np.clip(picture, 0, 1).astype(np.float32))
 
@@ -122,19 +130,25 @@ def error_colors(
 
 
 def turntable(
-    mesh: Mesh, frames: int = 36, camera: Camera | None = None, **options: object
+    mesh: Mesh,
+    frames: int = 36,
+    camera: Camera | None = None,
+    size: tuple[int, int] = (800, 800),
+    *,
+    color: tuple[float, float, float] = _CLAY,
+    supersampling: int = 2,
+    occlusion_rays: int = 12,
+    seed: int = 0,
 ) -> list[Float[Tensor, "H W 3"]]:
-    """Pictures all the way round; options as for :func:`render_mesh`."""
+    """``frames`` pictures all the way round; the other options are :func:`render_mesh`'s."""
+    draw = partial(render_mesh, mesh, size=size, color=color, supersampling=supersampling, seed=seed)
     start = camera or Camera()
-    angles = [start.azimuth + 360 * index / frames for index in range(frames)]
-    views = [Camera(a, start.elevation, start.field_of_view, start.zoom, start.up) for a in angles]
-    return [render_mesh(mesh, view, **options) for view in views]  # type: ignore[arg-type]
+    views = [replace(start, azimuth=start.azimuth + 360 * index / frames) for index in range(frames)]
+    return [draw(view, occlusion_rays=occlusion_rays) for view in views]
 
 
 def save_picture(picture: Float[Tensor, "H W 3"] | list[Float[Tensor, "H W 3"]], path: Path | str) -> None:
     """Write a picture (.png .jpg), or several as an animation (.gif); the file appears whole or not at all."""
-    import io
-
     from PIL import Image
 
     pictures = picture if isinstance(picture, list) else [picture]
@@ -144,10 +158,10 @@ def save_picture(picture: Float[Tensor, "H W 3"] | list[Float[Tensor, "H W 3"]],
         raise ValueError(f"a picture must end in .png, .jpg or .gif, not '{path}'.")
     if len(images) > 1 and suffix != ".gif":
         raise ValueError(f"several pictures need a .gif, not '{path}'.")
-    buffer = io.BytesIO()
-    more = {"save_all": True, "append_images": images[1:], "duration": 80, "loop": 0} if suffix == ".gif" else {}
-    images[0].save(buffer, format={".jpg": "JPEG", ".jpeg": "JPEG"}.get(suffix, suffix[1:].upper()), **more)
-    write_atomically(path, buffer.getvalue())
+    more: dict[str, Any] = (
+        {"save_all": True, "append_images": images[1:], "duration": 80, "loop": 0} if suffix == ".gif" else {}
+    )
+    write_atomically(path, partial(images[0].save, **more))
 
 
 def _axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -159,26 +173,16 @@ def _axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     side = np.cross(world_up, ahead)
     azimuth, elevation = np.radians(camera.azimuth), np.radians(camera.elevation)
     back = np.cos(elevation) * (np.cos(azimuth) * ahead + np.sin(azimuth) * side) + np.sin(elevation) * world_up
-    right = np.cross(world_up, back)
-    right /= np.linalg.norm(right)
+    right = unit_vectors(np.cross(world_up, back))
     return right, np.cross(back, right), back
 
 
-def _shade(  # type: ignore[no-untyped-def]
-    mesh: Mesh, scene: MeshRays, hits: Hits, rays: np.ndarray, axes, color, occlusion_rays: int, seed: int
-) -> np.ndarray:
-    """(N, 3) colours of the hit points; ``rays`` are the directions that hit."""
-    base = np.broadcast_to(np.asarray(color), hits.point.shape)
-    if mesh.vertex_colors is not None:
-        base = scene.interpolate(hits, mesh.vertex_colors.double().numpy())
-    lights = _LIGHTS / np.linalg.norm(_LIGHTS, axis=1, keepdims=True) @ np.stack(axes)
-    diffuse = (np.maximum(hits.smooth @ lights.T, 0) * _STRENGTHS).sum(1)
-    open_share = scene.openness(hits.point, hits.normal, occlusion_rays, seed, offset=2e-3)
-    half = lights[0] - rays
-    half /= np.linalg.norm(half, axis=1, keepdims=True)
-    shine = 0.12 * np.maximum((hits.smooth * half).sum(1), 0) ** 24
-    light = _AMBIENT * open_share + diffuse * (0.35 + 0.65 * open_share)
-    # A shoulder instead of clipping: bright sides keep their colour.
-    over = np.maximum(light - _SHOULDER, 0) / (1 - _SHOULDER)
-    light = np.minimum(light, _SHOULDER) + (1 - _SHOULDER) * np.tanh(over)
-    return base * light[:, None] + (shine * open_share)[:, None]
+def _shading_normals(mesh: Mesh) -> np.ndarray:
+    """(F, 3, 3) normals of the corners: the mesh's own, except where they would round off a sharp edge."""
+    vertices, faces = mesh.vertices.double().numpy(), mesh.faces.numpy()
+    normals = corner_normals(vertices, faces, _SHARP)
+    if mesh.vertex_normals is not None:
+        given = unit_vectors(mesh.vertex_normals.double().numpy())[faces]
+        fits = np.einsum("fij,fj->fi", given, unit_face_normals(vertices, faces)) > np.cos(np.radians(_SHARP))
+        normals = np.where(fits[..., None], given, normals)
+    return normals

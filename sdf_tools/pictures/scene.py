@@ -14,17 +14,13 @@ from torch import Tensor
 
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh
-from sdf_tools.pictures.raycast import Hits, MeshRays
+from sdf_tools.pictures.lighting import HEADLIGHT, STUDIO_LIGHTS
+from sdf_tools.pictures.raycast import MeshHits, MeshRays
 from sdf_tools.pictures.textures import plain_colors
 from sdf_tools.topology import vertex_normals
 
 Lights = Literal["studio", "headlight", "flat"]
 SurfaceColor = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-# Fixed in the scene, from all sides, so that no view is dark: key, fill, back, two low ones. z is up.
-_LIGHTS = np.array([[0.5, -0.6, 0.7], [-0.8, -0.3, 0.3], [0.1, 0.9, 0.4], [0.7, 0.5, -0.5], [-0.5, -0.2, -0.8]])
-_STRENGTHS = np.array([0.66, 0.36, 0.4, 0.25, 0.25])
-_AMBIENT = 0.36
 
 
 @dataclass(frozen=True)
@@ -178,7 +174,7 @@ class SceneRenderer:
             rays = pixel_rays(camera, focal, size, supersampling)
             hits = self._rays.first(origin, rays)
         color = np.zeros((len(rays), 4))
-        color[hits.ray, :3], color[hits.ray, 3] = self._shade(hits, back), 1
+        color[hits.ray, :3], color[hits.ray, 3] = self._shade(hits, camera[:3, :3].T), 1
         color = color.reshape(height, supersampling, width, supersampling, 4).mean((1, 3))
         rgb = color[..., :3] / np.maximum(color[..., 3:], 1e-9)
         return View(
@@ -203,7 +199,7 @@ class SceneRenderer:
         seen[hits.ray[near]] = True
         return seen
 
-    def _shade(self, hits: Hits, back: np.ndarray) -> np.ndarray:
+    def _shade(self, hits: MeshHits, axes: np.ndarray) -> np.ndarray:
         if self.color is not None:
             base = self.color(hits.point, hits.normal)
         else:
@@ -211,10 +207,9 @@ class SceneRenderer:
         if self.lights == "flat":
             return np.clip(base, 0, 1)
         open_share = self._rays.interpolate(hits, self._openness[:, None])[:, 0]
-        directions, strengths = (_LIGHTS, _STRENGTHS) if self.lights == "studio" else (back[None], np.array([0.75]))
-        directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-        diffuse = (np.maximum(hits.smooth @ directions.T, 0) * strengths).sum(1)
-        return np.clip(base * ((_AMBIENT + diffuse) * (0.3 + 0.7 * open_share))[:, None], 0, 1)
+        lights = STUDIO_LIGHTS if self.lights == "studio" else HEADLIGHT.turned(torch.from_numpy(axes))
+        light = lights.on(torch.from_numpy(hits.smooth), torch.from_numpy(open_share)).numpy()
+        return np.clip(base * light, 0, 1)
 
 
 def pixel_rays(camera: np.ndarray, focal: float, size: tuple[int, int], supersampling: int) -> np.ndarray:

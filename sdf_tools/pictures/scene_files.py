@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 import shutil
@@ -19,7 +18,7 @@ from torch import Tensor
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh
 from sdf_tools.io.ply import write_ply
-from sdf_tools.io.writing import save_mesh, write_atomically
+from sdf_tools.io.writing import save_mesh, sync_folder, write_atomically, write_json
 from sdf_tools.pictures.scene import (
     Lights,
     SceneFrame,
@@ -160,8 +159,9 @@ def write_scene(
                 progress(done, total)
     _write_sparse_points(renderer, poses["train"], partial, settings)
     for name, content in _transforms(settings, poses).items():
-        write_atomically(partial / name, json.dumps(content, indent=1).encode())
+        write_json(partial / name, content)
     partial.rename(folder)
+    sync_folder(folder.parent)
     return frame
 
 
@@ -244,9 +244,7 @@ def _bytes(picture: Tensor) -> np.ndarray:
 def _save_png(pixels: np.ndarray, path: Path) -> None:
     from PIL import Image
 
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, Image.fromarray(pixels).save)
 
 
 def _write_sparse_points(renderer: SceneRenderer, poses: Tensor, folder: Path, settings: SceneSettings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import needs
 from sdf_tools.geometry import Mesh
-from sdf_tools.io.writing import write_atomically
+from sdf_tools.io.writing import encode_glb, encode_obj, write_atomically
 from sdf_tools.pictures.raycast import MeshRays
 
 SUFFIXES = (".obj", ".glb")
@@ -81,10 +80,8 @@ def bake_texture(mesh: Mesh, color: Callable[[Tensor], Tensor], size: int) -> Te
 
 def _unwrap(mesh: Mesh, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Source vertex of each new vertex, (F, 3) faces of new vertices, and (V, 2) float64 places in the picture."""
-    try:
+    with needs("xatlas", "A texture"):
         import xatlas
-    except ImportError as error:
-        raise MissingLibraryError("A texture needs xatlas; install it with 'pip install xatlas'.") from error
     vertices = mesh.vertices.numpy()
     center, extent = vertices.mean(axis=0), float(np.ptp(vertices, axis=0).max()) or 1.0
     atlas = xatlas.Atlas()
@@ -107,32 +104,11 @@ def save_textured(textured: TexturedMesh, path: Path) -> None:
     from PIL import Image
 
     picture = Image.fromarray((textured.picture * 255).round().byte().numpy())
+    vertices, faces, uv = (part.numpy() for part in (textured.mesh.vertices.double(), textured.mesh.faces, textured.uv))
     if path.suffix.lower() == ".glb":
-        write_atomically(path, _glb(textured, picture))
+        write_atomically(path, encode_glb(vertices, faces, uv=uv, texture=picture))
         return
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    write_atomically(path.with_suffix(".png"), buffer.getvalue())
+    write_atomically(path.with_suffix(".png"), picture.save)
     material = f"newmtl surface\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nmap_Kd {path.stem}.png\n"
     write_atomically(path.with_suffix(".mtl"), material.encode())
-    lines = [f"mtllib {path.stem}.mtl", "usemtl surface"]
-    lines += [f"v {x:.17g} {y:.17g} {z:.17g}" for x, y, z in textured.mesh.vertices.tolist()]
-    lines += [f"vt {u:.9g} {v:.9g}" for u, v in textured.uv.tolist()]
-    lines += [f"f {a}/{a} {b}/{b} {c}/{c}" for a, b, c in (textured.mesh.faces + 1).tolist()]
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
-
-
-def _glb(textured: TexturedMesh, picture: object) -> bytes:
-    import trimesh
-
-    # A GLB holds float32: far from the origin, the way there belongs into its transform.
-    vertices = textured.mesh.vertices.double().numpy()
-    center = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
-    material = trimesh.visual.material.PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
-    visual = trimesh.visual.TextureVisuals(uv=textured.uv.numpy(), material=material)
-    part = trimesh.Trimesh(vertices - center, textured.mesh.faces.numpy(), visual=visual, process=False)
-    move = np.eye(4)
-    move[:3, 3] = center
-    scene = trimesh.Scene()
-    scene.add_geometry(part, transform=move)
-    return bytes(scene.export(file_type="glb"))
+    write_atomically(path, encode_obj(vertices, faces, uv=uv, material=f"{path.stem}.mtl"))

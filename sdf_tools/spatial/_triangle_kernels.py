@@ -5,13 +5,16 @@ Importing this module needs numba; ``sdf_tools.spatial.closest_triangles`` does 
 
 # mypy: disable-error-code="no-untyped-def, misc"
 
+# Throughout: nogil, so that our own threads run side by side; scalars rather than small arrays, because numba allocates
+# those on the heap; error_model numpy, as a test for division by zero at each division would keep loops from vectors.
+
 from __future__ import annotations
 
 import numba
 import numpy as np
 
-LEAF = 4
-BINS = 16
+LEAF = 4  # triangles in a leaf, at most
+BINS = 16  # candidate cuts along an axis, as in Wald 2007
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -30,11 +33,14 @@ def closest_on_triangle(corners, t, px, py, pz):
     ab2 = abx * abx + aby * aby + abz * abz
     ac2 = acx * acx + acy * acy + acz * acz
     abac = abx * acx + aby * acy + abz * acz
+    # Ericson's six dot products, four of them from the first two: one point and no other corner has to be subtracted.
     d3, d4 = d1 - ab2, d2 - abac
     d5, d6 = d1 - abac, d2 - ac2
+    # Areas of the triangles that p's projection makes with the sides: barycentric coordinates, not yet divided.
     vc = d1 * d4 - d3 * d2
     vb = d5 * d2 - d1 * d6
     va = d3 * d6 - d5 * d4
+    # Corners before their edges: each edge's test is only right where no corner is closest.
     if d1 <= 0 and d2 <= 0:
         v, w, region = 0.0, 0.0, 0
     elif d3 >= 0 and d4 <= d3:
@@ -70,7 +76,7 @@ def build_tree(low, high, order):
     total = order.shape[0]
     boxes = np.empty((total, 2, 6))
     child = np.empty((total, 2), np.int64)
-    todo = np.empty((total + 2, 5), np.int64)  # start, end, parent, side, depth
+    todo = np.empty((total + 2, 5), np.int64)  # start, end, parent, side, depth; a stack, no recursion
     todo[0] = (0, total, -1, 0, 0)
     waiting, nodes, deepest = 1, 0, 0
     counts = np.empty(BINS, np.int64)
@@ -96,11 +102,12 @@ def build_tree(low, high, order):
             child[parent, side] = nodes if end - start > LEAF else -1 - (start * 8 + end - start)
         if end - start <= LEAF:
             continue
+        # Cut where the centres spread most, and by their bins, not the boxes': a long triangle would fill many.
         axis = np.argmax(centers[3:] - centers[:3])
         base, width = centers[axis], centers[3 + axis] - centers[axis]
         middle = start
         if width > 0 and depth < 48:
-            scale = BINS * (1 - 1e-9) / width
+            scale = BINS * (1 - 1e-9) / width  # the last centre belongs to the last bin, not to one behind it
             counts[:] = 0
             bins[:, :3], bins[:, 3:] = np.inf, -np.inf
             for i in range(start, end):
@@ -110,6 +117,8 @@ def build_tree(low, high, order):
                 for k in range(3):
                     bins[b, k] = min(bins[b, k], low[t, k])
                     bins[b, 3 + k] = max(bins[b, 3 + k], high[t, k])
+            # The cost of a child is its number of triangles times the chance that a query reaches it, which grows with
+            # its surface area. One sweep from the right, then one from the left that adds both sides up.
             box[:3], box[3:] = np.inf, -np.inf
             number = 0
             for b in range(BINS - 1, 0, -1):
@@ -171,6 +180,7 @@ def find_closest(queries, order, boxes, child, depth, corners, ids, points, regi
     for q in range(order.shape[0]):
         row = order[q]
         px, py, pz = queries[row, 0], queries[row, 1], queries[row, 2]
+        # A bound from the start rules out nearly every box.
         best, bx, by, bz, best_region = closest_on_triangle(corners, last, px, py, pz)
         best_id = last
         stack[0], reach[0] = (0 if boxes.shape[0] else -1 - corners.shape[0]), 0.0
@@ -179,8 +189,9 @@ def find_closest(queries, order, boxes, child, depth, corners, ids, points, regi
             pending -= 1
             node = stack[pending]
             if reach[pending] >= best:
-                continue
+                continue  # something closer was found since the box was put aside
             descending = True
+            # Down to the nearer child at once, and only the farther one through the stack.
             while descending and node >= 0:
                 first, second = child[node, 0], child[node, 1]
                 near, far = box_distance(boxes, node, 0, px, py, pz), box_distance(boxes, node, 1, px, py, pz)
@@ -210,6 +221,7 @@ def list_columns(first, last, shape):
 
     ``first`` and ``last`` (F, 2) are the lowest and highest column that a triangle's box touches, per axis.
     """
+    # Counted first and filled second, as in a sparse matrix by rows: two arrays instead of a list a column.
     starts = np.zeros(shape[0] * shape[1] + 1, np.int64)
     for t in range(first.shape[0]):
         for i in range(first[t, 0], last[t, 0] + 1):
@@ -263,6 +275,8 @@ def count_crossings(points, axes, low, inverse, shape, starts, entries, triangle
             if triangles[t, 10] < pz:
                 continue
             ax, ay, bx, by = triangles[t, 0], triangles[t, 1], triangles[t, 3], triangles[t, 4]
+            # Inside the projected triangle, p is on the same side of a-b, b-c and c-a. The third is asked as a-c: the
+            # neighbour behind that edge asks for the same line, gets the same bits, and so no ray slips between them.
             ab, ab_left = is_left(ax, ay, bx, by, px, py)
             cx, cy = triangles[t, 6], triangles[t, 7]
             bc, bc_left = is_left(bx, by, cx, cy, px, py)
@@ -272,6 +286,7 @@ def count_crossings(points, axes, low, inverse, shape, starts, entries, triangle
             if ac_left == ab_left:
                 continue
             if triangles[t, 9] <= pz:
+                # p is not below the whole triangle: compare with its height there, weighted by the opposite areas.
                 area = ab + bc - ac
                 if area == 0 or (ab * triangles[t, 8] + bc * triangles[t, 2] - ac * triangles[t, 5]) / area <= pz:
                     continue
@@ -290,6 +305,7 @@ def z_order(points, low, inverse):
         code = np.uint32(0)
         for k in range(3):
             x = np.uint32(min(1023, int((points[i, k] - low[k]) * inverse)))
+            # Spread ten bits to every third place by halves: two groups of five far apart, then each of those.
             x = (x | (x << np.uint32(16))) & np.uint32(0x030000FF)
             x = (x | (x << np.uint32(8))) & np.uint32(0x0300F00F)
             x = (x | (x << np.uint32(4))) & np.uint32(0x030C30C3)
@@ -298,6 +314,7 @@ def z_order(points, low, inverse):
         codes[i], order[i] = code, i
         for digit in range(3):
             totals[digit, ((code >> np.uint32(10 * digit)) & np.uint32(1023)) + 1] += 1
+    # Radix sort, ten bits at a time: linear in the points.
     for digit in range(3):
         for b in range(1024):
             totals[digit, b + 1] += totals[digit, b]
@@ -315,6 +332,8 @@ def draw(vertices, faces, table, guide, chance, uv, points, normals, ids):
     """Points uniform on triangles drawn in proportion to their shares: see ``sdf_tools.sampling`` for the tables."""
     count, total = table.shape[0], table[-1]
     for n in range(chance.shape[0]):
+        # The guide's entry is right or nearly so: a step or two instead of a binary search through a table that no
+        # cache holds (Chen and Asau 1974).
         value = chance[n] * total
         t = guide[min(count - 1, int(chance[n] * count))]
         # Rounding may have put the guide one step to either side.

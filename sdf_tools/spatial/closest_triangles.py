@@ -15,8 +15,15 @@ FACE_REGION = 6
 
 
 @dataclass(frozen=True)
-class Found:
-    """One chunk's answer, in box units: (N, 3), (N, 3), (N,), (N,)."""
+class SurfacePoints:
+    """Points of a surface that are closest to some queries, in box units.
+
+    Attributes:
+        points: (N, 3).
+        normals: (N, 3) outward unit normals there.
+        distance: (N,) signed distance of the query.
+        faces: (N,) the triangle, or the point of a cloud, that holds the closest point.
+    """
 
     points: np.ndarray
     normals: np.ndarray

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import torch
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import needs
 from sdf_tools.spatial._libraries import import_kernels
 
 
@@ -21,13 +22,9 @@ def nearest_neighbours(points: np.ndarray) -> Callable[[np.ndarray, int], tuple[
 
         query = KDTree(np.ascontiguousarray(points)).query
     except ImportError:
-        try:
+        with needs("scipy", "A search for neighbours"):
             from scipy.spatial import cKDTree
-        except ImportError:
-            raise MissingLibraryError(
-                "Nearest neighbours need scipy, which is not installed: pip install scipy"
-            ) from None
-        query = partial(cKDTree(points).query, workers=-1)
+        query = partial(cKDTree(points).query, workers=torch.get_num_threads())
 
     def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         order = morton_order(queries)  # neighbours in sequence share the tree's caches: about twice as fast

@@ -8,7 +8,7 @@ from sdf_tools.spatial._libraries import import_kernels
 from sdf_tools.threads import in_threads
 
 
-class Columns:
+class RayWinding:
     """Winding numbers of a sealed mesh: one whose every edge is run along equally often in both directions.
 
     The signed crossings of any ray that starts at a point sum to the point's winding number, an integer, whether the

@@ -7,14 +7,13 @@ adjoint, which orientation needs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import needs
 from sdf_tools.spatial.neighbours import morton_order
+from sdf_tools.threads import in_threads
 
 LEAF = 8
 BLOCK = 32  # targets that descend the tree together
@@ -24,12 +23,8 @@ WINDING, ADJOINT, GRADIENT = 0, 1, 2  # as in winding_kernels, whose import need
 
 
 def _kernel() -> Callable[..., None]:
-    try:
+    with needs("numba", "A winding-number field"):
         from sdf_tools.spatial._winding_kernels import tree_sum
-    except ImportError:
-        raise MissingLibraryError(
-            "Winding-number fields need numba, which is not installed: pip install numba"
-        ) from None
     return tree_sum
 
 
@@ -84,7 +79,8 @@ class WindingTree:
         # Sparse targets lie too far apart to share a descent.
         block = BLOCK if 16 * len(ordered) >= len(self._points) else 1
 
-        def part(rows: slice) -> None:
+        def part(blocks: slice) -> None:
+            rows = slice(blocks.start * block, blocks.stop * block)
             kernel(
                 ordered[rows],
                 block,
@@ -102,10 +98,7 @@ class WindingTree:
                 out[rows],
             )
 
-        # Threads of our own: numba's would be one more pool beside torch's, and warn about old TBB libraries.
-        step = max(256, -(-len(ordered) // (4 * (os.cpu_count() or 1))))
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            list(threads.map(part, [slice(a, a + step) for a in range(0, len(ordered), step)]))
+        in_threads(part, -(-len(ordered) // block), least=-(-256 // block))
         result = np.empty_like(out)
         result[order] = out / (4 * np.pi)
         return result

@@ -97,7 +97,7 @@ def test_training_lowers_the_loss_and_leaves_a_safe_checkpoint(make_trainer: Mak
     points = torch.rand(100, 3) - 0.5
     assert torch.equal(field(points), trainer.pipeline.model.field(points))
     assert 0 < trainer._last_report["iou"] <= 1
-    assert not list(trainer.base_dir.glob("*.partial"))
+    assert not list(trainer.base_dir.glob(".partial-*"))
 
 
 def test_event_file_has_the_geometry(make_trainer: Make) -> None:

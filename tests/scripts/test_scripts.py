@@ -60,7 +60,7 @@ def test_fit_extract_evaluate(fitted):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     metrics = json.loads((fitted / "out.json").read_text())
-    wanted = {"chamfer_paper", "chamfer_floor", "iou_paper", "iou", "point_to_surface_mean", "surface_to_point_mean"}
+    wanted = {"chamfer_paper", "chamfer_floor", "iou_paper", "iou", "accuracy_mean", "completeness_mean"}
     wanted |= {"hausdorff", "f_score", "normal_consistency", "components_prediction", "watertight_prediction"}
     assert wanted <= set(metrics) and metrics["iou"] > 0.9
 

@@ -15,6 +15,7 @@ from sdf_tools.extraction import extract_mesh
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.io.loading import load
 from sdf_tools.io.writing import save_mesh, save_points
+from sdf_tools.mesh.summary import summarize
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_extract_an_offset_surface(run, ball, tmp_path):
 
 @pytest.fixture
 def hidden(tmp_path):
-    """``sdf-tools extract`` of an occupancy: a ball, and a sphere that holds a node of a lattice of 256 but none of 128."""
+    """``sdf-tools extract`` of an occupancy: a ball, and a sphere that holds a node at 256 cells but none at 128."""
     source = "import torch\n\n\ndef balls(p):\n"
     source += f"    small = (p - {203 / 256 - 0.5}).norm(dim=-1) < 0.0035\n"
     source += "    return -((p.norm(dim=-1) < 0.2) | small).float()\n"
@@ -116,7 +117,7 @@ def test_evaluate_writes_json(run, ball, tmp_path, capsys):
     options = ("--samples", 2000, "--iou-samples", 20000)
     run("evaluate", "--prediction", ball, "--reference", ball, "--json", tmp_path / "m.json", *options)
     stored = json.loads((tmp_path / "m.json").read_text())
-    assert stored["iou"] == 1.0 and stored["point_to_surface_mean"] < 1e-6
+    assert stored["iou"] == 1.0 and stored["accuracy_mean"] < 1e-6
     assert "box units" in capsys.readouterr().out
 
 
@@ -125,10 +126,82 @@ def test_render(run, ball, tmp_path):
     assert (tmp_path / "ball.png").read_bytes()[1:4] == b"PNG"
 
 
+def test_info_takes_names_that_packages_register(run, capsys, monkeypatch):
+    from importlib import metadata
+
+    class Registered:
+        @staticmethod
+        def load():
+            return lambda name: box() if name == "cube" else None
+
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [Registered()] * (group == "sdf_tools.shapes"))
+    run("info", "cube")
+    assert "box (mesh)" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="does not exist"):
+        run("info", "sphere")
+
+
+def test_info_says_what_training_mends(run, tmp_path, capsys):
+    mesh = box()
+    save_mesh(Mesh(mesh.vertices, torch.cat([mesh.faces, mesh.faces.flip(1)])), tmp_path / "double.ply")
+    run("info", tmp_path / "double.ply")
+    out = capsys.readouterr().out
+    assert "opposite duplicates" in out and "mended for training: 12 triangles were there twice" in out
+    save_mesh(Mesh(mesh.vertices, torch.tensor([[0, 1, 3], [0, 3, 2]])), tmp_path / "sheet.ply")
+    run("info", tmp_path / "sheet.ply")
+    assert "encloses nothing" in capsys.readouterr().out
+
+
+def test_repair_writes_a_closed_mesh_and_says_what_it_did(run, tmp_path, capsys):
+    mesh = box()
+    five = mesh.faces[(mesh.vertices[mesh.faces][:, :, 0] > 0).any(1)]  # of six sides
+    save_mesh(Mesh(mesh.vertices, torch.cat([five, five.flip(1)])), tmp_path / "double.ply")
+    run("repair", tmp_path / "double.ply", tmp_path / "good.ply")
+    out = capsys.readouterr().out
+    assert "10 triangles were there twice" in out and "filled 1 holes" in out
+    assert summarize(load(tmp_path / "good.ply")).watertight
+    assert summarize(load(tmp_path / "good.ply")).volume == pytest.approx(1)
+    run("repair", tmp_path / "good.ply", tmp_path / "again.ply")
+    assert "nothing had to be changed" in capsys.readouterr().out
+
+
+def test_evaluate_against_clouds(run, ball, tmp_path, capsys):
+    run("sample", ball, "--output-path", tmp_path / "scan.ply", "--count", 4000)
+    save_points(PointCloud(load(tmp_path / "scan.ply").points), tmp_path / "bare.ply")
+    options = ("--samples", 2000, "--iou-samples", 20000, "--json", tmp_path / "m.json")
+    run("evaluate", "--prediction", ball, "--reference", tmp_path / "bare.ply", *options)
+    stored = json.loads((tmp_path / "m.json").read_text())
+    assert stored["iou"] is None and stored["completeness_mean"] < 1e-5 < stored["accuracy_mean"] < 0.02
+    assert "undefined" in capsys.readouterr().out
+    run("evaluate", "--prediction", ball, "--reference", tmp_path / "scan.ply", *options)
+    assert json.loads((tmp_path / "m.json").read_text())["iou"] > 0.95
+
+
+def test_an_overlap_of_nothing_is_undefined(run, tmp_path, capsys):
+    mesh = box()
+    save_mesh(Mesh(mesh.vertices, torch.tensor([[0, 1, 3], [0, 3, 2]])), tmp_path / "sheet.ply")
+    options = ("--samples", 2000, "--iou-samples", 2000, "--json", tmp_path / "m.json")
+    run("evaluate", "--prediction", tmp_path / "sheet.ply", "--reference", tmp_path / "sheet.ply", *options)
+    captured = capsys.readouterr()
+    assert "undefined" in captured.out and "encloses nothing" in captured.err
+    assert json.loads((tmp_path / "m.json").read_text())["iou"] is None
+
+
+def test_render_a_cloud(run, ball, tmp_path):
+    run("sample", ball, "--output-path", tmp_path / "scan.ply", "--count", 500)
+    for options in ((), ("--reference", ball)):
+        run("render", tmp_path / "scan.ply", "--output-path", tmp_path / "scan.png", "--size", 48, *options)
+        from PIL import Image
+
+        picture = np.asarray(Image.open(tmp_path / "scan.png").convert("RGB"))
+        assert (picture[16:32, 16:32].astype(int) < 240).all(-1).mean() > 0.3
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("info", "missing.ply"),
+        ("repair", "words.ply", "out.ply"),
         ("info", "words.ply"),
         ("evaluate", "--prediction", "ball.ply", "--reference", "words.ply"),
         ("evaluate", "--prediction", "ball.ply", "--reference", "ball.ply", "--json", "nowhere/m.json"),
@@ -148,7 +221,7 @@ def test_bad_input_is_one_sentence_and_exit_code_1(run, ball, tmp_path, monkeypa
 
 
 def test_help_explains_every_field(run, capsys):
-    for command in ("info", "sample", "normals", "distance", "extract", "evaluate", "render"):
+    for command in ("info", "repair", "sample", "normals", "distance", "extract", "evaluate", "render"):
         with pytest.raises(SystemExit):
             run(command, "--help")
         assert len(capsys.readouterr().out) > 200

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sasnet_ns.kernels import HashGridLayout, Implementation, hash_grid
+from sasnet_ns.kernels.layout import Interpolation
 from sasnet_ns.networks.base import Network, ParameterRole
 
 
@@ -20,41 +21,53 @@ class HashGridMLP(Network):
     Args:
         in_dim: number of coordinates.
         out_dim: number of output channels.
-        levels: levels of the hash grid.
-        log2_entries: base-2 logarithm of the largest table of a level.
+        grid_levels: levels of the hash grid.
+        grid_log2_entries: base-2 logarithm of the largest table of a level.
         grid_min: resolution of the coarsest level.
         grid_max: resolution of the finest level.
-        features: features per entry.
+        grid_features: features per entry.
+        grid_interpolation: inside a cell, linear or smoothstep.
         width: neurons of each of the two hidden layers.
         hidden_layers: number of hidden layers.
         implementation: kernel backend, see :func:`sasnet_ns.kernels.hash_grid`.
+        levels: former name of ``grid_levels``.
+        log2_entries: former name of ``grid_log2_entries``.
+        features: former name of ``grid_features``.
     """
 
     def __init__(
         self,
         in_dim: int = 3,
         out_dim: int = 1,
-        levels: int = 8,
-        log2_entries: int = 13,
+        grid_levels: int = 8,
+        grid_log2_entries: int = 13,
         grid_min: int = 16,
         grid_max: int = 256,
-        features: int = 2,
+        grid_features: int = 2,
+        grid_interpolation: Interpolation = "linear",
         width: int = 64,
         hidden_layers: int = 2,
         implementation: Implementation = "auto",
+        levels: int | None = None,
+        log2_entries: int | None = None,
+        features: int | None = None,
     ) -> None:
         super().__init__(in_dim, out_dim)
+        grid_levels = grid_levels if levels is None else levels
+        grid_log2_entries = grid_log2_entries if log2_entries is None else log2_entries
+        grid_features = grid_features if features is None else features
         self.layout = HashGridLayout.geometric(
             in_dim,
-            levels=levels,
+            levels=grid_levels,
             min_resolution=grid_min,
             max_resolution=grid_max,
-            log2_table_size=log2_entries,
-            feature_dim=features,
+            log2_table_size=grid_log2_entries,
+            feature_dim=grid_features,
+            interpolation=grid_interpolation,
         )
         self.implementation = implementation
-        self.table = nn.Parameter(torch.empty(self.layout.total_entries, features).uniform_(-1e-4, 1e-4))
-        widths = (levels * features, *([width] * hidden_layers))
+        self.table = nn.Parameter(torch.empty(self.layout.total_entries, grid_features).uniform_(-1e-4, 1e-4))
+        widths = (grid_levels * grid_features, *([width] * hidden_layers))
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise(widths):
             layers += [nn.Linear(n_in, n_out), nn.ReLU()]

@@ -102,7 +102,7 @@ def whole_way(
     if not isinstance(shape, Mesh):
         return mesh, None
     result = evaluate(mesh, shape, samples=samples, iou_samples=5 * samples, paper=False)
-    assert (result.point_to_surface_mean, result.surface_to_point_mean) < (0.05, 0.05)
+    assert (result.accuracy_mean, result.completeness_mean) < (0.05, 0.05)
     return mesh, result
 
 
@@ -117,7 +117,7 @@ def test_misfits_go_the_whole_way(name: str, tmp_path: Path) -> None:
     mesh, result = whole_way(tmp_path / "misfit.ply", steps=200, samples=2000, resolution=40)
     facts = summarize(mesh)
     assert facts.watertight and facts.volume == pytest.approx(volume, rel=0.1)
-    assert result is not None and result.iou > 0.9 and result.point_to_surface_mean < 0.01
+    assert result is not None and result.iou > 0.9 and result.accuracy_mean < 0.01
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -58,7 +58,7 @@ def test_train_evaluate_extract(tmp_path: Path, sphere_file: Path) -> None:
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr[-2000:]
     results: dict[str, Any] = json.loads((tmp_path / "eval.json").read_text())["results"]
-    assert {"chamfer_paper", "iou", "point_to_surface_mean", "surface_to_point_mean"} <= set(results)
+    assert {"chamfer_paper", "iou", "accuracy_mean", "completeness_mean"} <= set(results)
     assert 0.1 < results["iou"] <= 1  # after 60 steps of a tiny network
     assert len(list((tmp_path / "pictures").glob("eval_surface_*.png"))) == 4
 
@@ -109,4 +109,4 @@ def test_the_armadillo_with_all_defaults(tmp_path: Path) -> None:
     assert evaluated.returncode == 0, evaluated.stderr[-2000:]
     results = json.loads((tmp_path / "eval.json").read_text())["results"]
     assert results["iou"] > 0.99
-    assert results["surface_to_point_mean"] < 5e-4
+    assert results["completeness_mean"] < 5e-4

@@ -99,8 +99,8 @@ def test_cloud_metrics_of_a_shifted_copy(sphere_file: Any) -> None:
     assert isinstance(mesh, Mesh)
     points = sample_surface(mesh, 20_000, seed=3).points
     same = cloud_metrics(mesh, points, 5_000)
-    assert same["surface_to_point_mean"] < 1e-6
-    assert same["point_to_surface_mean"] < 0.05  # the points' own spacing
+    assert same["completeness_mean"] < 1e-6
+    assert same["accuracy_mean"] < 0.05  # the points' own spacing
     radial = points - points.new_tensor([10.0, 0, 0])
     grown = cloud_metrics(mesh, points + 0.1 * radial / radial.norm(dim=-1, keepdim=True), 5_000)
-    assert grown["surface_to_point_mean"] == pytest.approx(0.1, abs=0.005)
+    assert grown["completeness_mean"] == pytest.approx(0.1, abs=0.005)

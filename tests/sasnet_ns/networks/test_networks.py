@@ -12,7 +12,7 @@ from sasnet_ns.networks.frequencies import high_candidates, low_candidates
     ("preset", "count"),
     [
         ("sdf", 130_917),
-        ("sdf_fast", 132_809),
+        ("sdf_grid", 132_809),
         ("volume", 138_181),
         ("image", 128_867),
         ("tiger_p", 129_841),
@@ -228,3 +228,66 @@ def test_field_round_trip_keeps_values_and_frame(tmp_path):
     (tmp_path / "text.pt").write_text("no field")
     with pytest.raises(ValueError, match="is not a field"):
         SignedDistanceField.load(tmp_path / "text.pt")
+
+
+def test_a_network_of_ones_own_is_built_by_name() -> None:
+    from sasnet_ns.networks import Siren, build_network, network_names, register_network, registry
+
+    class Mine(Siren):
+        """A network that nobody else has."""
+
+    try:
+        register_network("mine", Mine)
+        register_network("mine", Mine)  # the same one again: a module that is imported twice
+        assert "mine" in network_names()
+        network = build_network("mine", in_dim=2, out_dim=3, width=8)
+        assert isinstance(network, Mine) and (network.in_dim, network.out_dim) == (2, 3)
+        with pytest.raises(ValueError, match="'mine' does not take these options"):
+            build_network("mine", in_dim=2, out_dim=3, widht=8)
+        with pytest.raises(ValueError, match="called 'siren' already"):
+            register_network("siren", Mine)
+        assert type(build_network("siren", in_dim=2, out_dim=3, width=8)) is Siren
+    finally:
+        registry._BUILDERS.pop("mine", None)
+
+
+@pytest.mark.parametrize("preset", ["image", "volume", "sdf", "sdf_compact", "tiger_p", "tiger_d", "toy"])
+def test_no_preset_has_an_empty_band(preset):
+    network = getattr(SASNetConfig, preset)().setup()
+    assert len(network.band_sizes) == 5 and min(network.band_sizes) > 0
+
+
+def test_equal_bands_hold_integers_of_their_own_range():
+    drawn = sample_frequencies(144, 3, band_limit=30, low_range=6, allocation="equal")
+    assert drawn.group_sizes == (72, 18, 18, 18, 18)
+    largest = drawn.multipliers.abs().amax(1)
+    for band, (low, high) in enumerate([(7, 12), (13, 18), (19, 24), (25, 30)]):
+        part = largest[72 + 18 * band : 90 + 18 * band]
+        assert part.min() >= low and part.max() <= high
+    with pytest.raises(ValueError, match="4 bands do not fit between frequencies 6 and 8"):
+        sample_frequencies(64, 3, band_limit=8, low_range=6, allocation="equal")
+
+
+def test_the_default_is_a_sasnet_most_of_whose_parameters_are_its_sine_part():
+    network = SASNetConfig.sdf_compact().setup()
+    masks = sum(p.numel() for p in network.mask_generator.parameters())
+    assert len(network.hidden) == 2 and all(network.config.groups)
+    assert masks < 0.5 * network.parameter_count()
+
+
+def test_options_of_presets_are_checked_and_visible():
+    import inspect
+
+    assert "band_limit" in inspect.signature(SASNetConfig.sdf).parameters
+    assert SASNetConfig.sdf(band_limit=40).band_limit == 40
+    with pytest.raises(TypeError, match="band_limt"):
+        SASNetConfig.sdf(band_limt=40)
+    with pytest.warns(DeprecationWarning, match="sdf_grid"):
+        assert SASNetConfig.sdf_fast() == SASNetConfig.sdf_grid()
+
+
+def test_grid_options_have_one_spelling_and_former_ones_still_load():
+    now = build_network("ngp", 3, 1, grid_levels=3, grid_log2_entries=8, grid_features=1)
+    before = build_network("ngp", 3, 1, levels=3, log2_entries=8, features=1)
+    assert now.layout == before.layout
+    assert build_network("sasnet", 3, 1, preset="sdf_fast").parameter_count() == 132_809

@@ -81,7 +81,7 @@ def test_packing_rounds_within_the_stated_bound_and_keeps_orientation(tmp_path: 
         return {tuple(np.roll(row, -first)) for row, first in zip(corners, start, strict=True)}
 
     assert oriented(nearest[faces].numpy()) == oriented(back.faces.numpy())
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".partial-*"))
 
 
 def test_a_damaged_pack_is_one_sentence(tmp_path: Path) -> None:

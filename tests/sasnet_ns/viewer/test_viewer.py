@@ -126,7 +126,7 @@ def test_shading_and_slice_colours_are_pictures() -> None:
 def test_plane_hits() -> None:
     origins = torch.tensor([[0.0, 0, 2], [0.0, 0, 2], [3.0, 0, 2]])
     directions = torch.tensor([[0.0, 0, -1], [0.0, 0, 1], [0.0, 0, -1]])
-    points, visible = plane_hits(origins, directions, axis=2, offset=0.25)
+    points, visible = plane_hits(origins, directions, (0.0, 0.0, 0.25), (0.0, 0.0, 1.0))
     assert visible.tolist() == [True, False, False]
     assert torch.allclose(points[0], torch.tensor([0.0, 0.0, 0.25]))
 
@@ -145,7 +145,7 @@ class _BallField(SignedDistanceField):
 def _with_ball(trainer: Any) -> Any:
     model = trainer.pipeline.model
     field = _BallField(model.config.network, model.network_config(), model.field.center, float(model.field.scale))
-    model.field = model._renderer.field = field
+    model.field = field
     return trainer
 
 
@@ -192,7 +192,7 @@ def test_no_property_raises(trainer: Any) -> None:
     from functools import cached_property
 
     pipeline = trainer.pipeline
-    for thing in (pipeline, pipeline.datamanager, pipeline.model, pipeline.model.field, pipeline.model.viewer_panel):
+    for thing in (pipeline, pipeline.datamanager, pipeline.model, pipeline.model.field):
         for name in dir(thing):
             if not isinstance(getattr(type(thing), name, None), cached_property):
                 getattr(thing, name)
@@ -204,30 +204,60 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_the_real_viewer_starts_on_loopback_and_controls_the_picture(make_trainer: Make) -> None:
+def test_the_real_viewer_starts_on_loopback_with_our_panel(make_trainer: Make) -> None:
     trainer = _with_ball(make_trainer(vis="viewer", viewer__websocket_port=_free_port()))
     trainer._init_viewer_state()
     viewer = trainer.viewer_state
+    control = trainer.pipeline.model.viewer_control
     try:
         assert "127.0.0.1" in viewer.viewer_info[0]
-        panel = trainer.pipeline.model.viewer_panel
-        names = {path.split("/")[-1] for path, _ in viewer.viewer_elements}
-        assert {"iso_level", "slice_axis", "slice_offset", "frequency_bands", "input_points", "mesh_button"} <= names
+        assert not viewer.viewer_elements  # nothing under nerfstudio's "Custom Elements / model"
+        panel, session = control.panel, control.session
+        assert "mask" in panel.color.options and "error" in panel.color.options
+        assert hasattr(panel, "bands") == bool(control.field.band_count)
+        panel.read.value = True
+        told = panel.read_at((0.0, 0.0, 16.0), (0.0, 0.0, -1.0))
+        # The ball of radius 0.45 in box units is the sphere of radius 2 around (10, 0, 0).
+        assert told.startswith("position 10, 0, 2")
+        panel.extraction.resolution.value = "64"
+        panel.extraction.start()
+        panel.extraction.wait()
+        name, content = panel.extraction.file()
+        assert name == "sphere.ply" and content.startswith(b"ply")
+        session.update(level=0.05)
         camera = trainer.pipeline.datamanager.eval_dataset.cameras[0:1]
         camera.rescale_output_resolution(0.25)
         model = trainer.pipeline.model.eval()
-        small = model.get_outputs_for_camera(camera)["accumulation"].mean()
-        panel.iso_level.value = 0.05
         large = model.get_outputs_for_camera(camera)["accumulation"].mean()
-        assert large > small
-        panel.iso_level.value = 0.0
-        panel.input_points.value = True
-        panel.input_points.cb_hook(panel.input_points)
-        assert panel._points_handle.visible
-        panel.mesh_button.cb_hook(panel.mesh_button)
-        assert (trainer.base_dir / "viewer_mesh.ply").exists()
+        session.update(level=0.0)
+        assert large > model.get_outputs_for_camera(camera)["accumulation"].mean()
     finally:
+        control.session.stop()
         viewer.viser_server.stop()
+
+
+def test_extracted_file_is_in_the_inputs_units(make_trainer: Make, tmp_path: Path) -> None:
+    from sdf_tools.io.loading import load
+
+    trainer = _with_ball(make_trainer(vis="viewer", viewer__websocket_port=_free_port()))
+    control = trainer.pipeline.model.viewer_control
+    try:
+        job = control.panel.extraction
+        job.resolution.value = "64"
+        for suffix in ("ply", "obj", "stl", "off", "glb"):
+            job.file_type.value = suffix
+            job.start()
+            job.wait()
+            name, content = job.file()
+            path = tmp_path / name
+            path.write_bytes(content)
+            mesh: Any = load(path)
+            center = (mesh.vertices.amax(0) + mesh.vertices.amin(0)) / 2
+            assert float((center - torch.tensor([10.0, 0, 0])).abs().max()) < 0.02
+            assert float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max()) == pytest.approx(4, abs=0.02)
+    finally:
+        control.session.stop()
+        trainer.viewer_state.viser_server.stop()
 
 
 def test_rendering_stops_when_the_viewer_interrupts(trainer: Any) -> None:
@@ -246,17 +276,6 @@ def test_rendering_stops_when_the_viewer_interrupts(trainer: Any) -> None:
     with pytest.raises(IOChangeException), torch.no_grad(), SetTrace(interrupt):
         for _ in range(200):
             trainer.pipeline.model.get_outputs_for_camera(camera)
-
-
-def test_extracted_file_is_in_the_inputs_units(trainer: Any, tmp_path: Path) -> None:
-    pytest.importorskip("sdf_tools.extraction")
-    from sdf_tools.io.loading import load
-
-    trainer.pipeline.model.extract_to_file(tmp_path / "mesh.ply")
-    mesh: Any = load(tmp_path / "mesh.ply")
-    center = (mesh.vertices.amax(0) + mesh.vertices.amin(0)) / 2
-    assert float((center - torch.tensor([10.0, 0, 0])).abs().max()) < 0.02
-    assert float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max()) == pytest.approx(4, abs=0.02)
 
 
 def test_rays_of_other_nerfstudio_tools_are_rendered_too(trainer: Any) -> None:

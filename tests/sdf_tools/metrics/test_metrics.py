@@ -37,8 +37,8 @@ class TestClosedForms:
         result = metrics.evaluate(ball(s), ball(r), samples=20_000, iou_samples=200_000, paper=False)
         scale = 0.45
         assert result.scale == pytest.approx(scale, rel=1e-3)
-        assert result.point_to_surface_mean_world == pytest.approx(s - r, rel=0.03)
-        assert result.surface_to_point_mean == pytest.approx((s - r) * scale, rel=0.03)
+        assert result.accuracy_mean_world == pytest.approx(s - r, rel=0.03)
+        assert result.completeness_mean == pytest.approx((s - r) * scale, rel=0.03)
         assert result.hausdorff == pytest.approx((s - r) * scale, rel=0.05)
         assert result.iou == pytest.approx((r / s) ** 3, abs=4e-3)
         assert result.iou_low < (r / s) ** 3 < result.iou_high
@@ -70,7 +70,7 @@ class TestClosedForms:
         mesh = ball(1.0, subdivisions=4)
         result = metrics.evaluate(mesh, mesh, samples=20_000, iou_samples=100_000)
         assert result.iou == result.iou_paper == result.f_score == 1.0
-        assert result.point_to_surface_mean < 1e-9
+        assert result.accuracy_mean < 1e-9
         assert result.normal_error_mean < 0.05
         assert result.chamfer_paper == pytest.approx(result.chamfer_floor, rel=0.02)
         assert result.chamfer_floor == pytest.approx(2 * 4 * math.pi * 0.45**2 / (math.pi * 300_000), rel=5e-3)
@@ -83,8 +83,8 @@ class TestClosedForms:
 
         options = {"samples": 5_000, "iou_samples": 50_000, "paper": False}
         first, second = metrics.evaluate(a, b, **options), metrics.evaluate(moved(a), moved(b), **options)
-        assert second.point_to_surface_mean == pytest.approx(first.point_to_surface_mean, rel=1e-6)
-        assert second.point_to_surface_mean_world == pytest.approx(1e-3 * first.point_to_surface_mean_world, rel=1e-6)
+        assert second.accuracy_mean == pytest.approx(first.accuracy_mean, rel=1e-6)
+        assert second.accuracy_mean_world == pytest.approx(1e-3 * first.accuracy_mean_world, rel=1e-6)
         assert second.iou == pytest.approx(first.iou, abs=1e-3)
 
 
@@ -166,11 +166,41 @@ class TestEvaluate:
         result = metrics.evaluate(mesh, mesh, samples=2_000, iou_samples=20_000)
         stored = json.loads(json.dumps(result.to_dict()))
         for key in (
-            "chamfer_paper", "chamfer_floor", "iou_paper", "iou", "point_to_surface_mean", "surface_to_point_mean",
+            "chamfer_paper", "chamfer_floor", "iou_paper", "iou", "accuracy_mean", "completeness_mean",
             "hausdorff", "f_score", "normal_consistency", "components_prediction", "watertight_prediction",
         ):  # fmt: skip
             assert key in stored
+        assert stored["point_to_surface_mean_world"] == stored["accuracy_mean_world"]
+        assert stored["surface_to_point_percentiles"] == stored["completeness_percentiles"]
         assert "box units" in str(result) and "chamfer_floor" in str(result)
+
+    def test_accuracy_and_completeness_are_the_right_way_round(self):
+        """A prediction with a stray body is inaccurate; one that lacks a body is incomplete."""
+        whole, stray = ball(1.0, subdivisions=3), ball(0.5, (3.0, 0, 0), subdivisions=3)
+        two = Mesh(
+            torch.cat([whole.vertices, stray.vertices]), torch.cat([whole.faces, stray.faces + len(whole.vertices)])
+        )
+        options = {"samples": 5_000, "iou_samples": 20_000, "paper": False}
+        more, less = metrics.evaluate(two, whole, **options), metrics.evaluate(whole, two, **options)
+        assert more.accuracy_mean > 0.05 and more.completeness_mean < 1e-6
+        assert less.completeness_mean > 0.05 and less.accuracy_mean < 1e-6
+        with pytest.warns(DeprecationWarning, match="is accuracy_mean now"):
+            assert more.point_to_surface_mean == more.accuracy_mean
+        with pytest.warns(DeprecationWarning, match="is completeness_mean_world now"):
+            assert more.surface_to_point_mean_world == more.completeness_mean_world
+        with pytest.raises(AttributeError, match="accurracy"):
+            more.accurracy_mean  # noqa: B018
+
+    def test_the_overlap_of_two_sheets_is_undefined(self):
+        flat = Mesh(torch.tensor([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0.0]]).double(), torch.tensor([[0, 1, 2]]))
+        result = metrics.evaluate(flat, flat, samples=1_000, iou_samples=5_000)
+        assert math.isnan(result.iou) and math.isnan(result.iou_near_surface) and math.isnan(result.iou_paper)
+        stored = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+        assert stored["iou"] is None and stored["iou_low"] is None and stored["accuracy_mean"] < 1e-12
+        text = dict(result.rows())
+        assert text["iou"] == "undefined: neither mesh encloses a volume" and text["iou_paper"].startswith("undefined")
+        solid = metrics.evaluate(flat, ball(1.0, subdivisions=1), samples=1_000, iou_samples=5_000, paper=False)
+        assert solid.iou == 0.0 and dict(solid.rows())["chamfer_paper"].startswith("not computed")
 
     def test_refuses_empty_and_nan(self):
         mesh = ball(1.0, subdivisions=1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import primitives
 import pytest
 import torch
+from primitives import box
 
 from sdf_tools.errors import ShapeError
 from sdf_tools.extraction import extract_mesh
@@ -68,6 +70,33 @@ def test_cameras_look_at_the_side_they_name():
         picture = render_mesh(square, Camera(azimuth, 0.0), size=(32, 32), occlusion_rays=0)
         seen.append(((picture - picture[0, 0]).abs().amax(-1) > 0.02).sum().item())
     assert max(seen) > 100 and min(seen) < 40
+
+
+@pytest.mark.parametrize("camera", [Camera(), Camera(35, 25), Camera(200, 12), Camera(40, 45), Camera(55, 30)])
+def test_faces_of_a_box_differ_and_each_is_one_colour(camera):
+    picture = render_mesh(box(), camera, size=(60, 60), supersampling=1, occlusion_rays=0)
+    pixels = picture.reshape(-1, 3)
+    faces = []
+    for color in pixels[(pixels - picture[0, 0]).abs().amax(-1) > 1e-3]:
+        # The highlight of a flat face is a slight gradient.
+        if all((color - other).abs().amax() > 0.035 for other in faces):
+            faces.append(color)
+    assert len(faces) == 3
+
+
+def test_vertex_normals_do_not_round_off_sharp_edges():
+    mesh = box()
+    rounded = Mesh(mesh.vertices, mesh.faces, torch.nn.functional.normalize(mesh.vertices, dim=1))
+    options = {"size": (40, 40), "occlusion_rays": 0}
+    assert torch.equal(render_mesh(rounded, **options), render_mesh(mesh, **options))
+
+
+def test_a_coarse_ball_is_drawn_smooth():
+    """As with its exact normals: no facet shows."""
+    coarse = primitives.sphere()
+    exact = Mesh(coarse.vertices, coarse.faces, coarse.vertices)
+    options = {"size": (60, 60), "occlusion_rays": 0}
+    assert (render_mesh(coarse, **options) - render_mesh(exact, **options)).abs().max() < 0.03
 
 
 def test_nothing_to_render():

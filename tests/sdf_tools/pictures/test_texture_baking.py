@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import primitives
 import pytest
 import torch
 
@@ -21,12 +22,8 @@ def _color(points: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def sphere(sphere_file: Path) -> Mesh:
-    from sdf_tools.io.loading import load
-
-    mesh = load(sphere_file)
-    assert isinstance(mesh, Mesh)
-    return mesh
+def sphere() -> Mesh:
+    return primitives.sphere(2.0, (10.0, 0, 0), subdivisions=3)
 
 
 def test_a_texel_has_the_colour_of_its_place(sphere: Mesh) -> None:

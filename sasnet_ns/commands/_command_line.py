@@ -1,0 +1,58 @@
+"""What every command does around its work: parse, and end in one sentence where the input is at fault."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+def command_line(
+    arguments: type[T],
+    run: Callable[[T], None],
+    *,
+    description: str | None,
+    name: str,
+    program: str | None,
+    args: Sequence[str] | None,
+    interrupted: str = "interrupted.",
+) -> None:
+    """Parse a command line and do what it says.
+
+    Args:
+        arguments: dataclass whose fields are the options.
+        run: what to do with them.
+        description: text above the options in ``--help``.
+        name: what messages begin with where ``program`` is None.
+        program: the command as it was typed (``sasnet extract``); None for a script, which is called by its file.
+        args: what follows it; the process's own arguments if None.
+        interrupted: said after Ctrl-C.
+
+    Raises:
+        SystemExit: after ``--help``, and with a sentence where the input is at fault (exit code 1) or the command line
+            is (2).
+    """
+    from sdf_tools.errors import MissingLibraryError
+
+    parsed = tyro.cli(arguments, description=description, prog=program, args=args)
+    prefix = program or name
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"{prefix}: {message}\n"
+    try:
+        run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output (head, less) has enough; a closed pipe must not be flushed once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, MissingLibraryError) as error:
+        sys.exit(f"{prefix}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{prefix}: {interrupted}")
+    finally:
+        warnings.formatwarning = before

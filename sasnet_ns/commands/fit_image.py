@@ -1,0 +1,149 @@
+"""Fit a network to an image, or render one that was fitted.
+
+sasnet fit-image --image photo.png --network sasnet --steps 2000 --output outputs/photo
+sasnet fit-image --checkpoint outputs/photo/checkpoint.pt --scale 16 --window 100 132 200 232 --output zoom
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sasnet_ns.commands._command_line import command_line
+
+if TYPE_CHECKING:
+    from sasnet_ns.fitting.grid_field import GridField
+    from sasnet_ns.fitting.grid_fit import GridFit
+
+
+@dataclass
+class Arguments:
+    """Fit a network to an image, or render one that was fitted."""
+
+    output: Path
+    """Folder for checkpoint, metrics and pictures; created if it is missing."""
+    image: Path | None = None
+    """Image to fit: .png .jpg .bmp .webp .tif or .npy, 8 or 16 bits or floating point, any number of channels."""
+    checkpoint: Path | None = None
+    """Render this checkpoint.pt of an earlier run instead of fitting; with --image, also measure it."""
+    network: str = "sasnet"
+    """Network of the registry: sasnet, siren, finer, wire, ngp, ..."""
+    config: Path | None = None
+    """YAML file with fields of sasnet_ns.fitting.grid_fit.GridFit, see configs/; other options here override it."""
+    steps: int | None = None
+    """Optimisation steps (2,000 if neither this nor the configuration says)."""
+    learning_rate: float | None = None
+    """Peak learning rate of all but hash grids and mask decoders, which get five times as much."""
+    batch: int | None = None
+    """Pixels in a step; 0 for all of them."""
+    size: int | None = None
+    """Reduce the image to this longest side first."""
+    parameters: int | None = None
+    """Size the network to about this many parameters."""
+    network_config: dict[str, str] = field(default_factory=dict)
+    """Options of the network as NAME VALUE pairs, values in YAML: --network-config width 128 omega_0 43."""
+    masks: bool = True
+    """sasnet: whether it has masks; --no-masks leaves the frozen embedding alone. They help where the network has
+    well under half as many parameters as the image has values."""
+    scale: int = 1
+    """Also render with this many pixels in the place of one, along both sides (super-resolution)."""
+    shift: float = 0.0
+    """Also render with pixels shifted by this part of a pixel along both sides."""
+    window: tuple[int, int, int, int] | None = None
+    """Render only this part with --scale and --shift: first and last row, first and last column (last ones not
+    included)."""
+    evaluate_every: int = 0
+    """Steps between PSNRs of the whole image along the way, a multiple of 10; 0 for the end alone."""
+    seed: int | None = None
+    """Seed of weights and batches."""
+    device: str | None = None
+    """cpu or cuda; CUDA where there is one if left out."""
+
+
+def run(arguments: Arguments) -> None:
+    """Fit or load, write everything."""
+    from sasnet_ns.fitting.grid_field import GridField
+    from sasnet_ns.fitting.grid_fit import FittedGrid, fit_grid
+    from sasnet_ns.fitting.image import write_image_results
+    from sasnet_ns.fitting.signal import read_image, shrink
+    from sasnet_ns.training.loop import History
+
+    if arguments.image is None and arguments.checkpoint is None:
+        raise ValueError("give an --image to fit, or a --checkpoint to render.")
+    signal = read_image(arguments.image, arguments.size) if arguments.image else None
+    if arguments.checkpoint is not None:
+        loaded = GridField.load(arguments.checkpoint, arguments.device or "cpu")
+        if len(loaded.grid) != 2:
+            raise ValueError(f"'{arguments.checkpoint}' holds a volume; it is not an image.")
+        if signal is not None:
+            signal = shrink(signal, max(loaded.grid))
+            if (signal.grid, signal.channels) != (loaded.grid, loaded.channels):
+                raise ValueError(
+                    f"'{arguments.image}' has {signal.grid} pixels of {signal.channels} channels, the checkpoint "
+                    f"{loaded.grid} of {loaded.channels}; give the image that it was fitted to."
+                )
+            report(write_image_results(FittedGrid(loaded, signal, History()), arguments.output))
+        render(loaded, arguments)
+        return
+    assert signal is not None
+    config = fit_configuration(arguments, signal.channels)
+    fitted = fit_grid(
+        signal, config, device=arguments.device, evaluate_every=arguments.evaluate_every, keep_before=True
+    )
+    if fitted.interrupted:
+        print("interrupted: what was learned so far is kept")
+    report(write_image_results(fitted, arguments.output))
+    render(fitted.field, arguments)
+
+
+def fit_configuration(arguments: Arguments, channels: int) -> GridFit:
+    """The configuration file with the command line's options over it."""
+    from sasnet_ns.fitting.grid_fit import GridFit, adjusted
+    from sasnet_ns.training.config import load_config
+
+    config = load_config(arguments.config, GridFit) if arguments.config else GridFit(network=arguments.network)
+    options = dict(arguments.network_config)
+    if not arguments.masks:
+        if config.network != "sasnet":
+            raise ValueError(f"--no-masks is for the network sasnet, not {config.network}.")
+        options["masks"] = "false"
+    return adjusted(
+        config, 2, channels, options=options, parameters=arguments.parameters,
+        learning_rate=arguments.learning_rate, steps=arguments.steps, points_per_batch=arguments.batch,
+        seed=arguments.seed,
+    )  # fmt: skip
+
+
+def report(metrics: dict[str, Any]) -> None:
+    """The metrics in one line."""
+    print(
+        f"PSNR {metrics['psnr']:.2f} dB, edges {metrics['psnr_edge']:.2f} dB, SSIM {metrics['ssim']:.4f}, "
+        f"noisiness {metrics['noisiness']:.3f}; {metrics['parameters']:,} parameters, "
+        f"{metrics['parameters_per_target']:.2f} for each value of the image"
+    )
+
+
+def render(loaded: GridField, arguments: Arguments) -> None:
+    """The super-resolved or shifted picture, if it was asked for."""
+    from sasnet_ns.fitting.image import reconstruction_files
+    from sdf_tools.io.writing import write_atomically
+
+    plain = arguments.scale == 1 and arguments.shift == 0 and arguments.window is None
+    if plain and not (arguments.checkpoint and arguments.image is None):
+        return
+    window = None
+    if arguments.window is not None:
+        top, bottom, left, right = arguments.window
+        window = [(top, bottom), (left, right)]
+    values = loaded.render(arguments.scale, arguments.shift, window)
+    stem = "rendered" if plain else f"rendered_x{arguments.scale}_shift{arguments.shift:g}"
+    for name, data in reconstruction_files(loaded.signal(values), values, stem).items():
+        write_atomically(arguments.output / name, data)
+        print(f"{arguments.output / name}: {values.shape[0]} x {values.shape[1]} pixels")
+
+
+def main(args: Sequence[str] | None = None, program: str | None = None) -> None:
+    """The command line; ``args`` and ``program`` as :func:`command_line` takes them."""
+    command_line(Arguments, run, description=__doc__, name="fit_image", program=program, args=args)

@@ -1,0 +1,335 @@
+"""One open viewer: the thread that keeps the surface, the slice and the numbers up to date."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from sasnet_ns.viewer import live_surface
+from sasnet_ns.viewer.live_surface import Budget, Surface
+from sasnet_ns.viewer.quantities import Reference, Scale, ViewSettings
+from sasnet_ns.viewer.scene_nodes import SceneNodes
+from sasnet_ns.viewer.shown_field import ShownField
+from sasnet_ns.viewer.slices import paint_slice, plane_axes
+from sdf_tools.errors import ShapeError
+
+if TYPE_CHECKING:
+    from nerfstudio.viewer.viewer import Viewer
+
+VISER_SCALE = 10.0
+"""nerfstudio shows one scene unit as ten."""
+TRAINING_SHARE = 0.12
+"""Of one processor's time that the live surface may take while a run trains."""
+_REFRESH = 0.8  # seconds between two pictures of a run that trains
+_EXTRACTION_SECONDS = 0.5  # the dearest extraction that is made during training
+_RESOLUTIONS = (48, 64, 96, 128)  # while training
+_SLICE_SIZES = (96, 320)
+
+
+class Outdated(Exception):
+    """What is being computed is not wanted any more."""
+
+
+@dataclass
+class Status:
+    """What the panel tells about the picture.
+
+    Attributes:
+        step: training steps of the weights that are trained, or were.
+        shown_step: of those in the picture; -1 before the first.
+        message: why there is no surface, or nothing.
+        vertices: of the live surface.
+        resolution: cells along the box of the live surface.
+        scale: colour bar of the surface.
+        slice_scale: and of the slice.
+    """
+
+    step: int = 0
+    shown_step: int = -1
+    message: str = ""
+    vertices: int = 0
+    resolution: int = 0
+    scale: Scale | None = None
+    slice_scale: Scale | None = None
+
+
+class Session:
+    """Keeps the scene in step with the field and the panel, in a thread of its own.
+
+    While a run trains, vertices follow the field about once a second and the surface is extracted anew as often as its
+    share of the time allows; a field at rest gets finer and finer extractions.
+
+    Args:
+        viewer: nerfstudio's.
+        field: what is shown.
+        settings: where the panel starts.
+        reference: builds the distance from the input; raises ShapeError where there is none. Called in the thread.
+        final_resolution: cells along the box of the surface of a field at rest.
+    """
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        field: ShownField,
+        settings: ViewSettings,
+        reference: Callable[[], Reference] | None,
+        final_resolution: int = 192,
+    ) -> None:
+        self.viewer, self.field, self.settings = viewer, field, settings
+        self.status = Status()
+        self.nodes = SceneNodes(viewer.viser_server.scene, VISER_SCALE)
+        self.on_status: Callable[[], None] = lambda: None
+        self.updates: list[tuple[str, int, float]] = []
+        """(kind, step, when) of the last changes of the picture, for measurements."""
+        self._final = final_resolution
+        self._make_reference = reference
+        self._reference: Reference | None = None
+        self._surface: Surface | None = None
+        self._surface_settings: tuple[Any, ...] = ()
+        self._surface_step = -1
+        self._drawn: tuple[Any, ...] = ()
+        self._slice_drawn: tuple[Any, ...] = ()
+        self._budget = Budget(TRAINING_SHARE)
+        self._extract_budget = Budget(0.6 * TRAINING_SHARE)
+        self._last_update = 0.0
+        self._seconds_per_point = 4e-6
+        self._wake = threading.Event()
+        self._ask, self._given = threading.Event(), threading.Event()
+        self._snapshot_lock = threading.Lock()
+        self._snapshot_step = -1
+        self._stepping = False
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="sasnet-viewer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to draw."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        self._wake.set()
+
+    def update(self, **changes: Any) -> None:
+        """Change settings and draw what they say."""
+        settings = replace(self.settings, **changes)
+        if settings != self.settings:
+            self.settings = settings
+            self._wake.set()
+            for client_id, machine in list(self.viewer.render_statemachines.items()):
+                client = self.viewer.viser_server.get_clients().get(client_id)
+                if client is not None:
+                    from nerfstudio.viewer.render_state_machine import RenderAction
+
+                    machine.action(RenderAction("rerender", self.viewer.get_camera_state(client)))
+
+    @property
+    def training(self) -> bool:
+        """Whether weights are changing now; not before the first step, though nerfstudio calls that training too."""
+        trainer = self.viewer.trainer
+        return trainer is not None and trainer.training_state == "training" and self._stepping
+
+    @property
+    def reference(self) -> Reference | None:
+        """Distance from the input; None if it cannot be read."""
+        if self._make_reference is not None:
+            make, self._make_reference = self._make_reference, None
+            try:
+                self._reference = make()
+            except (ShapeError, SystemExit) as error:
+                self.status.message = f"The input cannot be shown: {error}"
+        return self._reference
+
+    def at_step(self, step: int) -> None:
+        """Called by the training thread between two steps: the only moment at which weights can be copied."""
+        self.status.step = step
+        self._stepping = self.viewer.trainer is not None
+        if self._ask.is_set():
+            self._ask.clear()
+            self._copy(step)
+            self._given.set()
+
+    def _copy(self, step: int) -> None:
+        with self._snapshot_lock:
+            self.field.take_snapshot()
+        self._snapshot_step = step
+
+    def snapshot(self) -> int:
+        """Bring the copy of the weights up to date; the step that they are of."""
+        if not self.training:
+            self._copy(self.status.step)
+            return self._snapshot_step
+        self._given.clear()
+        self._ask.set()
+        # A step may take long, and training may end meanwhile.
+        while not self._given.wait(0.05):
+            if self._stopped:
+                raise Outdated
+            if not self.training:
+                self._copy(self.status.step)
+                break
+        return self._snapshot_step
+
+    def frozen_field(self) -> tuple[ShownField, int]:
+        """The field as it is now, for work that goes on beside the live picture, and the step of its weights."""
+        step = self.snapshot()
+        with self._snapshot_lock:
+            return self.field.frozen(), step
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._wake.wait(0.1)
+            self._wake.clear()
+            if not self.viewer.ready or not self.viewer.viser_server.get_clients():
+                continue
+            if self.field.device.type == "cpu":
+                # Beside training, more threads than one would make both wait for each other.
+                torch.set_num_threads(1 if self.training else max(1, self._threads))
+            try:
+                self._draw()
+            except Outdated:
+                self._wake.set()
+            except ShapeError as error:
+                self.status.message = f"No surface yet ({error})" if self.training else str(error)
+                self._last_update = time.monotonic()
+                self._budget.spend(0.5)
+            except Exception as error:  # drawing must never end with a traceback in the middle of training
+                CONSOLE.print(f"The viewer could not draw: {type(error).__name__}: {error}")
+                time.sleep(1.0)
+            with contextlib.suppress(Exception):
+                self.on_status()
+
+    _threads = torch.get_num_threads()
+
+    def _draw(self) -> None:
+        settings, training = self.settings, self.training
+        changed = self._surface is None or self._drawn[2:] != (settings,)
+        fresh = self.status.step == self.status.shown_step
+        if not training:
+            self._budget.reset()
+            self._extract_budget.reset()
+        due = time.monotonic() >= self._last_update + _REFRESH and self._budget.due()
+        if (training and not fresh and (due or changed)) or (not training and not fresh):
+            self.snapshot()
+        step = self._snapshot_step
+        if step < 0:
+            return
+        started = time.thread_time()
+        if settings.draw == "mesh":
+            self._draw_surface(settings, step, training, due)
+        else:
+            self.nodes.show_surface(False)
+            self._drawn = ()
+            self.status.shown_step, self.status.vertices = step, 0
+        if time.thread_time() - started > 0 and training:
+            self._budget.spend(time.thread_time() - started)
+        self._draw_slice(settings, step, training)
+
+    def _draw_surface(self, settings: ViewSettings, step: int, training: bool, due: bool) -> None:
+        kind = self._new_surface(settings, step, training, due)
+        drawn = (self._surface_step, self._surface and self._surface.resolution, settings)
+        if self._surface is None or (not kind and drawn == self._drawn):
+            return
+        shown = self._surface
+        if settings.cut:
+            shown = live_surface.cut(shown, settings.plane_point, settings.plane_normal)
+        wants_reference = settings.color == "error"
+        colors, scale = live_surface.colors(self.field, shown, settings, self.reference if wants_reference else None)
+        self.nodes.send_surface(shown, colors)
+        self._drawn = drawn
+        self._last_update = time.monotonic()
+        self.updates = [*self.updates[-200:], (kind or "colours", self._surface_step, time.perf_counter())]
+        status = self.status
+        status.shown_step, status.scale, status.message = self._surface_step, scale, ""
+        status.vertices, status.resolution = len(self._surface.vertices), self._surface.resolution
+
+    def _new_surface(self, settings: ViewSettings, step: int, training: bool, due: bool) -> str:
+        """Extract or follow, if the field or the level has changed; says which, or nothing."""
+        wanted, old = (settings.level, settings.bands), self._surface
+        changed = step != self._surface_step
+        if old is None or wanted != self._surface_settings:
+            self._extract(settings, self._affordable() if training else _RESOLUTIONS[1], training)
+        elif training and not (changed and due):
+            return ""
+        elif training and not self._extract_budget.due():
+            self._surface, self._surface_step = live_surface.follow(self.field, old, settings), step
+            return "following"
+        elif training:
+            self._extract(settings, self._affordable(), training)
+        elif changed or old.resolution < self._final:
+            finer = (resolution for resolution in (64, 128, self._final) if resolution > old.resolution)
+            self._extract(settings, _RESOLUTIONS[1] if changed else next(finer, self._final), training)
+            self._wake.set()
+        else:
+            return ""
+        self._surface_settings, self._surface_step = wanted, step
+        return "extraction"
+
+    def _affordable(self) -> int:
+        """The finest resolution whose extraction is cheap enough beside training."""
+        costs = {resolution: self._seconds_per_point * _evaluations(resolution) for resolution in _RESOLUTIONS}
+        return max([r for r, cost in costs.items() if cost < _EXTRACTION_SECONDS], default=_RESOLUTIONS[0])
+
+    def _extract(self, settings: ViewSettings, resolution: int, training: bool) -> None:
+        evaluated = 0
+
+        def progress(stage: str, evaluations: int) -> None:
+            nonlocal evaluated
+            evaluated = evaluations
+            # While training, a picture of a moment ago is better than none.
+            if not training and (self.settings.level, self.settings.bands) != (settings.level, settings.bands):
+                raise Outdated
+            if self._stopped:
+                raise Outdated
+
+        started = time.thread_time()
+        self._surface = live_surface.extract(self.field, resolution, settings, progress)
+        seconds = time.thread_time() - started
+        if evaluated and self.field.device.type == "cpu":
+            self._seconds_per_point = 0.5 * self._seconds_per_point + 0.5 * seconds / evaluated
+        if training:
+            self._extract_budget.spend(seconds)
+
+    def _draw_slice(self, settings: ViewSettings, step: int, training: bool) -> None:
+        if not settings.slice:
+            if self._slice_drawn:
+                self.nodes.hide_slice()
+                self._slice_drawn, self.status.slice_scale = (), None
+            return
+        axes = plane_axes(settings.plane_normal)
+        key = (settings.plane_point, settings.plane_normal, settings.slice_color, settings.bands, settings.level,
+               settings.mask_layer, settings.mask_group, settings.band)  # fmt: skip
+        for size in _SLICE_SIZES[:1] if training else _SLICE_SIZES:
+            if self._slice_drawn == (key, step, size) or (
+                self._slice_drawn[:2] == (key, step) and size < self._slice_drawn[2]
+            ):
+                continue
+            if self.settings != settings:
+                raise Outdated
+            started = time.thread_time()
+            with torch.no_grad():
+                wants = settings.slice_color == "error"
+                picture = paint_slice(self.field, settings, axes, size, self.reference if wants else None)
+            self.nodes.send_slice(picture, settings.plane_point, axes)
+            self.status.slice_scale = picture.scale
+            self._slice_drawn = (key, step, size)
+            if training:
+                self._budget.spend(time.thread_time() - started)
+
+
+def _evaluations(resolution: int) -> float:
+    """Of an extraction, roughly: the first lattice, and a dozen points for each cell on a surface of usual size."""
+    return 36_000 + 12.0 * resolution**2
+
+
+def run_folder(viewer: Viewer) -> Path:
+    """Where the run that is shown keeps its files."""
+    return viewer.log_filename.parent

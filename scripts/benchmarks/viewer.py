@@ -1,0 +1,146 @@
+"""How quick the viewer is, in a real browser: after a move, while orbiting, and what it costs training.
+
+    python scripts/benchmark.py viewer
+
+Needs playwright and chromium. Steps a second with and without a viewer are measured in one run, in turn, so that what
+else the machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import socket
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+_FLAGS = [
+    "--no-sandbox", "--use-angle=swiftshader", "--use-gl=angle", "--enable-unsafe-swiftshader", "--disable-quic",
+    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+_COUNT_FRAMES = """seconds => new Promise(done => {
+    let frames = 0; const end = performance.now() + 1000 * seconds;
+    const tick = () => { frames += 1; performance.now() < end ? requestAnimationFrame(tick) : done(frames / seconds); };
+    requestAnimationFrame(tick);
+})"""
+
+
+def run(output: Path | None = None, quick: bool = False) -> None:
+    """Measure and print a table.
+
+    Args:
+        output: also write the figures to this file as JSON.
+        quick: shorter stretches and fewer moves.
+    """
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        raise SystemExit("viewer: needs playwright; install it with 'pip install playwright'.") from None
+    if chromium is None:
+        raise SystemExit("viewer: needs a browser; install it with 'apt-get install chromium'.")
+    seconds, rounds, moves = (6.0, 2, 3) if quick else (15.0, 3, 7)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as program:
+        trainer = _start_training("armadillo", Path(folder))
+        browser = program.chromium.launch(executable_path=chromium, args=_FLAGS)
+        try:
+            rows = _measure(trainer, browser, seconds, rounds, moves)
+        finally:
+            browser.close()
+            trainer.stop_training = True
+            trainer.training_state = "training"
+    for name, value in rows.items():
+        print(f"{name:<45} {value:10.3g}")
+    if output is not None:
+        output.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def _start_training(data: str, folder: Path) -> Any:
+    from sasnet_ns.methods import sasnet_sdf
+
+    config: Any = copy.deepcopy(sasnet_sdf.config)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        config.viewer.websocket_port = int(probe.getsockname()[1])
+    config.output_dir, config.timestamp, config.vis = folder, "run", "viewer"
+    config.max_num_iterations, config.steps_per_save, config.steps_per_geometry_eval = 10**6, 10**9, 0
+    config.pipeline.datamanager.data = Path(data)
+    config.pipeline.datamanager.pool_size = 200_000
+    config.set_experiment_name()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    threading.Thread(target=trainer.train, daemon=True).start()
+    return trainer
+
+
+def _measure(trainer: Any, browser: Any, seconds: float, rounds: int, moves: int) -> dict[str, float]:
+    address = f"http://127.0.0.1:{trainer.config.viewer.websocket_port}"
+    session = trainer.pipeline.model.viewer_control.session
+    _wait(lambda: trainer.completed_steps > 200, 300)
+    without, with_page, refreshes = [], [], []
+    for _ in range(rounds):
+        without.append(_steps_a_second(trainer, seconds))
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto(address)
+        _wait(lambda: session.status.shown_step > 0, 120)
+        count = len(session.updates)
+        with_page.append(_steps_a_second(trainer, seconds))
+        refreshes.append((len(session.updates) - count) / seconds)
+        page.close()
+        time.sleep(1.0)
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(address)
+    _wait(lambda: trainer.viewer_state.viser_server.get_clients(), 60)
+    page.get_by_role("button", name="Turntable").click()
+    turning_in_training = page.evaluate(_COUNT_FRAMES, seconds)
+    trainer.training_state = "paused"
+    _wait(lambda: session._surface is not None and session._surface.resolution == session._final, 300)
+    turning = page.evaluate(_COUNT_FRAMES, seconds)
+    page.get_by_role("button", name="Turntable").click()
+    first, sharp = _after_moves(trainer, session, page, moves)
+    alone, watched = statistics.median(without), statistics.median(with_page)
+    return {
+        "steps a second, no page open": alone,
+        "steps a second, page open": watched,
+        "steps lost to the page, %": 100 * (1 - watched / alone),
+        "pictures of the run a second": statistics.median(refreshes),
+        "frames a second while orbiting, training": turning_in_training,
+        "frames a second while orbiting, at rest": turning,
+        "ray traced, move to first picture, ms": 1000 * statistics.median(first),
+        "ray traced, move to 512 rows, ms": 1000 * statistics.median(sharp),
+    }
+
+
+def _after_moves(trainer: Any, session: Any, page: Any, moves: int) -> tuple[list[float], list[float]]:
+    """Seconds from a camera move, as the server hears of it, to the first picture and to one of 512 rows."""
+    session.update(draw="rays")
+    machine = next(iter(trainer.viewer_state.render_statemachines.values()))
+    _wait(lambda: machine.stage_times and machine.stage_times[-1][0] >= 512, 300)
+    first, sharp = [], []
+    for index in range(moves):
+        started = time.perf_counter()
+        page.get_by_role("button", name=("left", "right")[index % 2], exact=True).click()
+        _wait(lambda at=started: any(h >= 512 and when > at for h, _, when in machine.stage_times), 300)
+        done = [(height, when) for height, _, when in machine.stage_times if when > started]
+        first.append(done[0][1] - started)
+        sharp.append(min(when for height, when in done if height >= 512) - started)
+    return first, sharp
+
+
+def _steps_a_second(trainer: Any, seconds: float) -> float:
+    before, started = trainer.completed_steps, time.perf_counter()
+    time.sleep(seconds)
+    return (trainer.completed_steps - before) / (time.perf_counter() - started)
+
+
+def _wait(condition: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise SystemExit("viewer: the viewer did not answer in time; is the machine busy?")
+        time.sleep(0.02)

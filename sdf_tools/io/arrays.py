@@ -1,0 +1,65 @@
+"""Shapes in numpy's own files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdf_tools.errors import ShapeError
+from sdf_tools.io.columns import fields_of
+from sdf_tools.io.limits import Archive, array_from, read_bytes
+
+
+def read_npz(path: Path) -> dict[str, Any]:
+    """Points or vertices with what belongs to them; other arrays of the archive are not unpacked.
+
+    Raises:
+        ShapeError: no such archive, damaged, or arrays of another shape.
+    """
+    archive = Archive(path)
+    names = archive.names
+    key = next((k for k in ("vertices", "points") if k in names), None)
+    if key is None:
+        listed = ", ".join(names[:10]) or "nothing"
+        raise ShapeError(f"'{path.name}' has none of the arrays 'points' or 'vertices' (it has: {listed}).")
+    fields: dict[str, Any] = {"points": archive.read(key)}
+    _require_rows(fields["points"], f"'{key}' in '{path.name}'")
+    if "faces" in names:
+        fields["faces"] = archive.read("faces")
+        _require_rows(fields["faces"], f"'faces' in '{path.name}'")
+        fields["must_have_faces"] = True
+    for field, keys in (
+        ("normals", ("normals", "vertex_normals")),
+        ("colors", ("vertex_colors", "colors")),
+        ("scan_ids", ("scan_id", "scan_ids")),
+    ):
+        found = next((k for k in keys if k in names), None)
+        if found is not None:
+            array = archive.read(found)
+            if array.dtype.kind not in "fiu":
+                raise ShapeError(f"'{found}' in '{path.name}' must hold numbers, not {array.dtype}.")
+            fields[field] = array
+    return fields
+
+
+def read_npy(path: Path) -> dict[str, Any]:
+    """(N, 3) points, or more columns: see ``columns.fields_of``.
+
+    Raises:
+        ShapeError: no such array, or damaged.
+    """
+    data = read_bytes(path, 3.0)
+    rows = array_from(io.BytesIO(data), len(data), path.name)
+    if rows.size == 0:
+        raise ShapeError(f"'{path.name}' holds no geometry: there are no points in it.")
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu" or rows.shape[1] < 3:
+        raise ShapeError(f"'{path.name}' must be an array of numbers of shape (N, 3) or (N, 6), not {rows.shape}.")
+    return fields_of(rows, path.name)
+
+
+def _require_rows(rows: np.ndarray, what: str) -> None:
+    if rows.ndim != 2 or rows.shape[1] != 3 or rows.dtype.kind not in "fiu":
+        raise ShapeError(f"{what} must be an array of numbers of shape (N, 3), not {rows.shape} of {rows.dtype}.")

@@ -1,0 +1,132 @@
+"""Wavefront OBJ files: polygons of any form, points, colours and normals; materials and textures are not opened."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from sdf_tools.errors import ShapeError
+from sdf_tools.io.numbers import numbers, table, words_per_line
+from sdf_tools.io.ply import checked_indices
+from sdf_tools.io.polygons import triangulate
+from sdf_tools.topology import first_occurrences
+
+
+def read_obj(data: bytes, where: str, merge: bool = True) -> dict[str, Any]:
+    """Points, faces, normals and colours of all objects of a file.
+
+    Args:
+        data: the file's content.
+        where: what messages call it.
+        merge: one vertex for all corners that name it, with the mean of their normals; else one for each combination
+            of position, texture coordinate and normal, so that seams stay apart.
+
+    Raises:
+        ShapeError: no OBJ file, or faces that name vertices it does not have.
+    """
+    vertices, normals, faces, before = _collect(data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" "))
+    if not vertices:
+        raise ShapeError(f"'{where}' holds no geometry: there are no vertices in it.")
+    try:
+        rows = table(vertices, 3)
+        directions = table(normals, 3)[:, :3] if normals else None
+    except ValueError:
+        raise ShapeError(f"'{where}' has a vertex line that does not hold three numbers; export it again.") from None
+    fields: dict[str, Any] = {"points": rows[:, :3]}
+    if rows.shape[1] in (6, 7):
+        fields["colors"] = rows[:, 3:6]
+    if not faces:
+        return fields
+    corners, offsets = _corners(faces, before, len(rows), 0 if directions is None else len(directions), where)
+    position = checked_indices(corners[:, 0], len(rows), where)
+    named = corners[:, 2] if directions is not None and (corners[:, 2] >= 0).all() else None
+    if named is not None and directions is not None:
+        named = checked_indices(named, len(directions), where)
+    if merge:
+        keep, index = np.unique(position, return_inverse=True)
+        index = index.reshape(-1)
+        if named is not None and directions is not None:
+            summed = [np.bincount(index, directions[named, i], minlength=len(keep)) for i in range(3)]
+            fields["normals"] = np.stack(summed, 1)
+    else:
+        first, index = first_occurrences(corners)
+        keep = position[first]
+        if named is not None and directions is not None:
+            fields["normals"] = directions[named[first]]
+    fields["points"] = rows[keep, :3]
+    if "colors" in fields:
+        fields["colors"] = fields["colors"][keep]
+    fields["faces"] = triangulate(fields["points"], index, offsets)
+    return fields
+
+
+def _collect(data: bytes) -> tuple[list[bytes], list[bytes], list[bytes], list[tuple[int, int]]]:
+    """Lines of vertices, normals and faces without their keyword, and how many of the first two precede each face."""
+    vertices: list[bytes] = []
+    normals: list[bytes] = []
+    faces: list[bytes] = []
+    before: list[tuple[int, int]] = []
+    for raw in data.split(b"\n"):
+        line = raw.strip()
+        word = line[:2]
+        if word in (b"v ", b"v\t"):
+            vertices.append(line[2:] if b"#" not in line else line[2:].split(b"#")[0])
+        elif word == b"vn":
+            normals.append(line[2:] if b"#" not in line else line[2:].split(b"#")[0])
+        elif word in (b"f ", b"f\t"):
+            faces.append(line[2:] if b"#" not in line else line[2:].split(b"#")[0])
+            before.append((len(vertices), len(normals)))
+    return vertices, normals, faces, before
+
+
+def _corners(
+    faces: list[bytes], before: list[tuple[int, int]], count: int, normals: int, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(C, 3) indices of position, texture coordinate and normal of each corner from 0, -1 where it has none."""
+    text = b"\n".join(faces)
+    sizes = words_per_line(text)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    corners = np.full((int(offsets[-1]), 3), -1, np.int64)
+    try:
+        if b"/" not in text:
+            corners[:, 0] = _one_based(numbers(text))
+        elif (
+            text.count(b"//") == len(corners)
+            and not re.search(rb"//(\s|$)", text)
+            and text.count(b"/") == 2 * len(corners)
+        ):
+            both = _one_based(numbers(text.replace(b"//", b" "))).reshape(-1, 2)
+            corners[:, 0], corners[:, 2] = both.T
+        elif text.count(b"/") == 2 * len(corners) and not re.search(rb"/([/\s]|$)", text):
+            corners[:] = _one_based(numbers(text.replace(b"/", b" "))).reshape(-1, 3)
+        else:
+            for at, word in enumerate(text.split()):
+                for column, index in enumerate(word.split(b"/")[:3]):
+                    if index:
+                        corners[at, column] = _one_based(np.array([float(index)]))[0]
+    except (ValueError, OverflowError):
+        raise ShapeError(f"'{where}' has a face line that is not a list of vertex numbers; export it again.") from None
+    relative = corners < -1
+    if relative.any():  # counted back from the last vertex before the face
+        passed = np.repeat(np.array(before), sizes, axis=0)
+        for column, known in ((0, passed[:, 0]), (2, passed[:, 1])):
+            back = relative[:, column]
+            corners[back, column] = known[back] + corners[back, column] + 1
+        corners[:, ::2][corners[:, ::2] < -1] = -2
+    if (corners[:, 0] >= count).any() or (corners[:, 0] < 0).any() or (normals and (corners[:, 2] >= normals).any()):
+        raise ShapeError(f"'{where}' has faces that name vertices it does not have; export it again.")
+    return corners, offsets
+
+
+def _one_based(values: np.ndarray) -> np.ndarray:
+    """File numbers (1 first, or -1 last) to 0 first, or -2 last: -1 stays free for 'none'."""
+    if (
+        not np.isfinite(values).all()
+        or (values % 1 != 0).any()
+        or (np.abs(values) > 2**53).any()
+        or (values == 0).any()
+    ):
+        raise ValueError("no vertex number")
+    return (values - 1).astype(np.int64)

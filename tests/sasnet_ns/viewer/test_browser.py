@@ -1,0 +1,266 @@
+"""The viewer in a real browser: pixels of the canvas while a run trains, after it, and the file that is sent."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nerfstudio")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium"),
+]
+FLAGS = [
+    "--no-sandbox", "--use-angle=swiftshader", "--use-gl=angle", "--enable-unsafe-swiftshader", "--disable-quic",
+    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+Make = Callable[..., Any]
+_PATIENCE = 150.0  # seconds; a busy machine makes everything slow, never wrong
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as program:
+        chromium = program.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Page:
+    """A browser's tab on a viewer; requests that leave this machine are blocked and remembered."""
+
+    def __init__(self, browser: Any, address: str, panel: int = 330) -> None:
+        self.panel = panel
+        self.page = browser.new_page(viewport={"width": 900, "height": 600}, accept_downloads=True)
+        self.outside: list[str] = []
+
+        def route(asked: Any) -> None:
+            here = asked.request.url.startswith(("http://127.0.0.1", "data:", "blob:", "file:"))
+            if not here:
+                self.outside.append(asked.request.url)
+            (asked.continue_ if here else asked.abort)()
+
+        self.page.route("**/*", route)
+        self.page.goto(address, timeout=1000 * _PATIENCE, wait_until="domcontentloaded")
+        self.page.wait_for_selector("canvas", timeout=1000 * _PATIENCE)
+
+    def canvas(self) -> np.ndarray:
+        """(H, W, 3) pixels."""
+        from PIL import Image
+
+        box = self.page.evaluate(
+            "() => { const r = document.querySelector('canvas').getBoundingClientRect();"
+            " return {x: r.x, y: r.y, width: r.width, height: r.height}; }"
+        )
+        box["width"] = min(box["width"], 900 - self.panel - box["x"])  # the canvas goes on behind the panel
+        picture = self.page.screenshot(clip=box, timeout=1000 * _PATIENCE)
+        return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+
+    def until(self, condition: Callable[[np.ndarray], bool], what: str) -> np.ndarray:
+        """Wait for pixels."""
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end:
+            picture = self.canvas()
+            if condition(picture):
+                return picture
+            time.sleep(0.2)
+        raise AssertionError(f"never seen: {what}")
+
+    def until_changed(self, before: np.ndarray, what: str) -> np.ndarray:
+        return self.until(lambda picture: _difference(picture, before) > 0.004, what)
+
+    def choose(self, value: str, option: str) -> None:
+        self.page.locator(f"input[value='{value}']").first.click()
+        self.page.get_by_role("option", name=option, exact=True).first.click()
+
+    def tick(self, label: str) -> None:
+        """Click the checkbox beside a label."""
+        index = self.page.evaluate(
+            """label => [...document.querySelectorAll('input[type=checkbox]')].findIndex(box => {
+                   const near = box.closest('.mantine-Flex-root') || box.parentElement.parentElement.parentElement;
+                   return near.innerText.includes(label);
+               })""",
+            label,
+        )
+        self.page.locator("input[type=checkbox]").nth(index).click()
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Share of pixels that are not the same; all of them if a colour bar has made room for itself."""
+    if a.shape != b.shape:
+        return 1.0
+    return float((np.abs(a.astype(int) - b.astype(int)).max(axis=-1) > 12).mean())
+
+
+def _covered(picture: np.ndarray) -> float:
+    """Share of pixels that are not the white background."""
+    return float((picture.min(axis=-1) < 235).mean())
+
+
+def _colourful(picture: np.ndarray) -> float:
+    spread = picture.max(axis=-1).astype(int) - picture.min(axis=-1)
+    return float((spread > 60).mean())
+
+
+@pytest.fixture
+def training(make_trainer: Make) -> Iterator[Any]:
+    """A run that goes on until the test ends it."""
+    trainer = make_trainer(
+        vis="viewer", viewer__websocket_port=_free_port(), max_num_iterations=100_000, steps_per_save=1_000_000
+    )
+    thread = threading.Thread(target=trainer.train, daemon=True)
+    thread.start()
+    yield trainer
+    trainer.stop_training = True
+    trainer.training_state = "training"
+    thread.join(30)
+    trainer.pipeline.model.viewer_control.session.stop()
+    trainer.viewer_state.viser_server.stop()
+
+
+def test_a_run_in_training(training: Any, browser: Any, tmp_path: Path) -> None:
+    tab = Page(browser, f"http://127.0.0.1:{training.config.viewer.websocket_port}")
+    session = training.pipeline.model.viewer_control.session
+    tab.until(lambda picture: 0.03 < _covered(picture) < 0.6, "the surface")
+
+    # The picture changes by itself, with the true step beside it.
+    seen, began = set(), time.monotonic()
+    while len(seen) < 10 and time.monotonic() - began < _PATIENCE:
+        seen.add(hashlib.sha256(tab.canvas().tobytes()).hexdigest())
+        time.sleep(0.3)
+    assert len(seen) >= 10, (len(seen), [(k, s, round(t - session.updates[0][2], 1)) for k, s, t in session.updates])
+    assert {kind for kind, _, _ in session.updates} >= {"extraction", "following"}
+    assert tab.page.get_by_text("Training").count()
+    assert 0 <= training.completed_steps - session.status.shown_step < 2000
+    assert tab.page.get_by_role("button", name="Pause training").count()
+
+    # At rest everything else is exactly comparable.
+    tab.page.get_by_role("button", name="Pause training").click()
+    assert _until(lambda: session._surface is not None and session._surface.resolution == session._final)
+    shaded = tab.canvas()
+    assert _colourful(shaded) < 0.01
+
+    tab.page.get_by_role("button", name="front", exact=True).click()
+    front = tab.until_changed(shaded, "another view")
+
+    tab.choose("shaded", "error")
+    tab.until(lambda picture: _colourful(picture) > 0.02, "error colours")
+    assert tab.page.get_by_text("distance from the input").count() and tab.page.get_by_alt_text("colour bar").count()
+
+    tab.tick("Show slice")
+    sliced = tab.until_changed(front, "the slice")
+    blue = (sliced[..., 2].astype(int) - sliced[..., 0] > 40).mean()
+    assert blue > 0.05  # outside the shape
+    session_before = session.settings.plane_point
+    slider = tab.page.locator(".mantine-Slider-thumb").nth(1)
+    slider.focus()
+    for _ in range(20):
+        tab.page.keyboard.press("ArrowRight")
+    tab.until_changed(sliced, "the slice somewhere else")
+    assert session.settings.plane_point != session_before
+    tab.tick("Show slice")
+
+    before = tab.until(lambda picture: _colourful(picture) > 0.02, "the surface without slice")
+    tab.page.get_by_role("button", name="Colour by mask").click()
+    masked = tab.until_changed(before, "a mask")
+    assert tab.page.get_by_text("mask 1 of the").count()
+    thumb = tab.page.locator(".mantine-Slider-thumb").nth(2)
+    thumb.focus()
+    tab.page.keyboard.press("ArrowRight")
+    tab.until_changed(masked, "the next mask")
+
+    # Ray traced: stages sharpen.
+    tab.choose("mask", "shaded")
+    tab.choose("browser", "ray tracing")
+    machine = next(iter(training.viewer_state.render_statemachines.values()))
+    assert _until(lambda: machine.stage_times and machine.stage_times[-1][0] >= 512)
+    heights = [height for height, _, _ in machine.stage_times]
+    assert min(heights) < 512
+    traced = tab.until(lambda picture: 0.03 < _covered(picture) < 0.6, "a traced picture")
+    tab.page.get_by_role("button", name="top", exact=True).click()
+    tab.until_changed(traced, "the view from above, traced")
+    tab.choose("ray tracing", "browser")
+
+    # A mesh that loads.
+    tab.choose("256", "64")
+    tab.page.get_by_role("button", name="Extract", exact=True).click()
+    tab.page.get_by_role("button", name="Download", exact=True).wait_for(timeout=1000 * _PATIENCE)
+    with tab.page.expect_download(timeout=1000 * _PATIENCE) as download:
+        tab.page.get_by_role("button", name="Download", exact=True).click()
+    from sdf_tools.io.loading import load
+
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    mesh: Any = load(path)
+    size = mesh.vertices.amax(0) - mesh.vertices.amin(0)
+    assert len(mesh.faces) > 1000 and 3.5 < float(size.max()) < 4.5
+
+    assert tab.outside == []
+    tab.page.close()
+
+
+def _until(condition: Callable[[], Any], seconds: float = _PATIENCE) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_run_that_has_ended_has_no_training_buttons(make_trainer: Make, browser: Any) -> None:
+    trainer = make_trainer(vis="viewer", viewer__websocket_port=_free_port(), max_num_iterations=300)
+    trainer.train()
+    trainer.viewer_state.training_complete()
+    try:
+        tab = Page(browser, f"http://127.0.0.1:{trainer.config.viewer.websocket_port}")
+        tab.until(lambda picture: 0.03 < _covered(picture) < 0.6, "the surface")
+        assert tab.page.get_by_text("Training done").count() and tab.page.get_by_text("step 300").count()
+        assert not tab.page.get_by_role("button", name="Pause training").count()
+        assert not tab.page.get_by_text("Train Speed").count()
+        assert tab.outside == []
+        tab.page.close()
+    finally:
+        trainer.pipeline.model.viewer_control.session.stop()
+        trainer.viewer_state.viser_server.stop()
+
+
+def test_a_page_opens_from_disk(browser: Any, tmp_path: Path) -> None:
+    import torch
+
+    from sasnet_ns.networks import SignedDistanceField
+    from sasnet_ns.training.recipe import Recipe
+    from sasnet_ns.training.sphere_start import start_as_sphere
+    from sasnet_ns.viewer.page import write_page
+
+    torch.manual_seed(0)
+    options = {"preset": "sdf", "embedding_width": 32, "hidden_widths": (32,), "groups": (4,)}
+    field = SignedDistanceField("sasnet", options)
+    start_as_sphere(field, Recipe(learning_rate=1e-2), 500, radius=0.3)
+    path = write_page(field, tmp_path / "ball.html", resolution=32, masks=2, slices=5, slice_size=40)
+    tab = Page(browser, path.as_uri(), panel=0)
+    plain = tab.until(lambda picture: _covered(picture) > 0.02, "the surface")
+    tab.page.select_option("#look", label="gradient")
+    coloured = tab.until_changed(plain, "the gradient")
+    tab.page.select_option("#axis", "z")
+    tab.until_changed(coloured, "a slice")
+    assert tab.outside == []
+    tab.page.close()

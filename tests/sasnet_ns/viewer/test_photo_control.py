@@ -1,0 +1,136 @@
+"""The viewer of methods for photographs: what its list offers, depth that can be read, and nerfstudio's real viewer."""
+
+from __future__ import annotations
+
+import copy
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("nerfstudio")
+pytest.importorskip("embreex")
+
+from sasnet_ns.viewer.photo_control import PhotoRenderer, shown_outputs, with_sensible_depth
+
+
+def test_the_list_offers_no_raw_buffers() -> None:
+    assert shown_outputs(["rgb", "depth", "normal", "normals", "gl_z_buf_depth"]) == ["rgb", "depth", "normals"]
+    assert shown_outputs(["rgb", "normal"]) == ["rgb", "normal"]
+
+
+def test_depth_ends_where_the_farthest_thing_is() -> None:
+    depth = torch.full((10, 10, 1), 1000.0)
+    coverage = torch.zeros(10, 10, 1)
+    depth[2:6], coverage[2:6] = torch.linspace(1, 2, 40).reshape(4, 10, 1), 1.0
+    clear = with_sensible_depth({"depth": depth, "accumulation": coverage})["depth"]
+    assert float(clear.max()) <= 2 and torch.allclose(clear[2:5], depth[2:5])
+    nothing = {"depth": depth, "accumulation": torch.zeros_like(coverage)}
+    assert with_sensible_depth(nothing) is nothing
+    assert with_sensible_depth({"rgb": depth})["rgb"] is depth
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, sphere_file: Path) -> Path:
+    from sdf_tools.geometry import Mesh
+    from sdf_tools.io.loading import load
+    from sdf_tools.pictures.scene_files import SceneSettings, write_scene
+
+    mesh = load(sphere_file)
+    assert isinstance(mesh, Mesh)
+    folder = tmp_path_factory.mktemp("scenes") / "ball"
+    write_scene(
+        mesh,
+        folder,
+        SceneSettings(
+            views=6, val_views=1, test_views=1, size=(24, 24), supersampling=1, occlusion_rays=0, sparse_points=200
+        ),
+    )
+    return folder
+
+
+def _trainer(name: str, scene: Path, folder: Path) -> Any:
+    from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+
+    import sasnet_ns.methods as methods
+
+    config: Any = copy.deepcopy(getattr(methods, name).config)
+    config.output_dir, config.timestamp, config.vis = folder, "run", "viewer"
+    config.experiment_name, config.data = "scene", scene
+    config.max_num_iterations, config.machine.device_type = 20, "cpu"
+    config.pipeline.datamanager.dataparser = BlenderDataParserConfig(data=scene)
+    config.pipeline.datamanager.train_num_rays_per_batch = 32
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        config.viewer.websocket_port = int(probe.getsockname()[1])
+    config.save_config()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    return trainer
+
+
+class _Client:
+    """A browser that remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self.client_id = 7
+        self.pictures: list[Any] = []
+        self.camera = SimpleNamespace(aspect=1.0)
+        self.scene = SimpleNamespace(set_background_image=lambda image, **_: self.pictures.append(image))
+
+
+@pytest.mark.parametrize("name", ["sasnet_neus_facto", "sasnet_nerfacto"])
+def test_real_viewer(name: str, scene: Path, tmp_path: Path, free_viewer: Callable[[Any], None]) -> None:
+    trainer = _trainer(name, scene, tmp_path)
+    free_viewer(trainer)
+    trainer._init_viewer_state()
+    viewer, control = trainer.viewer_state, trainer.pipeline.model.viewer_control
+    assert (control.session is not None) == (name == "sasnet_neus_facto")
+    client: Any = _Client()
+    machine = control._machine(client)
+    assert isinstance(machine, PhotoRenderer)
+    camera = trainer.pipeline.datamanager.train_dataset.cameras[0]
+    from nerfstudio.cameras.cameras import CameraType
+    from nerfstudio.viewer.utils import CameraState
+
+    state = CameraState(
+        fov=0.9, aspect=1.0, c2w=camera.camera_to_worlds.reshape(3, 4), camera_type=CameraType.PERSPECTIVE, idx=0
+    )
+    machine._working_on = machine._wanted
+    machine.draw(machine, state, 16, 16)
+    assert client.pictures[0].shape == (16, 16, 3)
+    offered = viewer.control_panel._output_render.options
+    assert "gl_z_buf_depth" not in offered and not {"normal", "normals"} <= set(offered)
+    if control.session is not None:
+        from sasnet_ns.viewer.live_surface import extract
+
+        surface = extract(control.field, 24, control.session.settings)
+        assert len(surface.faces) > 100  # the sphere that training starts with
+    viewer.update_scene(4, 32)
+    trainer.training_state = "completed"
+    viewer.training_complete()
+    assert not viewer.pause_train.visible and not viewer.resume_train.visible
+    assert "Training done" in viewer.stats_markdown.content
+    machine.draw(machine, state, 16, 16)  # which writes the picture's size there
+    assert "Training done" in viewer.stats_markdown.content and "16x16px" in viewer.stats_markdown.content
+
+
+@pytest.fixture
+def free_viewer() -> Any:
+    """Ends the viewers of the trainers that it is given."""
+    trainers: list[Any] = []
+    yield trainers.append
+    from nerfstudio.utils import writer
+
+    for trainer in trainers:
+        session = trainer.pipeline.model.viewer_control.session
+        if session is not None:
+            session.stop()
+        trainer.viewer_state.viser_server.stop()
+    writer.EVENT_WRITERS.clear()
+    writer.EVENT_STORAGE.clear()
+    writer.GLOBAL_BUFFER.clear()

@@ -1,0 +1,255 @@
+# ruff: noqa: E501
+"""Every loader against mutated files: only our own errors leave it, and what loads is finite and in range.
+
+``pytest -m slow tests/sdf_tools/io/test_fuzz_loaders.py`` tries 100,000 mutants.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import struct
+import time
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.geometry import Mesh, PointCloud, Shape, normalize
+from sdf_tools.io.loading import load, validate_for_fitting
+from sdf_tools.io.writing import save_mesh, save_points
+from sdf_tools.mesh.summary import summarize
+
+hypothesis = pytest.importorskip("hypothesis")
+st = hypothesis.strategies
+
+NUMBERS = [b"0", b"-1", b"1", b"2147483647", b"2147483648", b"-2147483648", b"4294967295", b"9223372036854775807",
+           b"99999999999999999999", b"50000000", b"nan", b"inf", b"-inf", b"1e308", b"-1e200", b"1e-200", b"5e-324",
+           b"1e400", b"0x10", b"", b"1.5", b"3", b"65536", b"1,5", b"1_000"]  # fmt: skip
+WORDS = [b"end_header\n", b"element face 2147483647\n", b"property list char int vertex_indices\n", b"property double q\n",
+         b"element vertex 99999999\n", b"f 1 2 99999\n", b"f -9 1 2\n", b"v nan 1 2\n", b"f 0 0 0\n", b"mtllib /dev/zero\n",
+         b"endloop\n", b"solid ", b"DATA binary_compressed\n", b"COUNT 1 1 99999\n", b"FIELDS x y z x\n", b"#", b"\n\n",
+         b"OFF\n", b"x y z\n", b"-3 ", b"\x00\x00\x80\x7f", b"\x00\x00\xc0\x7f", b"\xff\xff\xff\x7f", b";", b",", b"\\\n"]  # fmt: skip
+SWAPS = [(b"little", b"big"), (b"ascii", b"binary_little_endian"), (b"binary", b"binary_compressed"), (b"float", b"double"),
+         (b"uchar", b"char"), (b"int", b"float"), (b"F F", b"I U"), (b"SIZE 4", b"SIZE 8"), (b"<f8", b">f8"), (b"<f8", b"|O"),
+         (b"True", b"False"), (b"COUNT 1", b"COUNT 0"), (b"vertex", b"face"), (b"bufferView", b"nothing"),
+         (b"count", b"byteOffset"), (b"5126", b"5121"), (b"VEC3", b"MAT4"), (b" ", b","), (b".", b",")]  # fmt: skip
+
+
+def ball() -> Mesh:
+    import trimesh
+
+    sphere = trimesh.creation.icosphere(1)
+    vertices = torch.from_numpy(sphere.vertices.copy())
+    return Mesh(vertices, torch.from_numpy(sphere.faces.astype("int64")), vertices, vertices.abs())
+
+
+@functools.cache
+def seeds(suffix: str) -> list[bytes]:
+    """A few small good files of each format."""
+    import tempfile
+
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(64, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    torch_points = torch.from_numpy(points)
+    found: list[bytes] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"s{suffix}"
+        if suffix in (".ply", ".obj", ".stl", ".off", ".glb"):
+            for mesh in (ball(), Mesh(ball().vertices + 1e6, ball().faces)):
+                save_mesh(mesh, path)
+                found.append(path.read_bytes())
+        if suffix in (".ply", ".xyz", ".npy", ".npz"):
+            for cloud in (PointCloud(torch_points), PointCloud(torch_points, torch_points, colors=torch_points.abs())):
+                save_points(cloud, path)
+                found.append(path.read_bytes())
+    rows = [" ".join(f"{v:.5f}" for v in p) for p in points]
+    if suffix == ".ply":
+        head = "ply\nformat ascii 1.0\nelement vertex 64\nproperty float x\nproperty float y\nproperty float z\n"
+        faces = "element face 3\nproperty list uchar int vertex_indices\nend_header\n"
+        found.append((head + faces + "\n".join([*rows, "4 0 1 2 3", "3 4 5 6", "5 1 2 9 8 7"]) + "\n").encode())
+        strips = (
+            head.replace("ascii", "binary_big_endian") + "element tristrips 1\nproperty list int int vertex_indices\n"
+        )
+        body = points.astype(">f4").tobytes() + struct.pack(">8i", 7, 0, 1, 2, -1, 3, 4, 5)
+        found.append((strips + "end_header\n").encode() + body)
+    if suffix == ".obj":
+        found.append(b"o a\n" + "".join(f"v {r}\n" for r in rows).encode() + b"vt 0 0\nvn 0 0 1\n"
+                     b"f 1/1/1 2/1/1 3/1/1 4/1/1 5/1/1\nf 1//1 2//1 4//1\nf -1 -2 -3\nf 1/1 2/1 3/1\n")  # fmt: skip
+    if suffix == ".off":
+        found.append(
+            ("COFF\n64 2 0\n" + "\n".join(r + " 255 0 0 255" for r in rows) + "\n5 0 1 2 3 4\n3 7 8 9\n").encode()
+        )
+    if suffix == ".stl":
+        found.append(b"solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
+                     b"endsolid a\n")  # fmt: skip
+    if suffix == ".xyz":
+        found.append(("// X;Y;Z;R;G;B\n64\n" + "\n".join(r.replace(" ", ";") + ";255;0;9" for r in rows)).encode())
+        found.append("\n".join(r.replace(".", ",") for r in rows).encode())
+    if suffix == ".pcd":
+        for form, count in (("ascii", 1), ("binary", 1), ("binary_compressed", 1), ("binary", 2)):
+            head = f"# c\nVERSION .7\nFIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F U\nCOUNT 1 1 1 {count}\nWIDTH 32\nHEIGHT 2\n"
+            head += f"POINTS 64\nDATA {form}\n"
+            table = np.hstack([points.astype("<f4").view("<u4"), np.arange(64 * count, dtype="<u4").reshape(64, count)])
+            body = table.tobytes()
+            if form == "ascii":
+                body = "\n".join(f"{r} {i}" for i, r in enumerate(rows)).encode()
+            elif form == "binary_compressed":
+                flat = table.T.tobytes()
+                packed = b"".join(
+                    bytes([len(flat[i : i + 32]) - 1]) + flat[i : i + 32] for i in range(0, len(flat), 32)
+                )
+                body = struct.pack("<II", len(packed), len(flat)) + packed
+            found.append(head.encode() + body)
+    if suffix in (".las", ".laz"):
+        laspy = pytest.importorskip("laspy")
+        cloud = laspy.LasData(laspy.LasHeader(point_format=3, version="1.2"))
+        cloud.x, cloud.y, cloud.z = points.T
+        buffer = io.BytesIO()
+        cloud.write(buffer, do_compress=suffix == ".laz")
+        found.append(buffer.getvalue())
+    return found
+
+
+@st.composite
+def mutants(draw: Any, suffix: str) -> bytes:
+    """A good file with one to six things done to it."""
+    data = bytearray(draw(st.sampled_from(seeds(suffix))))
+    if suffix == ".npz" and draw(st.booleans()):  # inside of the archive, with right checksums
+        with zipfile.ZipFile(io.BytesIO(bytes(data))) as file:
+            members = {name: bytearray(file.read(name)) for name in file.namelist()}
+        name = draw(st.sampled_from(sorted(members)))
+        _mutate(draw, members[name])
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", draw(st.sampled_from([0, 8]))) as file:
+            for key, content in members.items():
+                file.writestr(key, bytes(content))
+        return buffer.getvalue()
+    if suffix == ".glb" and draw(st.booleans()):  # inside of the tree, with right lengths
+        length = struct.unpack_from("<I", data, 12)[0]
+        tree = data[20 : 20 + length]
+        _mutate(draw, tree)
+        tree += b" " * (-len(tree) % 4)
+        rest = data[20 + length :]
+        return bytes(data[:8] + struct.pack("<II", 20 + len(tree) + len(rest), len(tree)) + b"JSON" + tree + rest)
+    _mutate(draw, data)
+    return bytes(data)
+
+
+def _mutate(draw: Any, data: bytearray) -> None:
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3, 6]))):
+        if not data:
+            return
+        at = draw(st.integers(0, len(data) - 1))
+        early = at % min(len(data), 400)
+        match draw(st.integers(0, 9)):
+            case 0:
+                data[at] ^= 1 << draw(st.integers(0, 7))
+            case 1:
+                del data[at:]
+            case 2 | 3:  # a number of the text or the header
+                numbers = list(re.finditer(rb"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", bytes(data[: max(1200, len(data) // 2)])))
+                if numbers:
+                    chosen = numbers[early % len(numbers)]
+                    data[chosen.start() : chosen.end()] = draw(st.sampled_from(NUMBERS))
+            case 4:
+                data[early:early] = draw(st.sampled_from(WORDS))
+            case 5:
+                where = draw(st.sampled_from([at, early])) & ~3
+                data[where : where + 4] = struct.pack("<I", draw(st.sampled_from(
+                    [0, 1, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0x10000, 0x7F800000, 0x7FC00000, 0x7F000000])))  # fmt: skip
+            case 6:
+                data[at : at + 8] = struct.pack(
+                    "<d", draw(st.sampled_from([float("nan"), float("inf"), 1e308, 1e200, 5e-324]))
+                )
+            case 7:
+                chunk = data[at : at + draw(st.sampled_from([1, 4, 16, 256]))]
+                data[at:at] = chunk * draw(st.sampled_from([1, 2, 20]))
+            case 8:
+                del data[at : at + draw(st.sampled_from([1, 2, 4, 12, 64]))]
+            case 9:
+                old, new = draw(st.sampled_from(SWAPS))
+                data[:] = bytes(data).replace(old, new, draw(st.sampled_from([1, 9])))
+
+
+def check(shape: Shape) -> None:
+    points = shape.vertices if isinstance(shape, Mesh) else shape.points
+    assert points.ndim == 2 and points.shape[1] == 3 and points.dtype == torch.float64 and len(points) > 0
+    assert torch.isfinite(points).all() and float(points.abs().max()) <= 1e30
+    if isinstance(shape, Mesh):
+        assert shape.faces.dtype == torch.int64 and shape.faces.ndim == 2 and shape.faces.shape[1] == 3
+        assert int(shape.faces.min()) >= 0 and int(shape.faces.max()) < len(points)
+        more = [shape.vertex_normals, shape.vertex_colors]
+    else:
+        more = [shape.normals, shape.colors]
+        assert shape.scan_ids is None or shape.scan_ids.shape == (len(points),)
+    normals, colors = more
+    assert normals is None or (normals.shape == points.shape and bool(torch.isfinite(normals).all()))
+    assert colors is None or (colors.shape == points.shape and float(colors.min()) >= 0 and float(colors.max()) <= 1)
+    str(summarize(shape))
+    try:
+        validate_for_fitting(shape)
+        frame = normalize(shape)
+    except ShapeError as error:
+        assert "\n" not in str(error)
+        return
+    inner = frame.shape.vertices if isinstance(frame.shape, Mesh) else frame.shape.points
+    assert torch.isfinite(inner).all() and float(inner.abs().max()) <= 0.45 + 1e-9 and frame.scale > 0
+
+
+def run(suffix: str, count: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDF_TOOLS_MAX_MEMORY", "256M")
+    path = folder / f"mutant{suffix}"
+
+    @hypothesis.settings(
+        max_examples=count, deadline=None, database=None, derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck), phases=[hypothesis.Phase.generate],
+    )  # fmt: skip
+    @hypothesis.given(mutants(suffix))
+    def attack(data: bytes) -> None:
+        path.write_bytes(data)
+        start = time.process_time()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                shape = load(path)
+            except (ShapeError, MissingLibraryError) as error:
+                assert "\n" not in str(error) and len(str(error)) < 500
+                assert "unforeseen" not in str(error), error.__cause__
+            else:
+                check(shape)
+        assert time.process_time() - start < 30
+
+    attack()
+
+
+SUFFIXES = [".ply", ".obj", ".stl", ".off", ".glb", ".npz", ".npy", ".xyz", ".pcd", ".las", ".laz"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_seeds_are_good_files(tmp_path: Path, suffix: str) -> None:
+    for data in seeds(suffix):
+        (tmp_path / f"seed{suffix}").write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check(load(tmp_path / f"seed{suffix}"))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_few_mutants(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(suffix, 60, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_hundred_thousand_mutants(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(suffix, int(os.environ.get("SDF_TOOLS_MUTANTS", 9_100)), tmp_path, monkeypatch)
