@@ -1,4 +1,4 @@
-"""Sparse extraction: pieces found in every kind of field; time and memory beside dense evaluation of a trained one.
+"""Sparse extraction: pieces found in every kind of field; time and memory beside dense evaluation of a network.
 
 The pieces: a ball and 40 spheres of radius 0.003, a fifth of a coarse cell, must be found or warned of.
 
@@ -103,8 +103,7 @@ def run(json_path: Path | None, quick: bool, field_path: Path | None = None) -> 
         rows = measure(field_path, Path(folder), sparse, dense)
     show(rows)
     if json_path is not None:
-        tables = {"pieces": [asdict(row) for row in pieces], "extraction": [asdict(row) for row in rows]}
-        write_json(json_path, tables)
+        write_json(json_path, {"pieces": [asdict(row) for row in pieces], "extraction": [asdict(row) for row in rows]})
 
 
 def count_pieces(kind: str, resolution: int, seeds: int, **options: Any) -> Pieces:
@@ -134,24 +133,12 @@ def count_pieces(kind: str, resolution: int, seeds: int, **options: Any) -> Piec
 
 def show_pieces(rows: list[Pieces]) -> None:
     """Print the pieces found as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"A ball and 40 spheres of radius {SPHERE}: pieces found")
-    for column in ("field", "cells", "options", "found", "on the lattice", "warned", "lost in silence", "evaluations"):
-        table.add_column(column, justify="left" if column in ("field", "options") else "right")
+    lines = []
     for row in rows:
-        table.add_row(
-            row.field,
-            f"{row.resolution}^3",
-            row.options,
-            str(row.found),
-            str(row.resolved),
-            f"{row.warned} of {row.seeds}",
-            str(row.lost_in_silence),
-            f"{row.evaluations:,.0f}",
-        )
-    Console(width=140).print(table)
+        counts = (str(row.found), str(row.resolved), f"{row.warned} of {row.seeds}", str(row.lost_in_silence))
+        lines.append((row.field, row.options, f"{row.resolution}^3", *counts, f"{row.evaluations:,.0f}"))
+    numbers = ("cells", "found", "on the lattice", "warned", "lost in silence", "evaluations")
+    print_table(f"A ball and 40 spheres of radius {SPHERE}: pieces found", ("field", "options"), numbers, lines)
 
 
 def train(path: Path, steps: int) -> None:

@@ -54,12 +54,8 @@ def extract_mesh(
     >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.3, resolution=32)
     >>> round(float(ball.vertices.norm(dim=1).mean()), 3)
     0.3
-
-    Raises:
-        ShapeError: no surface at this level in the box, or the field is NaN somewhere.
-        ValueError: bad arguments.
     """
-    meshes = _extract(
+    (mesh,) = _extract(
         field,
         [level],
         resolution,
@@ -80,7 +76,7 @@ def extract_mesh(
         progress=progress,
         name=name,
     )
-    return meshes[0]
+    return mesh
 
 
 def extract_meshes(

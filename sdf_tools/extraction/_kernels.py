@@ -9,6 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+# Why bricks: 1024^3 values take 4 GB, and a hash table a search at every corner. A map of 128^3 bricks takes 8 MB, the
+# values around the surface lie in blocks of 2 KB, and cells that follow each other are mostly in the same block.
+
 VISITED = np.uint8(1)  # the cell
 CROSSING = np.uint8(2)  # the cell
 EDGE = np.uint8(4)  # << axis: the edge from the node along that axis
@@ -18,7 +21,6 @@ RANK = 24  # bits
 
 @njit(cache=True, inline="always")
 def _slot(i, j, k):  # type: ignore[no-untyped-def]
-    # The place inside a brick; its number along each axis is i >> 3.
     return ((i & 7) << 6) | ((j & 7) << 3) | (k & 7)
 
 
@@ -94,7 +96,7 @@ def _prefill(row, nodes, bricks, values, coarse, step):  # type: ignore[no-untyp
     for di in range(8):
         i = bricks[row, 0] * 8 + di
         if i >= nodes[0] or (i % step != 0 and i != nodes[0] - 1):
-            continue
+            continue  # the last node is in the coarse lattice whether or not the step divides it
         for dj in range(8):
             j = bricks[row, 1] * 8 + dj
             if j >= nodes[1] or (j % step != 0 and j != nodes[1] - 1):
@@ -162,7 +164,8 @@ def follow(start, cells, level, state, values, flags, bricks, brick_map, nodes, 
 
     Returns how many cells were dealt with: less than all where one of the lists is full.
     """
-    # Corners on the low face of each axis, as bits of the configuration.
+    # Corners on the low face of each axis, as bits of the configuration; the others are on the high face. A face is
+    # crossed where its four corners disagree, and then the surface goes on behind it (Wyvill et al. 1986).
     low = (0x55, 0x33, 0x0F)
     for n in range(start, cells.shape[0]):
         if _full(state, values, fresh, missing):

@@ -82,7 +82,7 @@ def test_extract_an_offset_surface(run, ball, tmp_path):
 
 @pytest.fixture
 def hidden(tmp_path):
-    """An occupancy file: a ball, and a sphere that holds a node of a lattice of 256 but none of 128."""
+    """``sdf-tools extract`` of an occupancy: a ball, and a sphere that holds a node at 256 cells but none at 128."""
     source = "import torch\n\n\ndef balls(p):\n"
     source += f"    small = (p - {203 / 256 - 0.5}).norm(dim=-1) < 0.0035\n"
     source += "    return -((p.norm(dim=-1) < 0.2) | small).float()\n"
