@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,14 @@ def run(output: Path | None = None, quick: bool = False) -> None:
         trainer = _start_training("armadillo", Path(folder))
         browser = program.chromium.launch(executable_path=chromium, args=_FLAGS)
         try:
-            rows = _measure(trainer, browser, seconds, rounds, moves)
+            rows = {}
+            for name, value in _measure(trainer, browser, seconds, rounds, moves):
+                print(f"{name:<45} {value:10.3g}", flush=True)
+                rows[name] = value
         finally:
             browser.close()
             trainer.stop_training = True
             trainer.training_state = "training"
-    for name, value in rows.items():
-        print(f"{name:<45} {value:10.3g}")
     if output is not None:
         output.write_text(json.dumps(rows, indent=2) + "\n")
 
@@ -72,13 +74,14 @@ def _start_training(data: str, folder: Path) -> Any:
     config.pipeline.datamanager.data = Path(data)
     config.pipeline.datamanager.pool_size = 200_000
     config.set_experiment_name()
+    config.save_config()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     threading.Thread(target=trainer.train, daemon=True).start()
     return trainer
 
 
-def _measure(trainer: Any, browser: Any, seconds: float, rounds: int, moves: int) -> dict[str, float]:
+def _measure(trainer: Any, browser: Any, seconds: float, rounds: int, moves: int) -> Iterator[tuple[str, float]]:
     address = f"http://127.0.0.1:{trainer.config.viewer.websocket_port}"
     session = trainer.pipeline.model.viewer_control.session
     _wait(lambda: trainer.completed_steps > 200, 300)
@@ -93,27 +96,23 @@ def _measure(trainer: Any, browser: Any, seconds: float, rounds: int, moves: int
         refreshes.append((len(session.updates) - count) / seconds)
         page.close()
         time.sleep(1.0)
+    alone, watched = statistics.median(without), statistics.median(with_page)
+    yield "steps a second, no page open", alone
+    yield "steps a second, page open", watched
+    yield "steps lost to the page, %", 100 * (1 - watched / alone)
+    yield "pictures of the run a second", statistics.median(refreshes)
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.goto(address)
     _wait(lambda: trainer.viewer_state.viser_server.get_clients(), 60)
     page.get_by_role("button", name="Turntable").click()
-    turning_in_training = page.evaluate(_COUNT_FRAMES, seconds)
+    yield "frames a second while orbiting, training", page.evaluate(_COUNT_FRAMES, seconds)
     trainer.training_state = "paused"
     _wait(lambda: session._surface is not None and session._surface.resolution == session._final, 300)
-    turning = page.evaluate(_COUNT_FRAMES, seconds)
+    yield "frames a second while orbiting, at rest", page.evaluate(_COUNT_FRAMES, seconds)
     page.get_by_role("button", name="Turntable").click()
     first, sharp = _after_moves(trainer, session, page, moves)
-    alone, watched = statistics.median(without), statistics.median(with_page)
-    return {
-        "steps a second, no page open": alone,
-        "steps a second, page open": watched,
-        "steps lost to the page, %": 100 * (1 - watched / alone),
-        "pictures of the run a second": statistics.median(refreshes),
-        "frames a second while orbiting, training": turning_in_training,
-        "frames a second while orbiting, at rest": turning,
-        "ray traced, move to first picture, ms": 1000 * statistics.median(first),
-        "ray traced, move to 512 rows, ms": 1000 * statistics.median(sharp),
-    }
+    yield "ray traced, move to first picture, ms", 1000 * statistics.median(first)
+    yield "ray traced, move to 512 rows, ms", 1000 * statistics.median(sharp)
 
 
 def _after_moves(trainer: Any, session: Any, page: Any, moves: int) -> tuple[list[float], list[float]]:
