@@ -19,8 +19,13 @@ CAMERA_KEYS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
 """What nerfstudio-data wants for all pictures or for each frame."""
 
 
-def check_camera_file(config: DataParserConfig, split: str = "train") -> None:
+def check_camera_file(config: DataParserConfig, split: str = "train", pictures: bool = True) -> None:
     """Look through the file that cameras come from, where it is JSON (``nerfstudio-data``, ``blender-data``).
+
+    Args:
+        config: of the parser.
+        split: whose file it is, where each has its own.
+        pictures: whether nerfstudio will look for the size of the first picture.
 
     Raises:
         ShapeError: there is none, it is damaged, or a frame in it is no camera.
@@ -32,7 +37,7 @@ def check_camera_file(config: DataParserConfig, split: str = "train") -> None:
         frames = _frames(meta, path)
         _check_keys(meta, frames, path)
         _check_splits(meta, frames, path)
-        if config.downscale_factor is None:  # nerfstudio opens it to see how large pictures are
+        if pictures and config.downscale_factor is None:
             open_picture(path.parent / frames[0]["file_path"]).close()
     elif isinstance(config, BlenderDataParserConfig):
         path = data / f"transforms_{split}.json"

@@ -98,6 +98,8 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
             raise SystemExit(f"There is no data at '{data}'; give its folder with --data.")
         parser = copy.copy(config.dataparser)
         parser.data = data
+        # The second of nerfstudio's arguments; rendering along a path ("inference") does without the pictures.
+        self.test_mode = kwargs.get("test_mode", args[1] if len(args) > 1 else "val")
         try:
             self.look_through(parser)
             config.dataparser = parser
@@ -110,7 +112,7 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
 
     def look_through(self, parser: DataParserConfig) -> None:
         """Refuse a folder that cannot be trained on, before nerfstudio reads it; ``parser`` is a copy to change."""
-        check_camera_file(parser)
+        check_camera_file(parser, pictures=self.test_mode != "inference")
 
     def create_train_dataset(self) -> ForegroundDataset:
         """The training pictures, looked through before they are trained on."""
@@ -122,13 +124,13 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
 
     def create_eval_dataset(self) -> ForegroundDataset:
         """The evaluation pictures."""
-        check_camera_file(self.config.dataparser, self.test_split)
+        check_camera_file(self.config.dataparser, self.test_split, self.test_mode != "inference")
         outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
         self._check(outputs)
         return self.make_dataset(outputs)
 
     def _check(self, outputs: DataparserOutputs) -> None:
-        if self.test_mode != "inference":  # rendering along a path does without the pictures
+        if self.test_mode != "inference":
             check_outputs(outputs, outputs.metadata.get(FOREGROUND_MASKS, ()))
 
     def make_dataset(self, outputs: DataparserOutputs) -> ForegroundDataset:

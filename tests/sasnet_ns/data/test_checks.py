@@ -19,11 +19,9 @@ from sasnet_ns.methods import sasnet_neus_facto  # isort: skip  (nerfstudio's wr
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from sasnet_ns.data.checks import check_camera_file
 from sasnet_ns.data.dtu_dataparser import DTUDataParserConfig
 from sasnet_ns.data.picture_files import read_mask, read_picture
 from sasnet_ns.data.surface_photos import SurfaceDataManager, SurfaceDataManagerConfig
-from sdf_tools.errors import ShapeError
 
 SIZE = 16
 Edit = Callable[[dict[str, Any]], Any]
@@ -215,12 +213,11 @@ def test_pictures_of_every_mode_have_their_colours(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "wide.png", (4, 4)).shape == (4, 4)
 
 
-def test_rendering_without_pictures_needs_none(tmp_path: Path, make_folder: Make) -> None:
-    """nerfstudio renders along a path in a folder whose pictures are elsewhere."""
+def test_rendering_along_a_path_needs_no_pictures(tmp_path: Path, make_folder: Make) -> None:
+    """nerfstudio's "inference": only cameras and the checkpoint are wanted, the pictures may be elsewhere."""
     folder = make_folder(tmp_path / "data")
-    check_camera_file(NerfstudioDataParserConfig(data=folder, downscale_factor=1))
     for path in (folder / "images").iterdir():
         path.unlink()
-    check_camera_file(NerfstudioDataParserConfig(data=folder, downscale_factor=1))
-    with pytest.raises(ShapeError, match="no picture"):
-        check_camera_file(NerfstudioDataParserConfig(data=folder))
+    assert len(manager(folder, test_mode="inference").train_dataset) == 6
+    with pytest.raises(SystemExit, match="no picture"):
+        manager(folder, test_mode="test")
