@@ -75,7 +75,8 @@ def train(folder: Path, shape: Path, name: str, steps: int, load: Path | None) -
     config.experiment_name, config.vis, config.max_num_iterations, config.steps_per_save = "s", "tensorboard", steps, 10
     config.machine.device_type = "cpu"
     config.viewer.quit_on_train_completion = True
-    manager, model = config.pipeline.datamanager, config.pipeline.model
+    manager: Any = config.pipeline.datamanager
+    model: Any = config.pipeline.model
     manager.pool_size, manager.points_per_batch, manager.probe_points = 20_000, 1_000, 2_000
     model.network, model.network_options = "siren", {"width": 32}
     ns_train(config)

@@ -31,8 +31,8 @@ class SASNetSDFModelConfig(NetworkChoice, ModelConfig):
     eval_num_rays_per_chunk: int = 1 << 18
     """Rays rendered at a time; the network itself is evaluated in smaller parts."""
     spectrum: Literal["auto", "as-set"] = "auto"
-    """The SASNet's frequencies for noisy clouds: auto lowers the band limit to what the noise leaves room for and says so;
-    as-set keeps them."""
+    """The SASNet's frequencies for noisy clouds: auto lowers the band limit to what the noise leaves room for and says
+    so; as-set keeps them."""
     objective: SDFObjective = field(default_factory=SDFObjective)
     """Loss terms and their weights."""
     bfloat16: bool = False
