@@ -23,6 +23,7 @@ NAMES = (
     "reconstruction",
     "viewer",
     "clouds",
+    "network",
 )
 
 
