@@ -29,7 +29,13 @@ from sdf_tools.extraction import drop_specks
 from sdf_tools.geometry import Mesh, NormalizedShape
 from sdf_tools.pools import PoolConfig, SDFPool
 
-GRID: dict[str, Any] = {"grid_levels": 8, "grid_log2_entries": 12, "grid_min": 8, "grid_max": 160, "grid_interpolation": "smoothstep"}
+GRID: dict[str, Any] = {
+    "grid_levels": 8,
+    "grid_log2_entries": 12,
+    "grid_min": 8,
+    "grid_max": 160,
+    "grid_interpolation": "smoothstep",
+}
 TIMED = 60  # steps of each variant, in turn, before anything is trained
 
 

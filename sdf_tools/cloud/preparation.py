@@ -9,12 +9,13 @@ import torch
 
 from sdf_tools.cloud.normals import estimate_normals, orient_normals
 from sdf_tools.cloud.orientation import ANCHORS
-from sdf_tools.cloud.outliers import find_outliers
+from sdf_tools.cloud.outliers import drop_outliers, find_outliers
 from sdf_tools.cloud.projection import project
 from sdf_tools.cloud.quality import CloudQuality, estimate_noise
 from sdf_tools.geometry import PointCloud, select_points
 
 FEWEST_ANCHORS = 6_000
+FURTHEST = 4.0  # standard deviations of the noise that a point is moved
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ def _clean(cloud: PointCloud, quality: CloudQuality) -> PointCloud:
         sided = np.where((turned * given).sum(1, keepdims=True) < 0, -turned, turned)
     sided = np.ascontiguousarray(sided)
     moved, turned, _ = project(points, sided, quality.noise, quality.neighbours, starts=moved, oriented=True)
-    return replace(
+    cleaned = replace(
         cloud, points=torch.from_numpy(moved).to(cloud.points), normals=torch.from_numpy(turned).to(cloud.points)
     )
+    # At rims and across thin sheets a quadric may lead nowhere; such points would become crumbs.
+    lost = (np.linalg.norm(moved - points, axis=1) > FURTHEST * quality.noise) | ((turned * sided).sum(1) < 0.5)
+    if lost.mean() < 0.1:
+        cleaned = select(cleaned, torch.from_numpy(~lost))
+    return drop_outliers(cleaned)[0]

@@ -37,7 +37,7 @@ def project(
         points: (N, 3) the noisy points.
         normals: (N, 3) unit normals of any side, or outward ones with ``oriented``.
         noise: standard deviation of the points along their normals.
-        neighbours: how many nearest points the smallest fit should have, about.
+        neighbours: how many nearest points the smallest fit has, at least 16.
         starts: (N, 3) where the points are by now, from an earlier pass; the points themselves if left out.
         oriented: leave out points whose normals face away, as across a thin sheet.
         most: neighbours of the widest fit, unless twice ``neighbours`` are more.
@@ -49,7 +49,7 @@ def project(
     starts = points if starts is None else starts
     search, again = nearest_neighbours(points), nearest_neighbours(starts)
     most = min(max(most, 2 * neighbours), 300, len(points))
-    least = min(max(16, neighbours // 2), most)
+    least = min(max(16, neighbours), most)
     scales = np.unique(np.minimum(np.geomspace(least, most, max(2, round(np.log(most / least) / 0.34) + 1)), most))
     scales = scales.astype(np.int64)
     scatter = np.full(len(points), max(noise, 1e-300))
