@@ -89,7 +89,7 @@ def follow(field: ShownField, surface: Surface, settings: ViewSettings) -> Surfa
     for _ in range(2):
         ahead = field.values(points + moved[:, None] * normals, settings.bands) - settings.level
         moved = (moved - ahead.clamp(-reach, reach)).clamp(-reach, reach)
-        if float(ahead.abs().mean()) < 0.02 * reach:
+        if float(ahead.abs().mean()) < 0.05 * reach:
             break
     vertices = (points + moved[:, None] * normals).cpu()
     return replace(surface, vertices=vertices, normals=_normals(vertices, surface.faces))

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 VISER_SCALE = 10.0
 """nerfstudio shows one scene unit as ten."""
-TRAINING_SHARE = 0.12
+TRAINING_SHARE = 0.1
 """Of one processor's time that the live surface may take while a run trains."""
 _REFRESH = 0.8  # seconds between two pictures of a run that trains
-_EXTRACTION_SECONDS = 0.5  # the dearest extraction that is made during training
+_FOLLOW_SECONDS = 0.06  # the dearest refresh during training: more would not fit into its share of a second
 _RESOLUTIONS = (48, 64, 96, 128)  # while training
 _SLICE_SIZES = (96, 320)
 
@@ -98,7 +98,7 @@ class Session:
         self._drawn: tuple[Any, ...] = ()
         self._slice_drawn: tuple[Any, ...] = ()
         self._budget = Budget(TRAINING_SHARE)
-        self._extract_budget = Budget(0.6 * TRAINING_SHARE)
+        self._extract_budget = Budget(0.4 * TRAINING_SHARE)
         self._last_update = 0.0
         self._seconds_per_point = 4e-6
         self._wake = threading.Event()
@@ -229,8 +229,8 @@ class Session:
             self.nodes.show_surface(False)
             self._drawn = ()
             self.status.shown_step, self.status.vertices = step, 0
-        if time.thread_time() - started > 0 and training:
-            self._budget.spend(time.thread_time() - started)
+        if training:
+            self._budget.spend(min(time.thread_time() - started, _FOLLOW_SECONDS))
         self._draw_slice(settings, step, training)
 
     def _draw_surface(self, settings: ViewSettings, step: int, training: bool, due: bool) -> None:
@@ -274,9 +274,10 @@ class Session:
         return "extraction"
 
     def _affordable(self) -> int:
-        """The finest resolution whose extraction is cheap enough beside training."""
-        costs = {resolution: self._seconds_per_point * _evaluations(resolution) for resolution in _RESOLUTIONS}
-        return max([r for r, cost in costs.items() if cost < _EXTRACTION_SECONDS], default=_RESOLUTIONS[0])
+        """The finest resolution whose vertices can follow the field once a second beside training."""
+        # A surface of usual size has two vertices a squared cell, each evaluated once or twice.
+        costs = {resolution: self._seconds_per_point * 3.0 * resolution**2 for resolution in _RESOLUTIONS}
+        return max([r for r, cost in costs.items() if cost < _FOLLOW_SECONDS], default=_RESOLUTIONS[0])
 
     def _extract(self, settings: ViewSettings, resolution: int, training: bool) -> None:
         evaluated = 0
@@ -323,11 +324,6 @@ class Session:
             self._slice_drawn = (key, step, size)
             if training:
                 self._budget.spend(time.thread_time() - started)
-
-
-def _evaluations(resolution: int) -> float:
-    """Of an extraction, roughly: the first lattice, and a dozen points for each cell on a surface of usual size."""
-    return 36_000 + 12.0 * resolution**2
 
 
 def run_folder(viewer: Viewer) -> Path:
