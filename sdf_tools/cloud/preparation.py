@@ -107,5 +107,5 @@ def _clean(cloud: PointCloud, quality: CloudQuality) -> PointCloud:
     # At rims and across thin sheets a quadric may lead nowhere; such points would become crumbs.
     lost = (np.linalg.norm(moved - points, axis=1) > FURTHEST * quality.noise) | ((turned * sided).sum(1) < 0.5)
     if lost.mean() < 0.1:
-        cleaned = select(cleaned, torch.from_numpy(~lost))
+        cleaned = select_points(cleaned, torch.from_numpy(~lost))
     return drop_outliers(cleaned)[0]
