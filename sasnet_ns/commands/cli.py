@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit-volume": ("fit_volume", "Fit a network to a volume."),
     "render-scene": ("render_scene", "Render a mesh into a posed image set."),
     "repeat": ("repeat", "Repeat a run from its description."),
-    "evaluate": ("evaluate", "Measure a mesh against a reference mesh."),
+    "evaluate": ("evaluate", "Measure a mesh against a reference."),
 }
 """Sub-command to its module and what it does."""
 

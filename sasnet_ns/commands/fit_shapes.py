@@ -27,7 +27,7 @@ _LINE_EVERY = 30.0  # seconds between lines of progress where there is no termin
 
 @dataclass
 class Arguments:
-    """Fit thousands of shapes."""
+    """Fit thousands of shapes, kept with a table of them."""
 
     source: Path
     """A folder, walked for every format that loads; or a list of paths: .txt, or .csv or .parquet with a column path

@@ -82,15 +82,16 @@ def test_runs_are_named_after_the_shape(tmp_path: Path) -> None:
 
 
 def test_training_lowers_the_loss_and_leaves_a_safe_checkpoint(make_trainer: Make) -> None:
-    trainer = make_trainer(max_num_iterations=40, steps_per_geometry_eval=40)
+    # 150 steps: the first 50 are the warm-up, and sines start slower than the grid that this was written for.
+    trainer = make_trainer(max_num_iterations=150, steps_per_geometry_eval=150)
     first = float(trainer.pipeline.get_train_loss_dict(0)[1]["sdf"].detach())
     trainer.train()
     last = float(trainer.pipeline.get_train_loss_dict(0)[1]["sdf"].detach())
     assert last < first / 5**0.5  # a fifth in the square, as before the loss became an absolute error
     (path,) = trainer.checkpoint_dir.iterdir()
-    assert path.name == "step-000000039.ckpt"
+    assert path.name == "step-000000149.ckpt"
     state = torch.load(path, map_location="cpu", weights_only=True)
-    assert state["step"] == 39
+    assert state["step"] == 149
     assert float(state["pipeline"]["_model.field.scale"]) == pytest.approx(0.9 / 4)
     assert state["pipeline"]["_model.field.center"][0] == pytest.approx(10.0, abs=1e-5)
     field = SignedDistanceField.load(trainer.base_dir / "field.pt")

@@ -43,7 +43,7 @@ def fitted(tmp_path_factory):
 
 
 def test_fit_extract_evaluate(fitted):
-    assert {p.name for p in (fitted / "run").iterdir()} == {"field.pt", "losses.json", "mesh.ply"}
+    assert {p.name for p in (fitted / "run").iterdir()} == {"field.pt", "losses.json", "mesh.ply", "run.json"}
     out = fitted / "ball.obj"
     result = call(
         "scripts/extract_mesh.py", "--load-config", str(fitted / "run" / "field.pt"),

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from sasnet_ns.datasets import FieldDataset, FitOptions, Row, fit_one, fit_shapes, latest_rows, synthetic_mesh
 from sasnet_ns.datasets.synthetic import ball, box, capsule, smooth_difference, smooth_union, synthetic_field, torus
 from sasnet_ns.fitting import Recipe, ShapeFit
-from sdf_tools.extraction import extract_mesh
+from sdf_tools.extraction import drop_specks, extract_mesh
 from sdf_tools.geometry import NormalizedShape
 from sdf_tools.io import load, save_mesh
 from sdf_tools.metrics import evaluate
@@ -59,7 +59,7 @@ def test_a_row_says_what_was_fitted_and_how_well(shapes: Path, data_set: Path) -
     row, mesh = rows["solid1.ply"], load(shapes / "solid1.ply")
     assert (row.status, row.kind, row.steps, row.faces) == ("fitted", "mesh", 200, mesh.faces.shape[0])  # type: ignore[union-attr]
     sdf = FieldDataset(data_set).load(1)
-    surface = NormalizedShape(extract_mesh(sdf, 32), sdf.center, float(sdf.scale))
+    surface = NormalizedShape(drop_specks(extract_mesh(sdf, 32))[0], sdf.center, float(sdf.scale))
     again = evaluate(surface.mesh_to_world(surface.shape), mesh, samples=2_000, iou_samples=10_000, paper=False)  # type: ignore[arg-type]
     assert (row.iou, row.accuracy, row.completeness, row.normal_error) == pytest.approx(
         (again.iou, again.accuracy_mean, again.completeness_mean, again.normal_error_mean), rel=1e-6

@@ -175,7 +175,7 @@ def test_slurm_says_which_shard() -> None:
 
 
 def test_folders_and_lists_name_the_same_shapes(tmp_path: Path) -> None:
-    source = make_files(tmp_path / "in", ["b.ply", "a.OBJ", "notes.txt", ".hidden.ply"])
+    source = make_files(tmp_path / "in", ["b.ply", "a.OBJ", "notes.md", ".hidden.ply"])
     make_files(source / "deep", ["c.xyz"])
     assert [entry.path for entry in list_shapes(source)] == ["a.OBJ", "b.ply", "deep/c.xyz"]
     (source / "list.txt").write_text("# some\n\nb.ply\ndeep/c.xyz\n")

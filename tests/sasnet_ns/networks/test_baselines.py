@@ -30,15 +30,20 @@ SMALL = {
     "msiren": {"width": 12, "latent_dim": 4, "strides": 3},
     "gaussian_image": {"gaussians": 30, "pixels": (8, 8), "tile": 3},
     "neurbf": {"kernels": 9, "features": 6, "grid_log2_entries": 6, "grid_min": 4, "grid_max": 8, "width": 8},
-    "ngp": {"levels": 2, "log2_entries": 6, "grid_min": 4, "grid_max": 8, "width": 8},
+    "ngp": {"grid_levels": 2, "grid_log2_entries": 6, "grid_min": 4, "grid_max": 8, "width": 8},
+    "grid": {"grid_levels": 2, "grid_log2_entries": 6, "grid_min": 4, "grid_max": 8, "width": 8},
     "sasnet": {"preset": "toy", "embedding_width": 16, "hidden_widths": (8, 8), "band_limit": 8, "low_range": 2},
+    "sasnet-paper": {"embedding_width": 16, "hidden_widths": (8, 8), "band_limit": 8, "low_range": 2, "grid_levels": 2},
+    "sasnet-grid": {"embedding_width": 16, "hidden_widths": (8,), "groups": (2,), "band_limit": 8, "low_range": 2},
 }
 
 
 def small(name, in_dim=2, out_dim=3, **options):
     torch.manual_seed(0)
     kernels = (
-        {"implementation": "torch"} if name in ("neurbf", "ngp", "sasnet", "siren") else {}
+        {"implementation": "torch"}
+        if name in ("neurbf", "ngp", "grid", "sasnet", "sasnet-paper", "sasnet-grid", "siren")
+        else {}
     )  # no time to compile here
     return build_network(name, in_dim, out_dim, **{**kernels, **SMALL[name], **options})
 

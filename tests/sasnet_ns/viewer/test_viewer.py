@@ -144,7 +144,9 @@ class _BallField(SignedDistanceField):
 
 def _with_ball(trainer: Any) -> Any:
     model = trainer.pipeline.model
-    field = _BallField(model.config.network, model.network_config(), model.field.center, float(model.field.scale))
+    field = _BallField(
+        model.config.network, model.config.network_config(), model.field.center, float(model.field.scale)
+    )
     model.field = field
     return trainer
 
