@@ -56,9 +56,8 @@ def test_optional_terms_appear_when_weighted(make_trainer: Make) -> None:
     )
     losses = full.pipeline.get_train_loss_dict(0)[1]
     assert set(losses) == {"sdf", "eikonal", "mask_sparsity"}
-    assert float(losses["mask_sparsity"].detach()) == pytest.approx(
-        0.01 * 20 * 0.5, rel=0.2
-    )  # 4 + 8 + 8 masks start near 0.5
+    # 4 + 8 + 8 masks start near 0.5
+    assert float(losses["mask_sparsity"].detach()) == pytest.approx(0.01 * 20 * 0.5, rel=0.2)
     sum(losses.values()).backward()
     assert full.pipeline.model.field.network.mask_generator.table.grad is not None
 

@@ -40,11 +40,8 @@ SMALL = {
 
 def small(name, in_dim=2, out_dim=3, **options):
     torch.manual_seed(0)
-    kernels = (
-        {"implementation": "torch"}
-        if name in ("neurbf", "ngp", "grid", "sasnet", "sasnet-paper", "sasnet-grid", "siren")
-        else {}
-    )  # no time to compile here
+    compiled = ("neurbf", "ngp", "grid", "sasnet", "sasnet-paper", "sasnet-grid", "siren")
+    kernels = {"implementation": "torch"} if name in compiled else {}  # no time to compile here
     return build_network(name, in_dim, out_dim, **{**kernels, **SMALL[name], **options})
 
 

@@ -144,9 +144,8 @@ class _BallField(SignedDistanceField):
 
 def _with_ball(trainer: Any) -> Any:
     model = trainer.pipeline.model
-    field = _BallField(
-        model.config.network, model.config.network_config(), model.field.center, float(model.field.scale)
-    )
+    options = model.config.network_config()
+    field = _BallField(model.config.network, options, model.field.center, float(model.field.scale))
     model.field = field
     return trainer
 
