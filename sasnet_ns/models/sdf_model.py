@@ -70,7 +70,8 @@ class SASNetSDFModel(Model):
         self.max_steps = 0
         self._steps: SDFStep | None = None
         up = metadata.get("up_axis", "y")
-        self.viewer_control = ShapeViewerControl(shown_shape(lambda: self.field), up)
+        levels = self.config.objective.band_dropout > 0
+        self.viewer_control = ShapeViewerControl(shown_shape(lambda: self.field, levels=levels), up)
         self._renderer = SurfaceRenderer(shown_shape(lambda: self.field, copies=False), axis_vector(up))
 
     def get_param_groups(self) -> dict[str, list[torch.nn.Parameter]]:

@@ -63,6 +63,7 @@ class ShownField:
         self.bounds = bounds.detach().cpu().float()
         self._frame = frame
         self._copies = copies
+        self.levels = True
         self._copy: nn.Module | None = None
         self._module: nn.Module | None = None
 
@@ -99,7 +100,7 @@ class ShownField:
         """What is looked at."""
         if not self._copies:
             return self._source()
-        if self._copy is None:
+        if self._copy is None or (self._module is not None and self._module is not self._source()):
             self.take_snapshot()
         assert self._copy is not None
         return self._copy
@@ -116,9 +117,10 @@ class ShownField:
 
     @property
     def band_count(self) -> int:
-        """High bands that are worth a slider: 0 unless every one has neurons, since an empty one shows nothing."""
+        """High bands that are worth a slider: 0 unless every one has neurons, since an empty one shows nothing, and
+        unless the network was trained so that fewer of them are a level of detail (``levels``)."""
         network = self._network(self._source())
-        if not isinstance(network, SASNet) or not all(network.band_sizes[1:]):
+        if not self.levels or not isinstance(network, SASNet) or not all(network.band_sizes[1:]):
             return 0
         return network.config.bands
 
@@ -189,11 +191,14 @@ def _group_columns(network: SASNet, layer: int, group: int) -> slice:
     return slice(group * size, (group + 1) * size)
 
 
-def shown_shape(source: Callable[[], SignedDistanceField], copies: bool = True) -> ShownField:
-    """A signed distance field in box units; ``copies`` as for :class:`ShownField`."""
+def shown_shape(source: Callable[[], SignedDistanceField], copies: bool = True, levels: bool = True) -> ShownField:
+    """A signed distance field in box units; ``copies`` as for :class:`ShownField`.
+
+    ``levels``: whether fewer bands are a level of detail, as training with band dropout makes them.
+    """
 
     def values(field: SignedDistanceField, points: Tensor, bands: int | None) -> Tensor:
-        if bands is None or not isinstance(field.network, SASNet):
+        if bands is None or not isinstance(field.network, SASNet) or bands >= field.network.config.bands:
             return field(points)
         return field.network(2 * points, bands=bands)[..., 0]
 
@@ -202,7 +207,9 @@ def shown_shape(source: Callable[[], SignedDistanceField], copies: bool = True) 
         return Frame(field.center, float(field.scale))
 
     bounds = torch.tensor([[-0.5] * 3, [0.5] * 3])
-    return ShownField(source, values, lambda _, points: 2 * points, lambda field: field.network, bounds, frame, copies)
+    shown = ShownField(source, values, lambda _, points: 2 * points, lambda field: field.network, bounds, frame, copies)
+    shown.levels = levels
+    return shown
 
 
 def shown_scene(source: Callable[[], nn.Module], aabb: Float[Tensor, "2 3"]) -> ShownField:
