@@ -111,6 +111,10 @@ class CloudDistance:
         """Which of (N, 3) points are inside."""
         return self.query(points).distance < 0
 
+    def trust_at(self, points: np.ndarray) -> np.ndarray:
+        """(N,) trust in the point of the cloud that is nearest to each of (N, 3) points."""
+        return self.trust[self._search(points, 1)[1][:, 0]]
+
     def _local(
         self, points: np.ndarray, distance: np.ndarray, index: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -122,6 +122,17 @@ class SignedDistance:
         result = _in_chunks(self._solver.inside, self._inward(points))
         return torch.from_numpy(result).reshape(points.shape[:-1]).to(points.device)
 
+    def trust(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        """How far to trust the distance at ``points``, in (0, 1]: 1 for meshes, the nearest point's for clouds.
+
+        A cloud's point is trusted by how far it agrees with its neighbours
+        (:class:`~sdf_tools.distance.cloud_distance.CloudDistance`); weights for a loss.
+        """
+        if isinstance(self._solver, MeshDistance):
+            return torch.ones(points.shape[:-1], dtype=points.dtype, device=points.device)
+        found = _in_chunks(self._solver.trust_at, self._inward(points))
+        return torch.from_numpy(found).reshape(points.shape[:-1]).to(points)
+
     def _inward(self, points: Tensor) -> np.ndarray:
         if points.shape[-1] != 3:
             raise ValueError(f"points must have 3 coordinates in their last dimension, not {points.shape[-1]}.")
