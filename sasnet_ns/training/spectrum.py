@@ -7,8 +7,8 @@ import dataclasses
 from sasnet_ns.networks import SASNetConfig
 
 NOISE_TIMES_LIMIT = 0.03
-"""Band limit times the noise in box units: with cycles as short as 30 standard deviations of the noise it is averaged
-instead of learned (docs/choosing.md, measured on noisy clouds of the Armadillo)."""
+"""Band limit times the noise in box units: cycles shorter than about 33 standard deviations of the noise would learn it
+instead of averaging it (docs/choosing.md says what this was measured on)."""
 LEAST_LIMIT = 8
 """Smallest band limit: below, shapes lose their limbs."""
 

@@ -85,7 +85,7 @@ def candidates() -> dict[str, Network]:
         "siren, as many": build_network("siren", 3, 1, **sized_options("siren", 3, 1, first.parameter_count())),
         "sasnet 96, 96+96": build_network("sasnet", 3, 1, **SASNET_96),
         "sasnet sdf": build_network("sasnet", 3, 1, preset="sdf"),
-        "sasnet sdf_fast": build_network("sasnet", 3, 1, preset="sdf_fast"),
+        "sasnet sdf_grid": build_network("sasnet", 3, 1, preset="sdf_grid"),
         "siren 256": build_network("siren", 3, 1),
         "ngp": build_network("ngp", 3, 1),
     }

@@ -25,7 +25,7 @@ from sasnet_ns.networks.export import export_field, portable
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "sasnet": ("sasnet", {}),
-    "sasnet sdf_fast": ("sasnet", {"preset": "sdf_fast"}),
+    "sasnet sdf_grid": ("sasnet", {"preset": "sdf_grid"}),
     "siren": ("siren", {}),
     "ngp": ("ngp", {}),
 }

@@ -1,7 +1,7 @@
 """One training step of every SDF network at equal parameter counts: forward, whole step, step with the Eikonal term.
 
 A step is the default loss on a batch from a pool, its backward pass and the optimizers of the default recipe. The
-Eikonal term is taken at every point of the batch. ``sasnet`` is the paper's network, ``sasnet sdf_fast`` what
+Eikonal term is taken at every point of the batch. ``sasnet`` is the paper's network, ``sasnet sdf_grid`` what
 ``ns-train sasnet-sdf`` trains; all have their presets' sizes, 128,193 to 148,225 parameters. Networks take turns, a few
 steps each, so that what else the machine does hits all alike.
 """
@@ -66,7 +66,7 @@ def candidates() -> list[tuple[str, str, str, dict[str, Any]]]:
         ("siren", "torch", "siren", {"implementation": "torch"}),
         ("sasnet", "kernels", "sasnet", {}),
         ("sasnet", "torch", "sasnet", {"implementation": "torch"}),
-        ("sasnet sdf_fast", "kernels", "sasnet", {"preset": "sdf_fast"}),
+        ("sasnet sdf_grid", "kernels", "sasnet", {"preset": "sdf_grid"}),
         ("ngp", "kernels", "ngp", {}),
         ("ngp", "torch", "ngp", {"implementation": "torch"}),
     ]
