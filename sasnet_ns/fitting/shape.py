@@ -45,9 +45,9 @@ class ShapeFit(PoolConfig):
     seconds: float | None = None
     """Seconds of training, instead of the recipe's number of steps: as many as fit, measured beforehand, and the
     schedule spans them. Another number of steps each time, so another result."""
-    spectrum: Literal["auto", "as_set"] = "auto"
+    spectrum: Literal["auto", "as_set"] = "as_set"
     """SASNet's frequencies for noisy clouds: auto lowers the band limit to what the noise leaves room for and says so,
-    unless network_config is given; as_set keeps them."""
+    unless network_config is given. Clouds are cleaned beforehand, and then it gains nothing (docs/choosing.md)."""
     orientation: Literal["check", "guess", "trust"] = "check"
     """How the inside is found. check mends triangles and given normals where that is certain, says so, and refuses what
     would be a guess; guess takes the better guess; trust takes them as they are."""

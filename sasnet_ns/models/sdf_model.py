@@ -30,9 +30,9 @@ class SASNetSDFModelConfig(NetworkChoice, ModelConfig):
     """Not used: there are no rays in training."""
     eval_num_rays_per_chunk: int = 1 << 18
     """Rays rendered at a time; the network itself is evaluated in smaller parts."""
-    spectrum: Literal["auto", "as-set"] = "auto"
+    spectrum: Literal["auto", "as-set"] = "as-set"
     """The SASNet's frequencies for noisy clouds: auto lowers the band limit to what the noise leaves room for and says
-    so; as-set keeps them."""
+    so. Clouds are cleaned beforehand, and then it gains nothing (docs/choosing.md)."""
     objective: SDFObjective = field(default_factory=SDFObjective)
     """Loss terms and their weights."""
     bfloat16: bool = False
