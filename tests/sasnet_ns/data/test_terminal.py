@@ -39,6 +39,11 @@ warnings.warn_explicit("`torch.cuda.amp.autocast(args...)` is deprecated", Futur
 """
 
 
+def hear_ctrl_c() -> None:
+    """A shell's background jobs ignore Ctrl-C, and hand that on: the programs under test must not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def environment() -> dict[str, str]:
     """Without warning filters of one's own, on the processor, with this checkout."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
@@ -94,6 +99,7 @@ def test_ctrl_c_in_a_viewer_is_one_line(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=hear_ctrl_c,
     )  # fmt: skip
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
@@ -137,7 +143,7 @@ def test_an_interrupted_demo_is_one_line_and_lets_its_command_finish(tmp_path: P
         f"runpy.run_path('{ROOT / 'scripts' / 'demo.py'}', run_name='__main__')\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), start_new_session=True,
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), start_new_session=True, preexec_fn=hear_ctrl_c,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
