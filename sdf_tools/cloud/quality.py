@@ -48,6 +48,8 @@ class CloudQuality:
         spacings: (N,) the same at each point.
         size: diagonal of the bounding box.
         neighbours: how many nearest points it takes to see the surface through the noise.
+        rows: distance between the rows of a scanner, where points lie so much denser along than across them that most
+            of the nearest are on one row; else 0.
     """
 
     noise: float
@@ -55,6 +57,7 @@ class CloudQuality:
     spacings: Float[Tensor, " N"]
     size: float
     neighbours: int
+    rows: float = 0.0
 
     @property
     def noise_share(self) -> float:
@@ -98,7 +101,7 @@ def estimate_noise(cloud: PointCloud, seed: int = 0) -> CloudQuality:
     search = nearest_neighbours(points)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(points))[:SAMPLES])
     scales = [k for k in SCALES if k <= len(points)]
-    noise, spacing, radius = 0.0, 0.0, np.inf
+    noise, spacing, radius, rows = 0.0, 0.0, np.inf, 0.0
     neighbours = min(len(points), SCALES[0])
     for k in scales:
         distance, index = search(points[chosen], k)
@@ -107,6 +110,7 @@ def estimate_noise(cloud: PointCloud, seed: int = 0) -> CloudQuality:
         residual, radii, thin = _residuals(points, index[usual])
         # Points along a line (a scanner's row) fit anything.
         if (~thin).mean() < 0.5 and k < scales[-1]:
+            rows = float(np.median(radii))
             continue
         residual, radius = residual[~thin] if not thin.all() else residual, float(np.median(radii))
         dof = max(k - 6, 1)
@@ -120,7 +124,7 @@ def estimate_noise(cloud: PointCloud, seed: int = 0) -> CloudQuality:
     spacings = point_spacings(points, min(neighbours, 32))
     spacings *= spacing / max(float(np.median(spacings)), 1e-300) if spacing > 0 else 1.0
     return CloudQuality(
-        noise * size, spacing * size, torch.from_numpy(spacings * size).to(cloud.points), size, neighbours
+        noise * size, spacing * size, torch.from_numpy(spacings * size).to(cloud.points), size, neighbours, rows * size
     )
 
 

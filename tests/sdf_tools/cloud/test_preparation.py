@@ -85,3 +85,15 @@ def test_few_points_pass_through() -> None:
     for count in (1, 3, 10):
         cloud = PointCloud(noise(count, 1.0))
         assert len(prepare_cloud(cloud, normals=False).cloud.points) == count
+
+
+def test_rows_of_a_scanner_are_thinned_to_what_they_tell() -> None:
+    many = samples(count=400_000)
+    rows = torch.round(many[:, 2] / 0.08) * 0.08
+    cloud = PointCloud(many[(many[:, 2] - rows).abs() < 0.0008])
+    prepared = prepare_cloud(cloud)
+    assert any("points lie in rows" in sentence for sentence in prepared.said)
+    normals, points = prepared.cloud.normals, prepared.cloud.points
+    assert normals is not None and len(points) < 0.6 * len(cloud.points)
+    angle = torch.rad2deg(torch.acos((normals * torch.nn.functional.normalize(points, dim=1)).sum(1).clamp(-1, 1)))
+    assert angle.median() < 6 and outward(normals, points) > 0.99
