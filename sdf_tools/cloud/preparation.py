@@ -61,7 +61,9 @@ def prepare_cloud(
     quality = estimate_noise(cloud)
     if quality.rows > 0:
         # Along its rows a scanner tells far more than across them: planes through the nearest would be any.
-        thinned = select_points(cloud, torch.from_numpy(_one_a_cell(cloud.points.double().numpy(), quality.rows / ROW_PARTS)))
+        thinned = select_points(
+            cloud, torch.from_numpy(_one_a_cell(cloud.points.double().numpy(), quality.rows / ROW_PARTS))
+        )
         if len(thinned.points) >= 16:
             said.append(f"points lie in rows: thinned along them from {len(cloud.points):,} to {len(thinned.points):,}")
             cloud = thinned
