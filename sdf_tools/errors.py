@@ -35,7 +35,7 @@ def nothing_inside(name: str) -> str:
     """The sentence for a surface that encloses nothing."""
     return (
         f"'{name}' encloses nothing: it is a sheet without an inside, which a signed distance cannot describe; give a "
-        "closed surface, or fit the unsigned distance with objective.loss sign_agnostic."
+        "closed surface, or fit the unsigned distance by `sasnet fit-shape` with objective.loss sign_agnostic."
     )
 
 

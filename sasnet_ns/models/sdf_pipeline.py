@@ -56,6 +56,11 @@ class SASNetSDFPipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: GradScaler | None = None,
     ) -> None:
+        if config.model.objective.loss == "sign_agnostic":
+            raise SystemExit(
+                "sasnet-sdf: loss sign_agnostic needs unsigned distances and a field that starts as a sphere, which "
+                "only `sasnet fit-shape` makes: give it a --config with objective: {loss: sign_agnostic}."
+            )
         try:
             super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         except (ShapeError, MissingLibraryError) as error:

@@ -105,3 +105,8 @@ def test_cloud_metrics_of_a_shifted_copy(sphere_file: Any) -> None:
     radial = points - points.new_tensor([10.0, 0, 0])
     grown = cloud_metrics(mesh, points + 0.1 * radial / radial.norm(dim=-1, keepdim=True), 5_000)
     assert grown["completeness_mean"] == pytest.approx(0.1, abs=0.005)
+
+
+def test_an_unsigned_loss_is_sent_to_the_door_that_has_it(make_trainer: Make) -> None:
+    with pytest.raises(SystemExit, match="only `sasnet fit-shape` makes"):
+        make_trainer(pipeline__model__objective__loss="sign_agnostic")
