@@ -1,25 +1,33 @@
 """What each part of the default network is worth: it, and it without one part, on the same samples for the same time.
 
-All variants see the same batches. "Same time" means that each gets as many steps as take as long as the default's on
-this machine, one thread each, timed in turn beforehand. Meshes at 320^3 are measured against the shape in box units;
-``spread`` is the standard deviation of the gradient's length on the surface, 0 for a distance.
+One thread a fit, as many fits at once as there are cores. "Same time" means that each variant gets as many steps as
+take as long as the default's, timed in turn beforehand. Every variant first tries its learning rates divided by 3, as
+they are and times 3 on the Armadillo, and keeps what comes closest to the shape. The rows of one seed see the same
+batches; another seed others. Meshes at 320^3 are measured against the shape in box units; ``spread`` is the standard
+deviation of the gradient's length on the surface, 0 for a distance.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import multiprocessing
+import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from benchmarks.report import print_table, write_rows
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import SHAPES, SHARED
 from torch import Tensor
 
-from sasnet_ns.networks import SASNet, SignedDistanceField
+from sasnet_ns.networks import SASNet, SASNetConfig, SignedDistanceField
+from sasnet_ns.networks.layers import linears
 from sasnet_ns.shapes import prepare_shape
 from sasnet_ns.training import Recipe, SDFObjective
 from sasnet_ns.training.loop import seeded, train
@@ -29,6 +37,7 @@ from sdf_tools.extraction import drop_specks
 from sdf_tools.geometry import Mesh, NormalizedShape
 from sdf_tools.pools import PoolConfig, SDFPool
 
+MORE_SHAPES = {"spot": SHARED / "meshes" / "spot.obj", "ADIS16480": SHARED / "meshes" / "ADIS16480.stl"}
 GRID: dict[str, Any] = {
     "grid_levels": 8,
     "grid_log2_entries": 12,
@@ -36,7 +45,10 @@ GRID: dict[str, Any] = {
     "grid_max": 160,
     "grid_interpolation": "smoothstep",
 }
+STEPS = 3000  # of the default network
 TIMED = 60  # steps of each variant, in turn, before anything is trained
+RATES = (1 / 3, 1.0, 3.0)
+RIVALS = ("the paper's", "sasnet-grid", "ngp", "siren")  # one seed; the parts of the network have three
 
 
 @dataclass
@@ -46,6 +58,7 @@ class Row:
     shape: str
     variant: str
     seed: int
+    rate: float
     parameters: int
     ms_a_step: float
     steps: int
@@ -58,115 +71,215 @@ class Row:
     pieces: int
 
 
+class ReLUNetwork(SASNet):
+    """The network with ReLU in place of the hidden sines; embedding, masks and widths as they are."""
+
+    def __init__(self, config: SASNetConfig) -> None:
+        super().__init__(config)
+        for layer in linears(self.hidden):
+            torch.nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor, bands: int | None = None) -> Tensor:
+        """See :meth:`SASNet.forward`; ``bands`` is not looked at."""
+        points = x.reshape(-1, self.in_dim)
+        masks = self.masks(points)
+        h = self._embed(points, masks[0], list(self.band_sizes[1:]), sum(self.band_sizes))
+        for layer, mask in zip(linears(self.hidden), masks[1:], strict=True):
+            h = layer(h).relu()
+            if mask is not None:
+                h = h * mask.repeat_interleave(layer.out_features // mask.shape[-1], dim=-1)
+        return self.output(h).reshape(*x.shape[:-1], self.out_dim)
+
+
+def _default(change: Callable[[Any], None] | None = None, **options: Any) -> SignedDistanceField:
+    field = SignedDistanceField("sasnet", {"preset": "sdf_compact", **options})
+    if change is not None:
+        change(field.network)
+    return field
+
+
+def _relu() -> SignedDistanceField:
+    field = _default()
+    field.network = ReLUNetwork(field.network.config)
+    return field
+
+
 def _without_frequencies(network: SASNet, first: int) -> None:
     with torch.no_grad():
         network.frequencies[first:].zero_()
 
 
-def variants() -> dict[str, Callable[[], SignedDistanceField]]:
-    """The default network, what is left when a part is taken away, and rivals of about its size."""
-
-    def build(name: str, change: Callable[[Any], None] | None = None, **options: Any) -> SignedDistanceField:
-        field = SignedDistanceField(name, options)
-        if change is not None:
-            change(field.network)
-        return field
-
-    default = functools.partial(build, "sasnet", preset="sdf_compact")
-    return {
-        "default": default,
-        "no masks": functools.partial(default, masks=False),
-        "no high bands": functools.partial(default, lambda n: _without_frequencies(n, n.band_sizes[0])),
-        "no frequencies": functools.partial(default, lambda n: _without_frequencies(n, 0)),
-        "its grid, ReLU readout": lambda: SignedDistanceField("grid", GRID),
-        "the paper's": functools.partial(build, "sasnet-paper"),
-        "sasnet-grid": functools.partial(build, "sasnet-grid"),
-        "ngp": functools.partial(build, "ngp"),
-        "siren": functools.partial(build, "siren"),
-    }
+VARIANTS: dict[str, Callable[[], SignedDistanceField]] = {
+    "default": _default,
+    "no masks": functools.partial(_default, masks=False),
+    "ReLU for hidden sines": _relu,
+    "no high bands": functools.partial(_default, lambda n: _without_frequencies(n, n.band_sizes[0])),
+    "no frequencies": functools.partial(_default, lambda n: _without_frequencies(n, 0)),
+    "its grid, ReLU readout": lambda: SignedDistanceField("grid", GRID),
+    "the paper's": lambda: SignedDistanceField("sasnet-paper", {}),
+    "sasnet-grid": lambda: SignedDistanceField("sasnet-grid", {}),
+    "ngp": lambda: SignedDistanceField("ngp", {}),
+    "siren": lambda: SignedDistanceField("siren", {}),
+}
 
 
 def run(json_path: Path | None, quick: bool) -> None:
-    """Fit every variant; ``--quick``: a quarter of the steps, two shapes, one seed."""
-    torch.set_num_threads(1)
-    steps, shapes, seeds = (1250, ["armadillo", "fandisk"], 1) if quick else (5000, list(SHAPES), 3)
-    rows: list[Row] = []
-    for shape in shapes:
-        data = SHAPES[shape]
-        if data != shape and not Path(data).is_file():
-            print(f"{shape}: skipped, '{data}' is not here")
-            continue
-        frame = prepare_shape(str(data))
-        pool = PoolConfig().build_pool(frame.shape)
-        times = step_times(pool)
-        for seed in range(seeds):
-            for variant, make in variants().items():
-                count = round(steps * times["default"] / times[variant])
-                rows.append(fit(shape, frame, pool, variant, make, count, seed, times[variant]))
-                show(rows)
-                write_rows(json_path, rows)
+    """Fit every variant; ``--quick``: a quarter of the steps, two shapes, one seed, rates as they are."""
+    shapes = {name: str(data) for name, data in {**SHAPES, **MORE_SHAPES}.items()}
+    shapes = {name: data for name, data in shapes.items() if data == name or Path(data).is_file()}
+    steps, seeds = STEPS, 3
+    if quick:
+        shapes = {name: data for name, data in shapes.items() if name in ("armadillo", "fandisk")}
+        steps, seeds = STEPS // 4, 1
+    for name in ({*SHAPES, *MORE_SHAPES} - shapes.keys()) if not quick else ():
+        print(f"{name}: skipped, its file is not here")
+    workers = os.cpu_count() or 1
+    # Spawned: a fork would share the parent's thread pools, which do not survive it.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as executor:
+        timed = list(executor.map(step_times, [shapes["armadillo"]] * workers))
+        times = {variant: statistics.mean(each[variant] for each in timed) for variant in VARIANTS}
+        # What the machine would need for ReLU in one pass is not known; autograd's time would be unfair to it.
+        times["ReLU for hidden sines"] = 0.8 * times["default"]
+        counts = {variant: round(steps * times["default"] / spent) for variant, spent in times.items()}
+
+        def fits(jobs: list[tuple[str, str, int, float]]) -> Iterable[Row]:
+            futures = [
+                executor.submit(fit, shape, shapes[shape], variant, counts[variant], seed, rate, times[variant])
+                for shape, variant, seed, rate in jobs
+            ]
+            for future in as_completed(futures):
+                yield future.result()
+
+        rates = dict.fromkeys(VARIANTS, 1.0)
+        if not quick:
+            tried = list(fits([("armadillo", variant, 0, rate) for variant in VARIANTS for rate in RATES]))
+            for variant in VARIANTS:
+                rates[variant] = min((row for row in tried if row.variant == variant), key=_distance).rate
+            show("Learning rates", tried)
+            write_rows(json_path and json_path.with_suffix(".rates.json"), tried)
+        rows: list[Row] = []
+        jobs = [
+            (s, v, seed, rates[v]) for s in shapes for v in VARIANTS for seed in range(seeds if v not in RIVALS else 1)
+        ]
+        for row in fits(jobs):
+            rows.append(row)
+            write_rows(json_path, rows)
+    show("Parts of the default network at equal time, every fit", rows)
+    summarize(rows)
 
 
-def step_times(pool: SDFPool) -> dict[str, float]:
+def _distance(row: Row) -> float:
+    mean = row.accuracy + row.completeness
+    return mean if mean == mean else float("inf")
+
+
+@functools.lru_cache(2)
+def _prepared(data: str) -> tuple[NormalizedShape, SDFPool]:
+    frame = prepare_shape(data)
+    return frame, PoolConfig().build_pool(frame.shape)
+
+
+def step_times(data: str) -> dict[str, float]:
     """Milliseconds of a step of each variant: the fastest of three rounds in turn."""
     best: dict[str, float] = {}
     for _ in range(3):
-        for variant, make in variants().items():
+        for variant, make in VARIANTS.items():
             field = make()
             started = time.perf_counter()
-            _train(field, pool, TIMED)
+            _train(field, _prepared(data)[1], TIMED, 0, 1.0)
             spent = 1e3 * (time.perf_counter() - started) / TIMED
             best[variant] = min(best.get(variant, spent), spent)
     return best
 
 
-def _train(field: SignedDistanceField, pool: SDFPool, steps: int) -> None:
+def _train(field: SignedDistanceField, pool: SDFPool, steps: int, seed: int, rate: float) -> None:
     recipe = Recipe(steps=steps)
+    for name in ("learning_rate", "hidden_learning_rate", "mask_learning_rate"):
+        setattr(recipe, name, rate * getattr(recipe, name))
     losses = SDFStep(field, SDFObjective(), steps)
 
     def loss_at(step: int) -> Tensor:
-        terms, _ = losses.losses(pool.batch(PoolConfig.points_per_batch, step), step)
+        terms, _ = losses.losses(pool.batch(PoolConfig.points_per_batch, step + 100_000 * seed), step)
         return functools.reduce(torch.add, terms.values())
 
     train(field.network, recipe, loss_at, report_every=steps)
 
 
-def fit(
-    shape: str,
-    frame: NormalizedShape,
-    pool: SDFPool,
-    variant: str,
-    make: Callable[[], SignedDistanceField],
-    steps: int,
-    seed: int,
-    step_time: float,
-) -> Row:
-    """Train one variant and measure its surface."""
+def fit(shape: str, data: str, variant: str, steps: int, seed: int, rate: float, step_time: float) -> Row:
+    """Train one variant and measure its surface; numbers are NaN for one without any."""
+    frame, pool = _prepared(data)
     with seeded(seed):
-        field = make()
-    _train(field, pool, steps)
-    mesh, _ = drop_specks(extract_mesh(field, 320))
+        field = VARIANTS[variant]()
     truth = frame.shape
     assert isinstance(truth, Mesh)
+    row = Row(shape, variant, seed, rate, field.network.parameter_count(), step_time, steps, *[float("nan")] * 6, 0)
+    try:
+        _train(field, pool, steps, seed, rate)
+        mesh, _ = drop_specks(extract_mesh(field, 320))
+    except ValueError as error:  # it diverged, or has no surface
+        print(f"{shape}, {variant}, rates times {rate:.2f}: {error}")
+        return row
     result = evaluate(mesh, truth, samples=100_000)
     surface = sample_surface(truth, 20_000, seed=5).points.float()
     slope = field.value_and_gradient(surface)[1].detach().norm(dim=-1)
-    return Row(
-        shape, variant, seed, field.network.parameter_count(), step_time, steps, result.iou, result.accuracy_mean,
-        result.completeness_mean, result.normal_error_mean, result.hausdorff, float(slope.std()),
-        result.components_prediction,
+    return dataclasses.replace(
+        row, iou=result.iou, accuracy=result.accuracy_mean, completeness=result.completeness_mean,
+        normal_error_deg=result.normal_error_mean, hausdorff=result.hausdorff, spread=float(slope.std()),
+        pieces=result.components_prediction,
     )  # fmt: skip
 
 
-def show(rows: list[Row]) -> None:
-    """The rows so far."""
-    numbers = ("seed", "parameters", "ms", "steps", "IoU", "distances, 1e-4", "normals, deg", "Hausdorff", "spread")
+def show(title: str, rows: list[Row]) -> None:
+    """One line a fit."""
+    numbers = (
+        "seed",
+        "rates",
+        "parameters",
+        "ms",
+        "steps",
+        "IoU",
+        "distances, 1e-4",
+        "normals, deg",
+        "Hausdorff",
+        "spread",
+    )
     lines = [
         (
-            row.shape, row.variant, str(row.seed), f"{row.parameters:,}", f"{row.ms_a_step:.1f}", f"{row.steps:,}",
-            f"{row.iou:.4f}", f"{1e4 * row.accuracy:.2f} / {1e4 * row.completeness:.2f}", f"{row.normal_error_deg:.2f}",
-            f"{row.hausdorff:.3f}", f"{row.spread:.3f}",
+            row.shape, row.variant, str(row.seed), f"{row.rate:.2g}", f"{row.parameters:,}", f"{row.ms_a_step:.1f}",
+            f"{row.steps:,}", f"{row.iou:.4f}", f"{1e4 * row.accuracy:.2f} / {1e4 * row.completeness:.2f}",
+            f"{row.normal_error_deg:.2f}", f"{row.hausdorff:.3f}", f"{row.spread:.3f}",
         )
-        for row in rows
+        for row in sorted(rows, key=lambda row: (row.shape, list(VARIANTS).index(row.variant), row.seed, row.rate))
     ]  # fmt: skip
-    print_table("Parts of the default network at equal time", ("shape", "variant"), numbers, lines)
+    print_table(title, ("shape", "variant"), numbers, lines)
+
+
+def summarize(rows: list[Row]) -> None:
+    """Each variant against the default: mean over shapes of the ratios, and on how many shapes it is clearly worse.
+
+    Clearly: by more than the spread (largest less smallest) of either's seeds.
+    """
+    by_shape: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        by_shape.setdefault((row.variant, row.shape), []).append(row)
+    shapes = sorted({row.shape for row in rows})
+    lines = []
+    for variant in VARIANTS:
+        cells = []
+        for value in (_distance, lambda row: row.normal_error_deg, lambda row: row.spread):
+            ratios, worse, better = [], 0, 0
+            for shape in shapes:
+                own = [value(row) for row in by_shape[("default", shape)]]
+                other = [value(row) for row in by_shape[(variant, shape)]]
+                difference = statistics.mean(other) - statistics.mean(own)
+                noise = max(max(own) - min(own), max(other) - min(other))
+                ratios.append(statistics.mean(other) / statistics.mean(own))
+                worse, better = worse + (difference > noise), better + (-difference > noise)
+            cells.append(f"{statistics.geometric_mean(ratios):.2f} ({worse} worse, {better} better)")
+        first = by_shape[(variant, shapes[0])][0]
+        lines.append((variant, f"{first.parameters:,}", f"{first.ms_a_step:.1f}", f"{first.steps:,}", *cells))
+    print_table(
+        f"Against the default, {len(shapes)} shapes, geometric mean (shapes beyond the seeds' spread)",
+        ("variant",), ("parameters", "ms", "steps", "distances", "normals", "spread of |grad f|"), lines,
+    )  # fmt: skip
