@@ -17,6 +17,8 @@ from sasnet_ns.kernels._vector import COLUMNS, LANES
 from sasnet_ns.kernels.layout import HashGridLayout
 from sasnet_ns.kernels.step_form import PointLoss, StepForm
 
+PARTS = 4
+"""Shares of a step's points whose gradients are summed apart, on one, two or four threads alike: the same bits."""
 LARGE_TABLE = 1 << 20
 """Numbers of a hash grid from which on threads share one gradient of it: each takes levels instead of points."""
 LARGE_SUMS = 1 << 18
@@ -68,6 +70,9 @@ class CompiledStep:
         self._grid = (axes, channels, smooth)
         self._levels = (levels[:0] if form.layout is None else levels, layout.table_size - 1)
         self._table = np.empty((0, layout.feature_dim), np.float32)
+        threads = torch.get_num_threads()
+        # Settled here: a training run that takes fewer threads later on keeps its bits.
+        self._shares = threads if PARTS % threads else PARTS
         self._parts = 0
 
     def _views(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -81,14 +86,14 @@ class CompiledStep:
         self._by_level = self._trains_table and parts > 1 and table is not None and table.numel() > LARGE_TABLE
         self._memory = _buffers(self._form, self._plan, parts, self._trains_table and not self._by_level)
         total = self._memory.sums.size + self._memory.tables.size
-        self._gatherers = parts if total > LARGE_SUMS else 1
+        self._shared_gather = total > LARGE_SUMS
         self._table_grad = torch.from_numpy(self._memory.tables[0]) if self._memory.tables.shape[0] else None
 
     def __call__(
         self, x: Tensor, target: Tensor, loss: PointLoss, weight: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """Loss, predictions, and the gradient of every tensor that requires one, in buffers of the next call too."""
-        parts = max(1, min(torch.get_num_threads(), -(-x.shape[0] // kernel.BLOCK)))
+        parts = max(1, min(self._shares, -(-x.shape[0] // kernel.BLOCK)))
         if parts != self._parts:
             self._allocate(parts)
         form, plan, memory = self._form, self._plan, self._memory
@@ -107,7 +112,8 @@ class CompiledStep:
         arguments = (*data, *network, *self._grid, table, *self._levels, *scratch, *results)
         run(kernel.step, kernel.step_part, parts, *arguments)
         sums = (memory.sums, plan.moves, self._grads.numpy(), memory.tables, parts)
-        run(kernel.gather, kernel.gather_part, self._gatherers, *sums)
+        gatherers = torch.get_num_threads() if self._shared_gather else 1
+        run(kernel.gather, kernel.gather_part, gatherers, *sums)
         gradients = list(self._gradients)
         if form.table is not None and self._table_grad is not None:
             gradients.append((form.table, self._table_grad))

@@ -15,6 +15,7 @@ from sasnet_ns.kernels import tune
 from sasnet_ns.networks.base import Network
 from sasnet_ns.training.divergence import DivergenceGuard
 from sasnet_ns.training.recipe import Recipe, build_optimizers, learning_rate_factor
+from sasnet_ns.training.thread_choice import ThreadChoice, threads_kept
 
 
 @dataclass
@@ -37,6 +38,7 @@ class History:
 Report = Callable[[int, float], None]
 
 
+@threads_kept()
 def train(
     network: Network,
     recipe: Recipe,
@@ -76,7 +78,7 @@ def train(
     peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in optimizers.items()}
     parameters = [parameter for role in network.parameter_roles().values() for parameter in role]
     guard = DivergenceGuard(network.state_dict, optimizers.values())
-    started, paused = time.perf_counter(), 0.0
+    started, paused, threads = time.perf_counter(), 0.0, ThreadChoice()
     for step in range(recipe.steps):
         factor = learning_rate_factor(step, recipe)
         for role, optimizer in optimizers.items():
@@ -90,6 +92,7 @@ def train(
         done = step + 1
         if after_step is not None:
             after_step(done)
+        threads.after_step()
         went_back = guard.after_step(done, loss)
         if went_back is not None:
             warnings.warn(went_back, stacklevel=2)

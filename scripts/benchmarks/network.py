@@ -62,13 +62,13 @@ class Row:
     parameters: int
     ms_a_step: float
     steps: int
-    iou: float
-    accuracy: float
-    completeness: float
-    normal_error_deg: float
-    hausdorff: float
-    spread: float
-    pieces: int
+    iou: float = float("nan")
+    accuracy: float = float("nan")
+    completeness: float = float("nan")
+    normal_error_deg: float = float("nan")
+    hausdorff: float = float("nan")
+    spread: float = float("nan")
+    pieces: int = 0
 
 
 class ReLUNetwork(SASNet):
@@ -100,6 +100,7 @@ def _default(change: Callable[[Any], None] | None = None, **options: Any) -> Sig
 
 def _relu() -> SignedDistanceField:
     field = _default()
+    assert isinstance(field.network, SASNet)
     field.network = ReLUNetwork(field.network.config)
     return field
 
@@ -213,7 +214,7 @@ def fit(shape: str, data: str, variant: str, steps: int, seed: int, rate: float,
         field = VARIANTS[variant]()
     truth = frame.shape
     assert isinstance(truth, Mesh)
-    row = Row(shape, variant, seed, rate, field.network.parameter_count(), step_time, steps, *[float("nan")] * 6, 0)
+    row = Row(shape, variant, seed, rate, field.network.parameter_count(), step_time, steps)
     try:
         _train(field, pool, steps, seed, rate)
         mesh, _ = drop_specks(extract_mesh(field, 320))
