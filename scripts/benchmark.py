@@ -25,6 +25,7 @@ NAMES = (
     "clouds",
     "network",
     "contention",
+    "strengths",
 )
 
 
