@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
