@@ -40,6 +40,11 @@ class SignedDistanceField(nn.Module):
         super().__init__()
         self.description = {"network": network, "network_config": dict(network_config or {})}
         self.network = build_network(network, in_dim=3, out_dim=1, **(network_config or {}))
+        output = self.network.output_layer()
+        if output is not None and output.bias is not None:
+            # torch draws it up to the size of the distances themselves. Masks that first have to take such a constant
+            # away do not come back from it: up to a third more error at the end (docs/choosing.md).
+            nn.init.zeros_(output.bias)
         self.register_buffer("center", torch.zeros(3, dtype=torch.float64) if center is None else center.double())
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
 

@@ -49,7 +49,14 @@ GRID: dict[str, Any] = {
 STEPS = 3000  # of the default network
 TIMED = 60  # steps of each variant, in turn, before anything is trained
 RATES = (1 / 3, 1.0, 3.0)
-ONE_SEED = ("no frequencies", "the paper's", "sasnet-grid", "ngp", "siren")  # the others have three
+ONE_SEED = (
+    "ReLU for hidden sines",
+    "no frequencies",
+    "the paper's",
+    "sasnet-grid",
+    "ngp",
+    "siren",
+)  # the others have three
 
 
 @dataclass
