@@ -185,7 +185,7 @@ def picture_sheet(
     dpi = 100
     rows, count = len(pictures), max(len(row) for row in pictures)
     lines = [max((text.count("\n") + 1 for text in row), default=0) for row in titles]
-    above = 0.22 * sum(lines) + (0.35 if heading else 0.0)
+    above = sum(0.18 * count + 0.12 for count in lines if count) + (0.35 if heading else 0.0)
     figure = Figure(
         figsize=(count * width / dpi + (1.1 if bar else 0.0), rows * height / dpi + above),
         dpi=dpi,
