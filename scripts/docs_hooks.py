@@ -37,13 +37,14 @@ def links_from_root(text: str) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Blocks of ``math`` as MathML, which browsers draw themselves."""
-    return re.sub(
-        r"^```math\n(.*?)^```$",
-        lambda found: f'<div class="math">{mathml(found[1])}</div>',
-        markdown,
-        flags=re.M | re.S,
-    )
+    """Links to files of the root lead to their pages; blocks of ``math`` are MathML, which browsers draw themselves."""
+    for page, name in PAGES.items():
+        markdown = markdown.replace(f"](../{name})", f"]({page})")
+    return re.sub(r"^```math\n(.*?)^```$", _formula, markdown, flags=re.M | re.S)
+
+
+def _formula(found: re.Match[str]) -> str:
+    return f'<div class="math">{mathml(found[1])}</div>'
 
 
 def on_page_content(html: str, **_: Any) -> str:
