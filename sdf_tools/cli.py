@@ -251,7 +251,11 @@ class Render:
     shape: Annotated[str, tyro.conf.Positional]
     """A mesh, or a point cloud (a tile for each point)."""
     output_path: Path
-    """Picture to write: .png or .jpg, or .gif for a turntable."""
+    """Picture to write: .png or .jpg; .gif or .mp4 for a turntable."""
+    turntable: bool = False
+    """Turn all the way round in a .png as well (an animated PNG)."""
+    frames: int = 36
+    """Pictures of a turntable."""
     size: int = 800
     """Width and height in pixels."""
     azimuth: float = 20.0
@@ -271,13 +275,22 @@ class Render:
         from sdf_tools.distance.signed_distance import SignedDistance
         from sdf_tools.geometry import positions
         from sdf_tools.pictures.plots import add_color_bar
-        from sdf_tools.pictures.render import Camera, error_colors, error_range, render_mesh, save_picture, turntable
+        from sdf_tools.pictures.render import (
+            Camera,
+            check_picture_name,
+            error_colors,
+            error_range,
+            render_mesh,
+            save_picture,
+            turntable,
+        )
         from sdf_tools.pictures.splats import cloud_as_mesh
 
+        moving = self.turntable or self.output_path.suffix.lower() in (".gif", ".mp4")
+        check_picture_name(self.output_path, moving)
         shape, _ = shape_and_notes(self.shape)
         camera = Camera(self.azimuth, self.elevation, up=self.up)
         size = (self.size, self.size)
-        moving = self.output_path.suffix.lower() == ".gif"
         errors, label = None, ""
         if self.reference is not None:
             truth, _ = shape_and_notes(self.reference)
@@ -291,7 +304,10 @@ class Render:
             mesh = shape
         if errors is not None:
             mesh = dataclasses.replace(mesh, vertex_colors=error_colors(errors, self.largest, "coolwarm"))
-        pictures = turntable(mesh, camera=camera, size=size) if moving else [render_mesh(mesh, camera, size)]
+        if moving:
+            pictures = turntable(mesh, self.frames, camera, size, progress=True)
+        else:
+            pictures = [render_mesh(mesh, camera, size)]
         if errors is not None:
             low, high = error_range(errors, self.largest)
             pictures = [add_color_bar(picture, low, high, "coolwarm", label) for picture in pictures]

@@ -30,6 +30,8 @@ SCRIPTS = {
     "render-scene": "render_scene",
     "evaluate": "evaluate_mesh",
     "repeat": "repeat",
+    "picture": "picture",
+    "page": "page",
 }
 
 
