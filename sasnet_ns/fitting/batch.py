@@ -64,7 +64,29 @@ def fit_batch(
     if len(configs) != len(shapes):
         raise ValueError(f"there are {len(shapes)} shapes and {len(configs)} seeds; give one a shape.")
     prepared = [prepare_fit(shape, own, device) for shape, own in zip(shapes, configs, strict=True)]
-    return fit_prepared_batch(prepared, configs, progress)
+    if not prepared:
+        return []
+    trained = train_batch(prepared, configs, progress)
+    for k, reason in trained.away.items():
+        name = prepared[k].normalized.shape.name
+        warnings.warn(f"'{name}' is fitted again by itself: {reason}", stacklevel=2)
+        trained.fitted[k] = fit_prepared(prepared[k], configs[k], progress=False)
+    return trained.fitted
+
+
+@dataclasses.dataclass
+class TrainedBatch:
+    """What training together leaves.
+
+    Attributes:
+        fitted: one a shape.
+        away: of those whose network ran away, what was seen; they have to be fitted again by :func:`fit_prepared`.
+        threads: processor threads that each network was trained on.
+    """
+
+    fitted: list[FittedShape]
+    away: dict[int, str]
+    threads: int
 
 
 def check_batch(config: ShapeFit) -> None:
@@ -80,14 +102,12 @@ def check_batch(config: ShapeFit) -> None:
         raise ValueError(f"{config.network} cannot be trained together with others; sasnet, siren and ngp can.")
 
 
-def fit_prepared_batch(
+def train_batch(
     prepared: Sequence[PreparedFit],
     configs: Sequence[ShapeFit],
     progress: bool | Callable[[int, float], None] = True,
-) -> list[FittedShape]:
-    """The second part of :func:`fit_batch`: configurations differ in seeds alone."""
-    if not prepared:
-        return []
+) -> TrainedBatch:
+    """The training of :func:`fit_batch`; at least one shape, configurations that differ in seeds alone."""
     config, agnostic = configs[0], configs[0].objective.loss == "sign_agnostic"
     fields = [first_field(one, own) for one, own in zip(prepared, configs, strict=True)]
     fitted = [FittedShape(sdf, one.normalized, []) for sdf, one in zip(fields, prepared, strict=True)]
@@ -98,7 +118,6 @@ def fit_prepared_batch(
     )
     away: dict[int, str] = {}
     with bar as report:
-        interrupted = False
         if agnostic:
             for sdf, own in zip(fields, configs, strict=True):
                 start_as_sphere(sdf, own.recipe, own.points_per_batch, own.seed)
@@ -111,14 +130,10 @@ def fit_prepared_batch(
             for one, history in zip(fitted, losses, strict=True):
                 one.losses = history
         except KeyboardInterrupt:
-            interrupted = True
+            for one in fitted:
+                one.interrupted = True
         networks.write_back()
-    for k, reason in away.items():
-        name = prepared[k].normalized.shape.name
-        warnings.warn(f"'{name}' is fitted again by itself: {reason}", stacklevel=3)
-        fitted[k] = fit_prepared(prepared[k], configs[k], progress=False)
-    for one, own in zip(fitted, prepared, strict=True):
-        one.interrupted |= interrupted
-        if not agnostic and one.iou is None:
+    for k, (one, own) in enumerate(zip(fitted, prepared, strict=True)):
+        if not agnostic and k not in away:
             one.iou = sample_iou(one.field, own.pool)
-    return fitted
+    return TrainedBatch(fitted, away, 1 if networks.step.backend == "numba" else torch.get_num_threads())

@@ -7,7 +7,7 @@ has K in front, and network ``k`` sees ``x[k]``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -73,7 +73,8 @@ def hash_grid(
 
         features = _tcnn.hash_grid(points, table, layout).to(dtype)
     else:
-        features = _hash_grid_ops.hash_grid(*_in_front(stacked, points, table.to(dtype)), layout, backend)
+        points, table = _in_front(stacked, points, table.to(dtype))
+        features = _hash_grid_ops.hash_grid(points, table, layout, backend)
     return features.reshape(*x.shape[:-1], layout.out_dim)
 
 
@@ -203,9 +204,9 @@ def _rows(values: Tensor, stacked: bool) -> Tensor:
     return values.reshape(*values.shape[:stacked], -1, values.shape[-1])
 
 
-def _in_front(stacked: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+def _in_front(stacked: bool, *tensors: Any) -> tuple[Any, ...]:
     """Tensors with an axis of networks in front, of length 1 where there is none."""
-    return tensors if stacked else tuple(t if t is None else t.unsqueeze(0) for t in tensors)  # type: ignore[return-value]
+    return tensors if stacked else tuple(None if t is None else t.unsqueeze(0) for t in tensors)
 
 
 def _check_networks(stacked: bool, parameters: Tensor, points: Tensor) -> None:
