@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from sasnet_ns.datasets.master import Engine
     from sasnet_ns.datasets.one import FitOptions
 
-_STORE = 100 << 20  # bytes
+_STORE = 100 << 20
+"""Bytes of shared memory of a cluster on this machine; only paths and rows go through it."""
 _LOOK = 5.0  # seconds between two looks at which nodes there are
 _LOSSES = 3
 """Nodes that a shape may take down until it is a row of its own."""
@@ -63,9 +64,7 @@ def ray_engine(
     own = not ray.is_initialized()
     if own:
         try:
-            if (
-                address == "local"
-            ):  # always one of its own, with little shared memory: only paths and rows go through it
+            if address == "local":
                 ray.init("local", log_to_driver=False, include_dashboard=False, object_store_memory=_STORE)
             else:
                 ray.init(address, log_to_driver=False)
