@@ -26,6 +26,7 @@ NAMES = (
     "network",
     "contention",
     "strengths",
+    "data_set",
 )
 
 

@@ -160,6 +160,26 @@ def fit_shape(
         ValueError: training diverged, also with lower learning rates.
     """
     config = config or ShapeFit()
+    return fit_prepared(prepare_fit(shape, config, device), config, progress)
+
+
+@dataclass
+class PreparedFit:
+    """All that comes before the first step of a fit.
+
+    Attributes:
+        normalized: the shape in box units.
+        distance: of it.
+        pool: samples, on the fit's device.
+    """
+
+    normalized: NormalizedShape
+    distance: SignedDistance
+    pool: SDFPool
+
+
+def prepare_fit(shape: Shape | str, config: ShapeFit, device: torch.device | str | None = None) -> PreparedFit:
+    """The first part of :func:`fit_shape`, with its arguments and errors."""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     agnostic = config.objective.loss == "sign_agnostic"
     normalized = prepare_shape(shape, normals=not agnostic, orientation=config.orientation)
@@ -167,13 +187,28 @@ def fit_shape(
     pool = config.build_pool(normalized.shape, distance=distance).to(device)
     if not agnostic:
         require_inside(normalized.shape.name, pool.sdf)
-    options = config.network_config
+    return PreparedFit(normalized, distance, pool)
+
+
+def first_field(prepared: PreparedFit, config: ShapeFit) -> SignedDistanceField:
+    """The field that a fit begins with, drawn with the configuration's seed."""
+    normalized, options = prepared.normalized, config.network_config
     if options is None:
         options = default_network_config(config.network, normalized.noise if config.spectrum == "auto" else 0.0)
     with seeded(config.seed):
-        sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
-        look_at_shape(sdf, distance)
-    fitted = FittedShape(sdf, normalized, [])
+        sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale)
+        sdf = sdf.to(prepared.pool.points.device)
+        look_at_shape(sdf, prepared.distance)
+    return sdf
+
+
+def fit_prepared(
+    prepared: PreparedFit, config: ShapeFit, progress: bool | Callable[[int, float], None] = True
+) -> FittedShape:
+    """The rest of :func:`fit_shape`, with its arguments and errors."""
+    pool, agnostic = prepared.pool, config.objective.loss == "sign_agnostic"
+    sdf = first_field(prepared, config)
+    fitted = FittedShape(sdf, prepared.normalized, [])
     if config.seconds is not None:
         count = config.points_per_batch
         recipe = dataclasses.replace(config.recipe)
@@ -192,12 +227,13 @@ def fit_shape(
         except KeyboardInterrupt:
             fitted.interrupted = True
     if not agnostic:
-        fitted.iou = _sample_iou(sdf, pool)
+        fitted.iou = sample_iou(sdf, pool)
     return fitted
 
 
 @torch.no_grad()
-def _sample_iou(field: SignedDistanceField, pool: SDFPool) -> float:
+def sample_iou(field: SignedDistanceField, pool: SDFPool) -> float:
+    """Overlap of a field's inside and the shape's, of up to 50,000 samples of the pool."""
     stride = max(1, len(pool) // 50_000)
     predicted = in_chunks(field, pool.points[::stride]) < 0
     inside = pool.sdf[::stride] < 0

@@ -9,7 +9,8 @@ from sasnet_ns.kernels.functional import Implementation, hash_grid, mask_decoder
 from sasnet_ns.kernels.fused_step import FusedStep
 from sasnet_ns.kernels.layout import HashGridLayout
 from sasnet_ns.kernels.optimizers import Adam, compiled_updates, muon_step
-from sasnet_ns.kernels.step_form import PointLoss, StepForm, StepLayer
+from sasnet_ns.kernels.stacked_step import StackedStep
+from sasnet_ns.kernels.step_form import PointLoss, StepForm, StepLayer, stack_forms
 
 __all__ = [
     "Adam",
@@ -17,6 +18,7 @@ __all__ = [
     "HashGridLayout",
     "Implementation",
     "PointLoss",
+    "StackedStep",
     "StepForm",
     "StepLayer",
     "compiled_updates",
@@ -25,5 +27,6 @@ __all__ = [
     "masked_sine",
     "masked_sine_embedding",
     "muon_step",
+    "stack_forms",
     "tune",
 ]

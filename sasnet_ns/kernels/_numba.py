@@ -41,6 +41,14 @@ def span(part, parts, rows):  # type: ignore[no-untyped-def]
 
 
 @jit
+def entry(stack, k):  # type: ignore[no-untyped-def]
+    """Entry ``k`` of a stack of arrays, or None of None."""
+    if stack is None:
+        return None
+    return stack[k]
+
+
+@jit
 def scratch(shape, dtype):  # type: ignore[no-untyped-def]
     """Zeros that share no cache line with another thread's data, nor the next line, which is fetched with it."""
     size = 1

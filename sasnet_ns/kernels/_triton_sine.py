@@ -1,4 +1,4 @@
-"""Masked sine layer on CUDA, in Triton: one program handles a block of rows of one group of neurons.
+"""Masked sine layer on CUDA, in Triton: one program handles a block of rows of one group of neurons of one network.
 
 So a mask is one number per row of the block, its gradient one sum, and neither needs atomics.
 """
@@ -42,7 +42,12 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     z_ptr, weight_ptr, bias_ptr, mask_ptr, out_ptr, borders_ptr, omega, count, width, groups, free,
     in_dim: tl.constexpr, masked: tl.constexpr, block_rows: tl.constexpr, block_columns: tl.constexpr,
 ):  # fmt: skip
-    group = tl.program_id(1)
+    group, network = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    z_ptr += network * count * (width if in_dim == 0 else in_dim)
+    weight_ptr += network * width * in_dim
+    bias_ptr += network * width
+    mask_ptr += network * count * groups
+    out_ptr += network * count * width
     rows, columns, inside = _tile(borders_ptr, group, count, block_rows, block_columns)
     bias = tl.load(bias_ptr + columns, mask=columns < width, other=0.0)
     value = tl.sin(_arguments(z_ptr, weight_ptr, bias, omega, rows, columns, inside, width, in_dim))
@@ -58,7 +63,15 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     omega, count, width, groups, free,
     in_dim: tl.constexpr, masked: tl.constexpr, block_rows: tl.constexpr, block_columns: tl.constexpr,
 ):  # fmt: skip
-    group = tl.program_id(1)
+    group, network = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    g_ptr += network * count * width
+    z_ptr += network * count * (width if in_dim == 0 else in_dim)
+    weight_ptr += network * width * in_dim
+    bias_ptr += network * width
+    mask_ptr += network * count * groups
+    grad_z_ptr += network * count * width
+    grad_bias_ptr += network * tl.num_programs(0) * width
+    grad_mask_ptr += network * count * groups
     rows, columns, inside = _tile(borders_ptr, group, count, block_rows, block_columns)
     place = rows[:, None] * width + columns[None, :]
     bias = tl.load(bias_ptr + columns, mask=columns < width, other=0.0)
@@ -81,7 +94,18 @@ def _backward2_kernel(  # type: ignore[no-untyped-def]
     borders_ptr, omega, count, width, groups, free,
     masked: tl.constexpr, block_rows: tl.constexpr, block_columns: tl.constexpr,
 ):  # fmt: skip
-    group = tl.program_id(1)
+    group, network = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    g_ptr += network * count * width
+    vz_ptr += network * count * width
+    vb_ptr += network * width
+    vm_ptr += network * count * groups
+    z_ptr += network * count * width
+    bias_ptr += network * width
+    mask_ptr += network * count * groups
+    grad_g_ptr += network * count * width
+    grad_z_ptr += network * count * width
+    grad_bias_ptr += network * tl.num_programs(0) * width
+    grad_mask_ptr += network * count * groups
     rows, columns, inside = _tile(borders_ptr, group, count, block_rows, block_columns)
     place = rows[:, None] * width + columns[None, :]
     bias = tl.load(bias_ptr + columns, mask=columns < width, other=0.0)
@@ -126,16 +150,16 @@ def _borders(group_sizes: tuple[int, ...], width: int, device: torch.device) -> 
 def forward(
     z: Tensor, weight: Tensor | None, bias: Tensor, mask: Tensor | None, omega: float, group_sizes: Sequence[int]
 ) -> Tensor:
-    """Activations (N, width) of ``z`` (N, width), or of points ``z`` (N, in_dim) with ``weight`` (width, in_dim)."""
-    rows, width = z.shape[0], bias.shape[0]
+    """Activations (K, N, width) of ``z`` (K, N, width), or of points (K, N, d) with ``weight`` (K, width, d)."""
+    (networks, rows), width = z.shape[:2], bias.shape[1]
     z, bias = z.contiguous(), bias.contiguous()
-    out = z.new_empty(rows, width)
+    out = z.new_empty(networks, rows, width)
     borders, free, columns = _borders(tuple(group_sizes), width, z.device)
     if rows:
-        _forward_kernel[(triton.cdiv(rows, BLOCK_ROWS), borders.shape[0] - 1)](
+        _forward_kernel[triton.cdiv(rows, BLOCK_ROWS), borders.shape[0] - 1, networks](
             z, z if weight is None else weight.contiguous(), bias, z if mask is None else mask.contiguous(), out,
             borders, omega, rows, width, len(group_sizes), free,
-            in_dim=0 if weight is None else weight.shape[1], masked=mask is not None,
+            in_dim=0 if weight is None else weight.shape[2], masked=mask is not None,
             block_rows=BLOCK_ROWS, block_columns=columns,
         )  # fmt: skip
     return out
@@ -150,21 +174,21 @@ def backward(
     omega: float,
     group_sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by ``z`` (N, width; empty with ``weight``), bias (width,) and mask (N, groups)."""
-    rows, width = z.shape[0], bias.shape[0]
+    """Gradients by ``z`` (K, N, width; no rows with ``weight``), bias (K, width) and mask (K, N, groups)."""
+    (networks, rows), width = z.shape[:2], bias.shape[1]
     g, z, bias = g.contiguous(), z.contiguous(), bias.contiguous()
-    grad_z = z.new_empty(rows if weight is None else 0, width)
-    grad_mask = z.new_empty(rows if mask is not None else 0, len(group_sizes))
-    grad_bias = z.new_empty(triton.cdiv(rows, BLOCK_ROWS), width)
+    grad_z = z.new_empty(networks, rows if weight is None else 0, width)
+    grad_mask = z.new_empty(networks, rows if mask is not None else 0, len(group_sizes))
+    grad_bias = z.new_empty(networks, triton.cdiv(rows, BLOCK_ROWS), width)
     borders, free, columns = _borders(tuple(group_sizes), width, z.device)
     if rows:
-        _backward_kernel[(grad_bias.shape[0], borders.shape[0] - 1)](
+        _backward_kernel[grad_bias.shape[1], borders.shape[0] - 1, networks](
             g, z, z if weight is None else weight.contiguous(), bias, z if mask is None else mask.contiguous(),
             grad_z, grad_bias, grad_mask, borders, omega, rows, width, len(group_sizes), free,
-            in_dim=0 if weight is None else weight.shape[1], masked=mask is not None,
+            in_dim=0 if weight is None else weight.shape[2], masked=mask is not None,
             block_rows=BLOCK_ROWS, block_columns=columns,
         )  # fmt: skip
-    return grad_z, grad_bias.sum(0), grad_mask
+    return grad_z, grad_bias.sum(1), grad_mask
 
 
 def backward2(
@@ -179,16 +203,16 @@ def backward2(
     group_sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients by g, z, bias and mask of ``<(vz, vb, vm), backward(g, z, bias, mask)>``."""
-    rows, width = z.shape
+    networks, rows, width = z.shape
     g, vz, vb, vm, z, bias = (tensor.contiguous() for tensor in (g, vz, vb, vm, z, bias))
     grad_g, grad_z = torch.empty_like(z), torch.empty_like(z)
-    grad_mask = z.new_empty(rows if mask is not None else 0, len(group_sizes))
-    grad_bias = z.new_empty(triton.cdiv(rows, BLOCK_ROWS), width)
+    grad_mask = z.new_empty(networks, rows if mask is not None else 0, len(group_sizes))
+    grad_bias = z.new_empty(networks, triton.cdiv(rows, BLOCK_ROWS), width)
     borders, free, columns = _borders(tuple(group_sizes), width, z.device)
     if rows:
-        _backward2_kernel[(grad_bias.shape[0], borders.shape[0] - 1)](
+        _backward2_kernel[grad_bias.shape[1], borders.shape[0] - 1, networks](
             g, vz, vb, vm, z, bias, z if mask is None else mask.contiguous(), grad_g, grad_z, grad_bias, grad_mask,
             borders, omega, rows, width, len(group_sizes), free,
             masked=mask is not None, block_rows=BLOCK_ROWS, block_columns=columns,
         )  # fmt: skip
-    return grad_g, grad_z, grad_bias.sum(0), grad_mask
+    return grad_g, grad_z, grad_bias.sum(1), grad_mask
