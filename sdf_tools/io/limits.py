@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -55,6 +56,31 @@ def require_memory(needed: int, where: str) -> None:
         raise ShapeError(
             f"'{where}' needs {_size(needed)} of memory, more than the {_size(limit)} it may take; "
             "set SDF_TOOLS_MAX_MEMORY to allow more, or give a smaller file."
+        )
+
+
+def require_space(path: Path, needed: int, what: str) -> None:
+    """Refuse to begin what could not be written: the disk of ``path`` (which need not exist yet) has to have room.
+
+    Args:
+        path: a file or folder to come.
+        needed: bytes.
+        what: the subject of the sentence, in the plural ("checkpoints").
+
+    Raises:
+        ShapeError: fewer bytes are free.
+    """
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError:  # some network file systems do not say
+        return
+    if free < needed:
+        raise ShapeError(
+            f"'{path}': {what} need {_size(needed)} of disk space, and {_size(free)} are free there; free some, or give "
+            "another folder."
         )
 
 

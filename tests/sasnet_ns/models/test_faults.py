@@ -17,9 +17,10 @@ import torch
 pytest.importorskip("nerfstudio")
 
 from sasnet_ns.models.loading import load_surface, newest_step
-from sasnet_ns.models.run_description import differences, read_description
+from sasnet_ns.models.run_description import WITHOUT_EFFECT, read_description
 from sasnet_ns.models.run_lock import claim, release
 from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.training.options import differences
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -163,7 +164,8 @@ def test_run_json_describes_the_run_and_resuming_names_other_options(
     changed.train()
     described = read_description(changed.base_dir)
     assert described is not None and described["resumed"]["step"] == 2
-    assert differences({"a": {"b_c": 1}, "vis": 1}, {"a": {"b_c": 2}, "vis": 2}) == ["--a.b-c: 1 -> 2"]
+    before, now = {"a": {"b_c": 1}, "vis": 1}, {"a": {"b_c": 2}, "vis": 2}
+    assert differences(before, now, ignored=WITHOUT_EFFECT) == ["--a.b-c: 1 -> 2"]
 
 
 def test_a_checkpoint_of_another_network_is_one_sentence(make_trainer: Any) -> None:
