@@ -134,7 +134,7 @@ def test_a_shape_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         assert torch.equal(resumed.field.state_dict()[name], value), name
     assert resumed.losses == whole.losses and resumed.iou == whole.iou
     config.seed = 1
-    with pytest.raises(ValueError, match="another run .*--seed: 0 -> 1"):
+    with pytest.raises(ValueError, match=r"another run .*--seed: 0 -> 1"):
         fit_shape(shape, config, device="cpu", progress=False, checkpoint=checkpoint)
 
 
@@ -148,11 +148,11 @@ def test_other_options_are_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value) and "remove the file to begin anew" in str(caught.value)
     other = waves()
     other.values[0, 0] = 1.0
-    with pytest.raises(ValueError, match="another run .*--data"):
+    with pytest.raises(ValueError, match=r"another run .*--data"):
         fit_grid(other, configuration(), device="cpu", progress=False, evaluate_every=50, checkpoint=checkpoint)
     assert checkpoint.path.read_bytes() == before
     checkpoint.path.write_bytes(before[:-200])
-    with pytest.raises(ValueError, match="damaged.*remove it to begin anew"):
+    with pytest.raises(ValueError, match=r"damaged.*remove it to begin anew"):
         fit(configuration(), checkpoint)
     save_weights(checkpoint.path, {"network": {}})
     with pytest.raises(ValueError, match="not the middle of a run"):
@@ -173,7 +173,7 @@ def test_a_disk_without_room_is_noticed_before_training(tmp_path: Path, monkeypa
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("sdf_tools.io.limits.shutil.disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(ShapeError, match="checkpoints need .* and 0 MiB are free there"):
+    with pytest.raises(ShapeError, match=r"checkpoints need .* and 0 MiB are free there"):
         fit(configuration(), Checkpoint(tmp_path / "new" / "training.pt"))
 
 
