@@ -39,6 +39,8 @@ class Arguments:
     """Seconds of training: as many steps as fit, measured beforehand."""
     resolution: int = 512
     """Marching-cubes cells along the box for the mesh; 0 writes none."""
+    max_memory: str | None = None
+    """Memory that one file may ask for, such as 4G or 500M; half of what is free if left out."""
     checkpoint_seconds: float = 60.0
     """Seconds between savings of the run's middle (training.pt in the folder, removed at the end), from which the same
     command goes on after any end, to the same bits; 0 saves after every step."""

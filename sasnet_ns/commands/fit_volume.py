@@ -58,6 +58,8 @@ class Arguments:
     """Steps between PSNRs of the whole volume along the way, a multiple of 10; 0 for the end alone."""
     seed: int | None = None
     """Seed of weights and batches."""
+    max_memory: str | None = None
+    """Memory that one file may ask for, such as 4G or 500M; half of what is free if left out."""
     checkpoint_seconds: float = 60.0
     """Seconds between savings of the run's middle (training.pt in the folder, removed at the end), from which the same
     command goes on after any end, to the same bits; 0 saves after every step."""

@@ -19,6 +19,20 @@ SMALL = 64 << 20  # bytes that any file may unpack to, whatever its ratio
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
+def allow_memory(amount: str | None) -> None:
+    """Set how much memory one file may ask for in this process and those that it starts; None changes nothing.
+
+    Args:
+        amount: as ``SDF_TOOLS_MAX_MEMORY`` takes it.
+
+    Raises:
+        ShapeError: no such amount.
+    """
+    if amount is not None:
+        os.environ["SDF_TOOLS_MAX_MEMORY"] = amount
+        memory_limit()
+
+
 def memory_limit() -> int:
     """Bytes that one file may ask for: ``SDF_TOOLS_MAX_MEMORY`` ("4G", "500M"), else half of what is free now.
 
@@ -35,7 +49,8 @@ def memory_limit() -> int:
             return int(amount)
         except ValueError:
             raise ShapeError(
-                f"SDF_TOOLS_MAX_MEMORY must be a number of bytes such as 4G or 500M, not '{given}'."
+                "the memory that a file may take (--max-memory, SDF_TOOLS_MAX_MEMORY) must be a number of bytes such "
+                f"as 4G or 500M, not '{given}'."
             ) from None
     try:
         with open("/proc/meminfo") as file:
@@ -55,7 +70,7 @@ def require_memory(needed: int, where: str) -> None:
     if needed > limit:
         raise ShapeError(
             f"'{where}' needs {_size(needed)} of memory, more than the {_size(limit)} it may take; "
-            "set SDF_TOOLS_MAX_MEMORY to allow more, or give a smaller file."
+            "allow more (--max-memory, SDF_TOOLS_MAX_MEMORY), or give a smaller file."
         )
 
 
