@@ -12,6 +12,7 @@ this one after the imports, which take far longer than the job.
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import multiprocessing
 import os
@@ -35,6 +36,14 @@ from sdf_tools.io.writing import write_atomically, write_json
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}
 WRONG = ("unreadable files", "wrong ends", "failed by themselves", "unfinished files at the end")
 FORK: Any = multiprocessing.get_context("fork")
+PRELOADED = (
+    "numba", "scipy.spatial", "trimesh", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "skimage.metrics",
+    "sasnet_ns.kernels._numba_step", "sasnet_ns.kernels._numba_update", "sasnet_ns.kernels._numba_sine",
+    "sasnet_ns.fitting.image", "sasnet_ns.fitting.volume", "sasnet_ns.fitting.shape", "sasnet_ns.models.loading",
+    "sasnet_ns.commands.fit_image", "sasnet_ns.commands.fit_volume", "sasnet_ns.commands.fit_shape",
+    "sasnet_ns.commands.extract", "sdf_tools.extraction", "reproduction.runs",
+)  # fmt: skip
+"""What the runs import, before they are forked."""
 Results = dict[str, Any]
 """What a finished run has to show, by name: tensors, bytes or numbers."""
 
@@ -147,8 +156,6 @@ def trained_weights(folder: Path, steps: int) -> Results | None:
 
 def sasnet(module: str, *arguments: str) -> None:
     """A sub-command of ``sasnet``."""
-    import importlib
-
     importlib.import_module(f"sasnet_ns.commands.{module}").main([*arguments, "--device", "cpu"])
 
 
@@ -368,8 +375,8 @@ def main(arguments: Arguments) -> dict[str, Counter[str]]:
     if "train" in names:
         import sasnet_ns.methods  # noqa: I001  (before the fork: it takes seconds)
         import nerfstudio.scripts.train  # noqa: F401
-    import sasnet_ns.fitting.image
-    import sasnet_ns.fitting.shape  # noqa: F401
+    for module in PRELOADED:
+        importlib.import_module(module)
 
     counted = {}
     for name in names:
