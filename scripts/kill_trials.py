@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -56,6 +57,8 @@ class Arguments:
     """What is ended: ns-train sasnet-sdf, a sub-command of sasnet, the runs of reproduce.py, or each in turn."""
     trials: int = 20
     """Processes of each command that are ended."""
+    minutes: float | None = None
+    """End the trials of a command after so many minutes, however many there were."""
     folder: Path | None = None
     """Where the runs go; a temporary folder if left out."""
     kind: Literal["kill", "term", "interrupt"] = "kill"
@@ -319,7 +322,8 @@ def trial_of(name: str, arguments: Arguments, folder: Path) -> Counter[str]:
     wanted = command.results(whole, arguments.steps)
     assert wanted is not None, f"an undisturbed run of {name} has no results; see {log}"
     run = folder / f"{name}-0"
-    while counts["ended"] < arguments.trials:
+    until = math.inf if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
+    while counts["ended"] < arguments.trials and time.monotonic() < until:
         run.mkdir(exist_ok=True)
         before = command.progress(run)
         process = start(command.run, log, run, arguments.steps)
@@ -373,7 +377,7 @@ def main(arguments: Arguments) -> dict[str, Counter[str]]:
     finish(start(prepare, log, inputs), log)
     names = list(COMMANDS) if arguments.command == "all" else [arguments.command]
     if "train" in names:
-        import sasnet_ns.methods  # noqa: I001  (before the fork: it takes seconds)
+        import sasnet_ns.methods  # noqa: F401, I001  (before the fork: it takes seconds)
         import nerfstudio.scripts.train  # noqa: F401
     for module in PRELOADED:
         importlib.import_module(module)

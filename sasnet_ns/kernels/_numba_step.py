@@ -2,8 +2,8 @@
 
 Points are handled in blocks whose activations never leave the second-level cache. A block's numbers lie neuron by
 neuron: a row holds one neuron at all points of the block, so that sines, masks and their gradients are plain loops over
-points whatever the groups' sizes, and a mask is a row by which its neurons' rows are multiplied. Every thread adds up
-gradients of its own; a second, short region adds the threads' sums, always in the same order.
+points whatever the groups' sizes, and a mask is a row by which its neurons' rows are multiplied. Every part of the
+points has gradients of its own; a second, short region adds the parts' sums, always in the same order.
 """
 
 from __future__ import annotations
@@ -251,16 +251,18 @@ def _compare(values, slopes, start, count, target, weight, rules, per_point):  #
 def step_part(part, parts, x, target, weight, rules, weights, plan, omegas, neurons, grid_rows, axes, channels, smooth, table, levels, table_mask, work_, turned_, places_, shares_, sums_, tables_, totals, predicted, feature_slopes):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Loss and gradients of one part's blocks.
 
-    ``work_`` (parts, rows, PITCH), ``turned_`` (parts, BLOCK, widest), ``places_`` and ``shares_`` (parts, levels,
-    corners * CORNER) are scratch; ``sums_`` (parts, n), ``tables_`` (parts, entries, channels) and ``totals`` (parts,
-    1 or more) are results, and so are ``predicted`` (points, channels) and the gradients by the grid's features,
-    ``feature_slopes`` (points, features), which are wanted in place of the table's if there is room for them. The
-    coordinates are in the first rows of ``work_``; ``grid_rows`` are the first rows of the grid's features and of their
-    gradients, and that of the masks' gradients with their number.
+    ``work_`` (threads, rows, PITCH), ``turned_`` (threads, BLOCK, widest), ``places_`` and ``shares_`` (threads,
+    levels, corners * CORNER) are scratch: a part takes that of its number modulo the threads, as these take the parts.
+    ``sums_`` (parts, n), ``tables_`` (parts, entries, channels) and ``totals`` (parts, 1 or more) are results, and so
+    are ``predicted`` (points, channels) and the gradients by the grid's features, ``feature_slopes`` (points,
+    features), which are wanted in place of the table's if there is room for them. The coordinates are in the first rows
+    of ``work_``; ``grid_rows`` are the first rows of the grid's features and of their gradients, and that of the masks'
+    gradients with their number.
     """
     wide()
     points, in_dim, out_dim = x.shape[0], x.shape[1], target.shape[1]
-    work, turned, sums, places, shares = work_[part], turned_[part], sums_[part], places_[part], shares_[part]
+    thread = part % work_.shape[0]
+    work, turned, sums, places, shares = work_[thread], turned_[thread], sums_[part], places_[thread], shares_[thread]
     flat, turned_flat = work.reshape(-1), turned.reshape(-1)
     ones = np.ones(BLOCK, np.float32)
     feature, feature_slope, mask_slope, masks = grid_rows
@@ -304,7 +306,7 @@ def step_part(part, parts, x, target, weight, rules, weights, plan, omegas, neur
 
 @jit
 def gather_part(part, parts, sums, moves, grads, tables, members):  # type: ignore[no-untyped-def]
-    """Add up what ``members`` threads found: the table in place of the first, the rest from padded rows to ``grads``.
+    """Add up what ``members`` parts found: the table in place of the first, the rest from padded rows to ``grads``.
 
     A row of ``moves``: where a matrix begins in ``sums`` and in ``grads``, its rows, columns, and pitch in ``sums``.
     """

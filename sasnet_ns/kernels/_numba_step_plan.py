@@ -17,6 +17,8 @@ from sasnet_ns.kernels._vector import COLUMNS, LANES
 from sasnet_ns.kernels.layout import HashGridLayout
 from sasnet_ns.kernels.step_form import PointLoss, StepForm
 
+LEAST_PARTS = 2
+"""Parts that the points are shared out into even on one thread: sums then have the bits that two threads give them."""
 LARGE_TABLE = 1 << 20
 """Numbers of a hash grid from which on threads share one gradient of it: each takes levels instead of points."""
 LARGE_SUMS = 1 << 18
@@ -26,7 +28,7 @@ _NOTHING = np.empty(0, np.float32)
 
 @dataclass
 class _Buffers:
-    """What a call needs beside its data, for one number of threads; see ``_numba_step.step_part``."""
+    """What a call needs beside its data, for one number of parts and threads; see ``_numba_step.step_part``."""
 
     work: np.ndarray
     turned: np.ndarray
@@ -68,29 +70,31 @@ class CompiledStep:
         self._grid = (axes, channels, smooth)
         self._levels = (levels[:0] if form.layout is None else levels, layout.table_size - 1)
         self._table = np.empty((0, layout.feature_dim), np.float32)
-        self._parts = 0
+        self._shared_out = (0, 0)
 
     def _views(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for tensor, start in zip(self._form.parameters(), self._plan.starts, strict=True):
             yield tensor, flat[start : start + tensor.numel()].view(tensor.shape)
 
-    def _allocate(self, parts: int) -> None:
-        """Scratch and gradients for another number of threads."""
+    def _allocate(self, parts: int, threads: int) -> None:
+        """Scratch of threads and gradients of parts for another number of them."""
         table = self._form.table
-        self._parts = parts
+        self._shared_out = (parts, threads)
         self._by_level = self._trains_table and parts > 1 and table is not None and table.numel() > LARGE_TABLE
-        self._memory = _buffers(self._form, self._plan, parts, self._trains_table and not self._by_level)
+        own_table = self._trains_table and not self._by_level
+        self._memory = _buffers(self._form, self._plan, parts, min(parts, threads), own_table)
         total = self._memory.sums.size + self._memory.tables.size
-        self._gatherers = parts if total > LARGE_SUMS else 1
+        self._gatherers = min(parts, threads) if total > LARGE_SUMS else 1
         self._table_grad = torch.from_numpy(self._memory.tables[0]) if self._memory.tables.shape[0] else None
 
     def __call__(
         self, x: Tensor, target: Tensor, loss: PointLoss, weight: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """Loss, predictions, and the gradient of every tensor that requires one, in buffers of the next call too."""
-        parts = max(1, min(torch.get_num_threads(), -(-x.shape[0] // kernel.BLOCK)))
-        if parts != self._parts:
-            self._allocate(parts)
+        threads = torch.get_num_threads()
+        parts = max(1, min(max(LEAST_PARTS, threads), -(-x.shape[0] // kernel.BLOCK)))
+        if (parts, threads) != self._shared_out:
+            self._allocate(parts, threads)
         form, plan, memory = self._form, self._plan, self._memory
         with torch.no_grad():
             for tensor, view in self._copies:
@@ -202,16 +206,16 @@ def _plan(form: StepForm) -> _Plan:
     )
 
 
-def _buffers(form: StepForm, plan: _Plan, parts: int, tables: bool) -> _Buffers:
-    """Scratch of all threads, and a gradient of the hash grid's table for each if ``tables``."""
+def _buffers(form: StepForm, plan: _Plan, parts: int, threads: int, tables: bool) -> _Buffers:
+    """Scratch of all threads and sums of all parts, with a gradient of the hash grid's table each if ``tables``."""
     levels, corners = (0, 0) if form.layout is None else (form.layout.levels, 1 << form.layout.in_dim)
     entries = (0, 2) if form.table is None else tuple(form.table.shape)
-    places = torch.zeros(parts, levels, corners * kernel.CORNER, dtype=torch.int32).numpy().view(np.uint32)
+    places = torch.zeros(threads, levels, corners * kernel.CORNER, dtype=torch.int32).numpy().view(np.uint32)
     return _Buffers(
-        work=torch.zeros(parts, plan.rows, kernel.PITCH).numpy(),
-        turned=torch.zeros(parts, kernel.BLOCK, plan.widest).numpy(),
+        work=torch.zeros(threads, plan.rows, kernel.PITCH).numpy(),
+        turned=torch.zeros(threads, kernel.BLOCK, plan.widest).numpy(),
         places=places,
-        shares=torch.zeros(parts, levels, corners * kernel.CORNER).numpy(),
+        shares=torch.zeros(threads, levels, corners * kernel.CORNER).numpy(),
         sums=torch.zeros(parts, _rounded(plan.sums, APART) + APART).numpy(),
         tables=torch.zeros(parts if tables else 0, *entries).numpy(),
         totals=torch.zeros(parts, APART, dtype=torch.float64).numpy(),

@@ -23,8 +23,8 @@ class FusedStep:
     """Loss and gradients of a network whose loss is a function of its values alone.
 
     ``step(x, target)`` leaves the loss's gradients in ``.grad`` of the parameters that require one, in place of what
-    was there. The gradients live in buffers that the next call overwrites. Results depend on the number of threads, and
-    on nothing else: same inputs, same bits.
+    was there. The gradients live in buffers that the next call overwrites. Same inputs give the same bits, on one
+    thread and on two; on more threads, others.
 
     Args:
         form: the network. Its tensors are read in every call, so an optimiser may change them in place; they must stay

@@ -152,6 +152,30 @@ def test_sizes_and_threads(points: int, threads: int) -> None:
     assert_same(found, network, by_autograd(network, x, lambda values: (values - target.double()).square().mean()))
 
 
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("runtime", ["torch's threads", "Python's threads"])
+def test_one_thread_and_two_give_the_same_bits(large: bool, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if large:
+        monkeypatch.setattr(_numba_step_plan, "LARGE_TABLE", 1)
+    if runtime == "Python's threads":
+        monkeypatch.setattr(_openmp, "team", lambda: None)
+    before = torch.get_num_threads()
+    network = make("sasnet")
+    x, target = data(network, 300)
+    found = []
+    try:
+        for threads in (1, 2, 1):
+            torch.set_num_threads(threads)
+            step = step_of(network)
+            assert step is not None
+            loss, predicted = step(x, target)
+            found.append({"loss": loss, "predicted": predicted, **gradients(network)})
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in found[0].items())
+
+
 def test_a_large_table_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that would each need a gradient of the whole table take levels of it instead."""
     monkeypatch.setattr(_numba_step_plan, "LARGE_TABLE", 1)
