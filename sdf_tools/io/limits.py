@@ -94,8 +94,8 @@ def require_space(path: Path, needed: int, what: str) -> None:
         return
     if free < needed:
         raise ShapeError(
-            f"'{path}': {what} need {_size(needed)} of disk space, and {_size(free)} are free there; free some, or "
-            "give another folder."
+            f"'{path}': {what} need about {_size(needed)} of disk space, and {_size(free)} are free there; free some, "
+            "or give another folder."
         )
 
 
