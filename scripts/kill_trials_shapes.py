@@ -61,7 +61,7 @@ class Arguments:
 def start(arguments: Arguments, folder: Path, output: str) -> subprocess.Popen[bytes]:
     """The command."""
     log = open(folder / f"{output}.log", "ab")  # noqa: SIM115
-    command = [
+    command: list[str | Path] = [
         sys.executable, "-m", "sasnet_ns.commands", "fit-shapes", "--source", folder / "list.csv", "--output-dir",
         folder / output, "--config", folder / "config.yml", "--steps", str(arguments.steps), "--resolution", "32",
         "--workers", str(arguments.workers), "--batch", str(arguments.batch), "--device", "cpu",

@@ -13,13 +13,14 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from sdf_tools._cli_shapes import Evaluate, Info, Repair, mesh_and_notes, shape_and_notes
+from sdf_tools._cli_shapes import Evaluate, Info, ReadsFiles, Repair, mesh_and_notes, shape_and_notes
 from sdf_tools.errors import MissingLibraryError, file_trouble
 from sdf_tools.geometry import Mesh, PointCloud
+from sdf_tools.io.limits import allow_memory
 
 
 @dataclass
-class Sample:
+class Sample(ReadsFiles):
     """Sample points on, near or in a mesh; on it with normals."""
 
     shape: Annotated[Path, tyro.conf.Positional]
@@ -64,7 +65,7 @@ class Sample:
 
 
 @dataclass
-class Normals:
+class Normals(ReadsFiles):
     """Estimate the normals of a point cloud and turn them outwards."""
 
     shape: Annotated[Path, tyro.conf.Positional]
@@ -89,7 +90,7 @@ class Normals:
 
 
 @dataclass
-class Distance:
+class Distance(ReadsFiles):
     """Signed distance of points to a shape, negative inside, in the shape's units."""
 
     shape: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SHAPE")]
@@ -119,7 +120,7 @@ class Distance:
 
 
 @dataclass
-class Extract:
+class Extract(ReadsFiles):
     """Mesh a level set: of a function, of an exported field, or of a shape's own distance (offset or closed)."""
 
     field: Annotated[str, tyro.conf.Positional]
@@ -197,7 +198,7 @@ class Extract:
 
 
 @dataclass
-class Reconstruct:
+class Reconstruct(ReadsFiles):
     """Mesh a point cloud, with or without normals, in seconds and without a network."""
 
     shape: Annotated[Path, tyro.conf.Positional]
@@ -245,7 +246,7 @@ class Reconstruct:
 
 
 @dataclass
-class Render:
+class Render(ReadsFiles):
     """Draw a mesh or a point cloud, without a display."""
 
     shape: Annotated[str, tyro.conf.Positional]
@@ -334,6 +335,7 @@ def _run(command: Command) -> None:
     torch.set_grad_enabled(False)
     usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"sdf-tools: {message}\n"
     try:
+        allow_memory(command.max_memory)
         command.run()
         sys.stdout.flush()
     except BrokenPipeError:

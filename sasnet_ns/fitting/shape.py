@@ -16,8 +16,10 @@ from torch import Tensor
 from sasnet_ns.networks import SASNetConfig, SignedDistanceField
 from sasnet_ns.shapes.prepare import prepare_shape, require_inside
 from sasnet_ns.training.budget import steps_within
+from sasnet_ns.training.checkpoint import Checkpoint
 from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
 from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
+from sasnet_ns.training.options import plain_options, tensor_digest
 from sasnet_ns.training.recipe import Recipe
 from sasnet_ns.training.spectrum import describe, fit_spectrum
 from sasnet_ns.training.sphere_start import start_as_sphere
@@ -141,6 +143,7 @@ def fit_shape(
     *,
     device: torch.device | str | None = None,
     progress: bool | Callable[[int, float], None] = True,
+    checkpoint: Checkpoint | None = None,
 ) -> FittedShape:
     """Fit a network to the signed distance of a shape.
 
@@ -151,16 +154,18 @@ def fit_shape(
         config: see :class:`ShapeFit`.
         device: default CUDA if there is one, else the CPU.
         progress: True for a progress bar, or a function called with the step and the loss every tenth step.
+        checkpoint: where training keeps its state and goes on from, see :func:`sasnet_ns.training.loop.train`; its
+            options are filled in. Remove it once the results are written.
 
     Returns:
         The field and its frame. Ctrl-C ends training early and keeps what is there.
 
     Raises:
         ShapeError: the shape cannot be fitted.
-        ValueError: training diverged, also with lower learning rates.
+        ValueError: training diverged, also with lower learning rates, or the checkpoint is another run's.
     """
     config = config or ShapeFit()
-    return fit_prepared(prepare_fit(shape, config, device), config, progress)
+    return fit_prepared(prepare_fit(shape, config, device), config, progress, checkpoint)
 
 
 @dataclass
@@ -203,13 +208,23 @@ def first_field(prepared: PreparedFit, config: ShapeFit) -> SignedDistanceField:
 
 
 def fit_prepared(
-    prepared: PreparedFit, config: ShapeFit, progress: bool | Callable[[int, float], None] = True
+    prepared: PreparedFit,
+    config: ShapeFit,
+    progress: bool | Callable[[int, float], None] = True,
+    checkpoint: Checkpoint | None = None,
 ) -> FittedShape:
     """The rest of :func:`fit_shape`, with its arguments and errors."""
     pool, agnostic = prepared.pool, config.objective.loss == "sign_agnostic"
     sdf = first_field(prepared, config)
     fitted = FittedShape(sdf, prepared.normalized, [])
-    if config.seconds is not None:
+    kept = None
+    if checkpoint is not None:
+        data = {"device": pool.points.device.type, "data": tensor_digest(pool.points, pool.sdf)[:12]}
+        checkpoint = dataclasses.replace(checkpoint, options={**plain_options(config), **data})
+        kept = checkpoint.read()
+    if kept is not None:
+        config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, steps=kept["steps"]))
+    elif config.seconds is not None:
         count = config.points_per_batch
         recipe = dataclasses.replace(config.recipe)
         recipe.steps = steps_within(config.seconds, sdf, config.objective, recipe, lambda step: pool.batch(count, step))
@@ -221,9 +236,9 @@ def fit_prepared(
     )
     with bar as report:
         try:
-            if agnostic:
+            if agnostic and kept is None:
                 start_as_sphere(sdf, config.recipe, config.points_per_batch, config.seed)
-            _train(fitted, pool, config, report)
+            _train(fitted, pool, config, report, checkpoint)
         except KeyboardInterrupt:
             fitted.interrupted = True
     if not agnostic:
@@ -240,7 +255,7 @@ def sample_iou(field: SignedDistanceField, pool: SDFPool) -> float:
     return float((predicted & inside).sum() / (predicted | inside).sum().clamp_min(1))
 
 
-def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report) -> None:
+def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report, checkpoint: Checkpoint | None) -> None:
     steps = SDFStep(fitted.field, config.objective, config.recipe.steps)
 
     def loss_at(step: int) -> Tensor:
@@ -248,4 +263,12 @@ def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report)
         return functools.reduce(torch.add, losses.values())
 
     history = History(loss=fitted.losses)
-    train(fitted.field.network, config.recipe, loss_at, after_step=steps.finish, report=report, history=history)
+    train(
+        fitted.field.network,
+        config.recipe,
+        loss_at,
+        after_step=steps.finish,
+        report=report,
+        history=history,
+        checkpoint=checkpoint,
+    )

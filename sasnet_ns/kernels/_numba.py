@@ -65,11 +65,12 @@ def run(launcher: Callable[..., None], kernel: Callable[..., None], parts: int, 
     Args:
         launcher: compiled function of (team, parts, *arguments) that calls ``_openmp.on_team`` on the kernel.
         kernel: compiled function.
-        parts: how many; one runs at once.
+        parts: how many; one runs at once, and where torch has one thread all of them do, in order.
         arguments: arrays and whatever else the kernel takes.
     """
-    if parts <= 1:
-        kernel(0, 1, *arguments)
+    if parts <= 1 or torch.get_num_threads() == 1:
+        for part in range(parts):
+            kernel(part, parts, *arguments)
         return
     team = _openmp.team() if _launches() else None
     if team is not None:

@@ -79,6 +79,32 @@ class DivergenceGuard:
             self._keep(done)
         return None
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that the guard knows, tensors on the CPU; optimisers' states in the order of their parameters."""
+        return {
+            "first": self._first,
+            "lowest": self._lowest,
+            "recent": [loss.cpu() for loss in self._recent],
+            "rate": self.rate,
+            "left": self._left,
+            "kept_at": self._kept_at,
+            "kept": self._kept,
+            "kept_moments": [
+                [moments.get(parameter, {}) for parameter in _parameters(optimizer)]
+                for optimizer, moments in zip(self._optimizers, self._kept_moments, strict=True)
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Know what another guard of the same loop knew."""
+        self._first, self._lowest, self._recent = state["first"], state["lowest"], list(state["recent"])
+        self.rate, self._left = state["rate"], state["left"]
+        self._kept_at, self._kept = state["kept_at"], dict(state["kept"])
+        self._kept_moments = [
+            {parameter: kept for parameter, kept in zip(_parameters(optimizer), moments, strict=True) if kept}
+            for optimizer, moments in zip(self._optimizers, state["kept_moments"], strict=True)
+        ]
+
     def _has_run_away(self, value: float) -> bool:
         first = self._first
         if not math.isfinite(value) or first is None or not math.isfinite(first):
@@ -133,6 +159,10 @@ class DivergenceGuard:
             f"{reason[:1].upper()}{reason[1:]}: back to the state of step {self._kept_at:,}, with "
             f"{self.rate:g} of the learning rates."
         )
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _copy(value: Any, device: torch.device | str = "cpu") -> Any:

@@ -6,14 +6,16 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sasnet_ns.kernels import tune
 from sasnet_ns.networks.base import Network
-from sasnet_ns.training.divergence import DivergenceGuard
+from sasnet_ns.training.checkpoint import Checkpoint, Keeper, on_cpu
+from sasnet_ns.training.divergence import DivergedError, DivergenceGuard
 from sasnet_ns.training.recipe import Recipe, build_optimizers, learning_rate_factor
 from sasnet_ns.training.thread_choice import ThreadChoice, threads_kept
 
@@ -50,6 +52,8 @@ def train(
     evaluate: Callable[[], float] | None = None,
     evaluate_every: int = 0,
     history: History | None = None,
+    checkpoint: Checkpoint | None = None,
+    generator: torch.Generator | None = None,
 ) -> History:
     """Optimise a network in place.
 
@@ -63,6 +67,10 @@ def train(
         evaluate: PSNR over the signal, dB.
         evaluate_every: steps between evaluations, a multiple of ``report_every``; 0 for none.
         history: filled as training goes, so that an interruption (KeyboardInterrupt passes through) keeps it.
+        checkpoint: where the state is kept at intervals and at the end; training goes on from what is there, with a
+            warning that says so, to the same bits as if it had never ended. Ctrl-C and SIGTERM then wait for the end of
+            the step and keep its state. The caller removes it.
+        generator: what ``loss_at`` draws from, if it does; its state belongs to the checkpoint.
 
     Returns:
         The history.
@@ -70,48 +78,112 @@ def train(
     Training that runs away is taken back to where it was well and goes on more slowly, with a warning, twice at most.
 
     Raises:
-        DivergedError: (a ValueError) it ran away once more.
+        DivergedError: (a ValueError) it ran away once more; the checkpoint is removed.
+        ValueError: the checkpoint is that of another run, or damaged.
+        OSError: the checkpoint cannot be written.
     """
     tune()
     history = History() if history is None else history
-    optimizers = build_optimizers(network, recipe)
-    peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in optimizers.items()}
+    state = _State(network, recipe, history, generator)
+    first = state.resume(checkpoint) if checkpoint is not None else 0
+    if report is not None and first:
+        report(first, history.loss[-1] if history.loss else float("nan"))
+    keeper = Keeper(checkpoint)
+    optimizers, guard = state.optimizers, state.guard
     parameters = [parameter for role in network.parameter_roles().values() for parameter in role]
-    guard = DivergenceGuard(network.state_dict, optimizers.values())
-    started, paused, threads = time.perf_counter(), 0.0, ThreadChoice()
-    for step in range(recipe.steps):
-        factor = learning_rate_factor(step, recipe)
-        for role, optimizer in optimizers.items():
-            optimizer.param_groups[0]["lr"] = peaks[role] * factor * guard.rate
-        for parameter in parameters:
-            parameter.grad = None
-        loss = loss_at(step)
-        loss.backward()
-        for optimizer in optimizers.values():
-            optimizer.step()
-        done = step + 1
-        if after_step is not None:
-            after_step(done)
-        threads.after_step()
-        went_back = guard.after_step(done, loss)
-        if went_back is not None:
-            warnings.warn(went_back, stacklevel=2)
-        if done % report_every and done != recipe.steps:
-            continue
-        value = float(loss.detach())
-        if went_back is None and not torch.isfinite(loss):  # at once: the next look may be fifty steps away
-            warnings.warn(guard.roll_back(done, f"the loss is {value} at step {done:,}"), stacklevel=2)
-        history.step.append(done)
-        history.seconds.append(time.perf_counter() - started - paused)
-        history.loss.append(value)
-        history.psnr.append(float("nan"))
-        if evaluate is not None and evaluate_every and (done % evaluate_every == 0 or done == recipe.steps):
-            before = time.perf_counter()
-            history.psnr[-1] = evaluate()
-            paused += time.perf_counter() - before
-        if report is not None:
-            report(done, value)
+    started, paused, threads = time.perf_counter() - state.seconds, 0.0, ThreadChoice()
+    with keeper.signals_wait():
+        for step in range(first, recipe.steps):
+            factor = learning_rate_factor(step, recipe)
+            for role, optimizer in optimizers.items():
+                optimizer.param_groups[0]["lr"] = state.peaks[role] * factor * guard.rate
+            for parameter in parameters:
+                parameter.grad = None
+            loss = loss_at(step)
+            loss.backward()
+            for optimizer in optimizers.values():
+                optimizer.step()
+            done = step + 1
+            if after_step is not None:
+                after_step(done)
+            threads.after_step()
+            last = done == recipe.steps
+            try:
+                sentence = guard.after_step(done, loss)
+                # At once where a report looks: the guard's next look may be fifty steps away.
+                if sentence is None and (done % report_every == 0 or last) and not torch.isfinite(loss):
+                    sentence = guard.roll_back(done, f"the loss is {float(loss.detach())} at step {done:,}")
+            except DivergedError:  # from what is kept it would only come again
+                keeper.forget()
+                raise
+            if sentence is not None:
+                warnings.warn(sentence, stacklevel=2)
+            if done % report_every == 0 or last:
+                value = float(loss.detach())
+                history.step.append(done)
+                history.seconds.append(time.perf_counter() - started - paused)
+                history.loss.append(value)
+                history.psnr.append(float("nan"))
+                if evaluate is not None and evaluate_every and (done % evaluate_every == 0 or last):
+                    before = time.perf_counter()
+                    history.psnr[-1] = evaluate()
+                    paused += time.perf_counter() - before
+                if report is not None:
+                    report(done, value)
+            if keeper.due(last):
+                before = time.perf_counter()
+                keeper.keep(state.describe(done, before - started - paused))
+                paused += time.perf_counter() - before
     return history
+
+
+class _State:
+    """Everything that changes from step to step."""
+
+    def __init__(self, network: Network, recipe: Recipe, history: History, generator: torch.Generator | None) -> None:
+        self.network, self.recipe, self.history, self.generator = network, recipe, history, generator
+        self.optimizers = build_optimizers(network, recipe)
+        self.peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in self.optimizers.items()}
+        self.guard = DivergenceGuard(network.state_dict, self.optimizers.values())
+        self.seconds = 0.0  # spent before this process
+
+    def describe(self, done: int, seconds: float) -> dict[str, Any]:
+        """As tensors on the CPU and plain values."""
+        return {
+            "step": done,
+            "steps": self.recipe.steps,
+            "seconds": seconds,
+            "network": on_cpu(dict(self.network.state_dict())),
+            "optimizers": {role: on_cpu(optimizer.state_dict()) for role, optimizer in self.optimizers.items()},
+            "guard": self.guard.state_dict(),
+            "history": asdict(self.history),
+            "generator": None if self.generator is None else self.generator.get_state(),
+        }
+
+    def resume(self, checkpoint: Checkpoint) -> int:
+        """Take over what a checkpoint holds, if there is one; the number of steps done."""
+        kept = checkpoint.read()
+        if kept is None:
+            checkpoint.require_room(list(self.network.parameters()))
+            return 0
+        try:
+            self.network.load_state_dict(kept["network"])
+            for role, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(kept["optimizers"][role])
+            self.guard.load_state_dict(kept["guard"])
+            if self.generator is not None:
+                self.generator.set_state(kept["generator"])
+            for name, rows in kept["history"].items():
+                getattr(self.history, name)[:] = rows
+            step, self.seconds = kept["step"], kept["seconds"]
+        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"'{checkpoint.path}' does not fit this run ({str(error).splitlines()[0]}); remove it to begin anew."
+            ) from None
+        warnings.warn(
+            f"going on after step {step:,} of {self.recipe.steps:,}, as '{checkpoint.path}' has it.", stacklevel=3
+        )
+        return step
 
 
 @contextlib.contextmanager

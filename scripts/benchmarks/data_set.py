@@ -68,6 +68,7 @@ def child(way: str, source: Path, output: Path) -> None:
     from sasnet_ns.datasets import FitOptions, fit_one, fit_shapes
     from sasnet_ns.datasets.one import fit_together
     from sasnet_ns.datasets.rows import Journal
+    from sasnet_ns.datasets.rows import Row as DataRow
     from sasnet_ns.fitting import Recipe, ShapeFit
 
     torch.set_num_threads(1)
@@ -81,7 +82,7 @@ def child(way: str, source: Path, output: Path) -> None:
     paths = sorted(source.glob("*.ply")) if source.is_dir() else [source]
     if way == "together":
         groups = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-        rows: list[Row] = [row for group in groups for row in fit_together([(p, p.name) for p in group], options)]
+        rows: list[DataRow] = [row for group in groups for row in fit_together([(p, p.name) for p in group], options)]
     else:
         rows = [fit_one(path, options, path.name) for path in paths]
     journal = Journal(output / "rows.jsonl")
