@@ -4,7 +4,7 @@ Rivals run at several neighbourhood sizes and depths, and the attempt with the b
 runs as it is. Distances in box units (longest side 0.9); processor time of one thread. ``--quick`` takes one shape,
 fewer settings and no network. Meshes come from ``SASNET_CLOUD_MESHES`` or the development data; absent ones are
 skipped. Rows that are in the ``--json`` file already are kept, so a run that was stopped goes on; ``SASNET_CLOUDS``
-names what to run, comma-separated lists of shapes, clouds and methods with a slash between (``lucy//ours,ours fitted``).
+names what to run: comma-separated shapes, clouds and methods with a slash between (``lucy//ours,ours fitted``).
 """
 
 from __future__ import annotations
@@ -70,11 +70,8 @@ def run(json_path: Path | None, quick: bool, ways: dict[str, Method] | None = No
         case = dataclasses.replace(cloud_cases.make(shape, name, mesh, count, SEED), name=label)
         for method, way in missing.items():
             _report(rows, compare(case, {method: way}, quick), json_path)
-    if (
-        not quick
-        and (cloud_cases.folder() / "bunny_raw_scans_362k.npz").is_file()
-        and (not shapes or "bunny" in shapes)
-    ):
+    scans = (cloud_cases.folder() / "bunny_raw_scans_362k.npz").is_file()
+    if not quick and scans and (not shapes or "bunny" in shapes):
         for method, way in _missing(ways, rows, "bunny", "raw scans").items():
             _report(rows, bunny({method: way}), json_path)
 

@@ -107,7 +107,7 @@ def choose_widths(points, sides, starts, normals, neighbours, distances, scales,
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def sort_into_cells(points, low, cell, count, first, order):
-    """Fill ``order`` (N,): the points, those of a cell of ``count`` (3,) together; ``first`` (cells + 1,) their starts."""
+    """Fill ``order`` (N,): the points, those of a cell together; ``first`` (cells + 1,): where each begins."""
     key = np.empty(len(points), np.int64)
     for i in range(len(points)):
         x, y, z = (points[i, 0] - low[0]) / cell, (points[i, 1] - low[1]) / cell, (points[i, 2] - low[2]) / cell
