@@ -45,7 +45,7 @@ def run(arguments: Arguments) -> None:
     if arguments.output_path.suffix == ".onnx" or (arguments.output_path.suffix != ".pt2" and arguments.bits == 32):
         return
     if arguments.output_path.suffix == ".pt2":
-        again = torch.export.load(arguments.output_path).module()
+        again: torch.nn.Module = torch.export.load(arguments.output_path).module()
     else:
         again = SignedDistanceField.load(arguments.output_path)
     points = torch.rand(4096, 3, generator=torch.Generator().manual_seed(0)) - 0.5
