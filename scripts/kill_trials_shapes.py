@@ -62,8 +62,8 @@ def start(arguments: Arguments, folder: Path, output: str) -> subprocess.Popen[b
     """The command."""
     log = open(folder / f"{output}.log", "ab")  # noqa: SIM115
     command = [
-        sys.executable, "-m", "sasnet_ns.commands", "fit-shapes", "--source", folder / "list.csv", "--output-dir",
-        folder / output, "--config", folder / "config.yml", "--steps", str(arguments.steps), "--resolution", "32",
+        sys.executable, "-m", "sasnet_ns.commands", "fit-shapes", "--source", str(folder / "list.csv"), "--output-dir",
+        str(folder / output), "--config", str(folder / "config.yml"), "--steps", str(arguments.steps), "--resolution", "32",
         "--workers", str(arguments.workers), "--batch", str(arguments.batch), "--device", "cpu",
     ]  # fmt: skip
     return subprocess.Popen(command, stdout=log, stderr=log)

@@ -60,9 +60,9 @@ def fit_batch(
     """
     config = config or ShapeFit()
     check_batch(config)
-    configs = [config if seeds is None else dataclasses.replace(config, seed=seed) for seed in seeds or shapes]
-    if len(configs) != len(shapes):
-        raise ValueError(f"there are {len(shapes)} shapes and {len(configs)} seeds; give one a shape.")
+    if seeds is not None and len(seeds) != len(shapes):
+        raise ValueError(f"there are {len(shapes)} shapes and {len(seeds)} seeds; give one a shape.")
+    configs = [dataclasses.replace(config, seed=seed) for seed in seeds or [config.seed] * len(shapes)]
     prepared = [prepare_fit(shape, own, device) for shape, own in zip(shapes, configs, strict=True)]
     if not prepared:
         return []
@@ -133,7 +133,7 @@ def train_batch(
             for one in fitted:
                 one.interrupted = True
         networks.write_back()
-    for k, (one, own) in enumerate(zip(fitted, prepared, strict=True)):
+    for k, one in enumerate(fitted):
         if not agnostic and k not in away:
-            one.iou = sample_iou(one.field, own.pool)
+            one.iou = sample_iou(one.field, prepared[k].pool)
     return TrainedBatch(fitted, away, 1 if networks.step.backend == "numba" else torch.get_num_threads())
