@@ -63,7 +63,8 @@ def start(arguments: Arguments, folder: Path, output: str) -> subprocess.Popen[b
     log = open(folder / f"{output}.log", "ab")  # noqa: SIM115
     options = {
         "source": folder / "list.csv", "output-dir": folder / output, "config": folder / "config.yml",
-        "steps": arguments.steps, "resolution": 32, "workers": arguments.workers, "batch": arguments.batch, "device": "cpu",
+        "steps": arguments.steps, "resolution": 32, "workers": arguments.workers, "batch": arguments.batch,
+        "device": "cpu",
     }  # fmt: skip
     given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "sasnet_ns.commands", "fit-shapes", *given]
