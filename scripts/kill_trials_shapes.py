@@ -61,11 +61,13 @@ class Arguments:
 def start(arguments: Arguments, folder: Path, output: str) -> subprocess.Popen[bytes]:
     """The command."""
     log = open(folder / f"{output}.log", "ab")  # noqa: SIM115
-    command: list[str | Path] = [
-        sys.executable, "-m", "sasnet_ns.commands", "fit-shapes", "--source", folder / "list.csv", "--output-dir",
-        folder / output, "--config", folder / "config.yml", "--steps", str(arguments.steps), "--resolution", "32",
-        "--workers", str(arguments.workers), "--batch", str(arguments.batch), "--device", "cpu",
-    ]  # fmt: skip
+    options = {
+        "source": folder / "list.csv", "output-dir": folder / output, "config": folder / "config.yml",
+        "steps": arguments.steps, "resolution": 32, "workers": arguments.workers, "batch": arguments.batch,
+        "device": "cpu",
+    }  # fmt: skip
+    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "sasnet_ns.commands", "fit-shapes", *given]
     return subprocess.Popen(command, stdout=log, stderr=log)
 
 

@@ -62,8 +62,7 @@ def fit_batch(
     check_batch(config)
     if seeds is not None and len(seeds) != len(shapes):
         raise ValueError(f"there are {len(shapes)} shapes and {len(seeds)} seeds; give one a shape.")
-    own_seeds = [config.seed] * len(shapes) if seeds is None else seeds
-    configs = [dataclasses.replace(config, seed=seed) for seed in own_seeds]
+    configs = [dataclasses.replace(config, seed=seed) for seed in seeds or [config.seed] * len(shapes)]
     prepared = [prepare_fit(shape, own, device) for shape, own in zip(shapes, configs, strict=True)]
     if not prepared:
         return []
@@ -134,7 +133,7 @@ def train_batch(
             for one in fitted:
                 one.interrupted = True
         networks.write_back()
-    for k, (one, samples) in enumerate(zip(fitted, prepared, strict=True)):
+    for k, one in enumerate(fitted):
         if not agnostic and k not in away:
-            one.iou = sample_iou(one.field, samples.pool)
+            one.iou = sample_iou(one.field, prepared[k].pool)
     return TrainedBatch(fitted, away, 1 if networks.step.backend == "numba" else torch.get_num_threads())

@@ -21,7 +21,7 @@ BATCH = 8
 
 
 @dataclass
-class Row:
+class Way:
     """One way."""
 
     way: str
@@ -37,7 +37,7 @@ def run(json_path: Path | None, quick: bool) -> None:
 
     from sasnet_ns.datasets import latest_rows, write_synthetic
 
-    rows: list[Row] = []
+    rows: list[Way] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_synthetic(folder / "shapes", 8 if quick else 24)
@@ -51,7 +51,7 @@ def run(json_path: Path | None, quick: bool) -> None:
             wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
             processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             found = [row.iou or 0.0 for row in latest_rows(output)]
-            rows.append(Row(way, len(shapes), processor, wall, sum(found) / len(found)))
+            rows.append(Way(way, len(shapes), processor, wall, sum(found) / len(found)))
     table = []
     for row in rows:
         each, times = row.processor_seconds / row.shapes, rows[0].processor_seconds / row.processor_seconds
@@ -68,7 +68,6 @@ def child(way: str, source: Path, output: Path) -> None:
     from sasnet_ns.datasets import FitOptions, fit_one, fit_shapes
     from sasnet_ns.datasets.one import fit_together
     from sasnet_ns.datasets.rows import Journal
-    from sasnet_ns.datasets.rows import Row as DataRow
     from sasnet_ns.fitting import Recipe, ShapeFit
 
     torch.set_num_threads(1)
@@ -82,7 +81,7 @@ def child(way: str, source: Path, output: Path) -> None:
     paths = sorted(source.glob("*.ply")) if source.is_dir() else [source]
     if way == "together":
         groups = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-        rows: list[DataRow] = [row for group in groups for row in fit_together([(p, p.name) for p in group], options)]
+        rows = [row for group in groups for row in fit_together([(p, p.name) for p in group], options)]
     else:
         rows = [fit_one(path, options, path.name) for path in paths]
     journal = Journal(output / "rows.jsonl")
