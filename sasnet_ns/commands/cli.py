@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render-scene": ("render_scene", "Render a mesh into a posed image set."),
     "repeat": ("repeat", "Repeat a run from its description."),
     "picture": ("picture", "Draw trained fields: surfaces, errors, slices, masks, comparisons, curves."),
-    "page": ("page", "Write a trained field as one HTML page that opens offline."),
+    "page": ("page", "Write a trained field as one HTML page that opens from disk, offline."),
     "evaluate": ("evaluate", "Measure a mesh against a reference."),
 }
 """Sub-command to its module and what it does."""

@@ -42,7 +42,7 @@ _PLOTS = ("slice", "curves")
 
 @dataclass
 class Arguments:
-    """Draw trained fields without a browser."""
+    """Draw trained fields: surfaces, errors, slices, masks, comparisons, curves, without a browser."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folder or config.yml of a run, or a field.pt or field.safetensors; several for a comparison."""
