@@ -140,7 +140,7 @@ def signal_from_array(array: np.ndarray, name: str, window: tuple[float, float] 
     low: float
     high: float
     if window is not None:
-        low, high = window
+        low, high = float(window[0]), float(window[1])  # values outside have no place in whole numbers without sign
     elif bits:
         low, high = 0, 2**bits - 1
     elif array.dtype.kind == "f":
