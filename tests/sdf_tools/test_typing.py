@@ -28,7 +28,7 @@ LINES = [
     ("from sdf_tools import Evaluation, Mesh, extract_mesh, evaluate, load, turntable", ""),
     ("reveal_type(load('a.ply'))", '"sdf_tools.geometry.Mesh | sdf_tools.geometry.PointCloud"'),
     ("reveal_type(Mesh)", "-> sdf_tools.geometry.Mesh"),
-    ("reveal_type(extract_mesh)", "coarse_resolution: int =, thorough: bool =, probes: int =, refine_steps: int ="),
+    ("reveal_type(extract_mesh)", "coarse_resolution: int =, thorough: bool =, probes: int =, "),
     ("reveal_type(extract_mesh(len, 64))", '"sdf_tools.geometry.Mesh"'),
     ("reveal_type(sdf_tools.losses.eikonal_loss)", "def (gradient: Any, power: int =) -> Any"),
     ("reveal_type(sdf_tools.repair)", "tuple[sdf_tools.geometry.Mesh, list[str]]"),
