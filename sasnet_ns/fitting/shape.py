@@ -16,7 +16,8 @@ from torch import Tensor
 from sasnet_ns.networks import SASNetConfig, SignedDistanceField
 from sasnet_ns.shapes.prepare import prepare_shape, require_inside
 from sasnet_ns.training.budget import steps_within
-from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
+from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph
+from sasnet_ns.training.loop import History, Report, StepMaker, progress_bar, seeded, train
 from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
 from sasnet_ns.training.recipe import Recipe
 from sasnet_ns.training.spectrum import describe, fit_spectrum
@@ -45,6 +46,9 @@ class ShapeFit(PoolConfig):
     seconds: float | None = None
     """Seconds of training, instead of the recipe's number of steps: as many as fit, measured beforehand, and the
     schedule spans them. Another number of steps each time, so another result."""
+    cuda_graph: bool | None = None
+    """On a CUDA device, record steps and replay them: nothing but the launches is left to the processor. None: where
+    the network and the objective allow it; True: refuse those that do not."""
     spectrum: Literal["auto", "as_set"] = "as_set"
     """SASNet's frequencies for noisy clouds: auto lowers the band limit to what the noise leaves room for and says so,
     unless network_config is given. Clouds are cleaned beforehand, and then it gains nothing (docs/choosing.md)."""
@@ -157,7 +161,7 @@ def fit_shape(
 
     Raises:
         ShapeError: the shape cannot be fitted.
-        ValueError: training diverged, also with lower learning rates.
+        ValueError: training diverged, also with lower learning rates; or ``cuda_graph`` asks for what cannot be.
     """
     config = config or ShapeFit()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -177,7 +181,14 @@ def fit_shape(
     if config.seconds is not None:
         count = config.points_per_batch
         recipe = dataclasses.replace(config.recipe)
-        recipe.steps = steps_within(config.seconds, sdf, config.objective, recipe, lambda step: pool.batch(count, step))
+        recipe.steps = steps_within(
+            config.seconds,
+            sdf,
+            config.objective,
+            recipe,
+            lambda step: pool.batch(count, step),
+            make_steps_of=_step_makers(sdf, pool, config),
+        )
         config = dataclasses.replace(config, recipe=recipe)
     bar = (
         contextlib.nullcontext(progress)
@@ -211,5 +222,28 @@ def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report)
         losses, _ = steps.losses(pool.batch(config.points_per_batch, step), step)
         return functools.reduce(torch.add, losses.values())
 
-    history = History(loss=fitted.losses)
-    train(fitted.field.network, config.recipe, loss_at, after_step=steps.finish, report=report, history=history)
+    makers = _step_makers(fitted.field, pool, config)
+    train(
+        fitted.field.network,
+        config.recipe,
+        loss_at,
+        after_step=steps.finish,
+        report=report,
+        history=History(loss=fitted.losses),
+        make_steps=None if makers is None else makers(fitted.field, config.recipe.steps),
+    )
+
+
+def _step_makers(
+    field: SignedDistanceField, pool: SDFPool, config: ShapeFit
+) -> Callable[[SignedDistanceField, int], StepMaker] | None:
+    """What records the steps of a field like this one, given the field and how many; None for the ordinary loop."""
+    reason = why_no_graph(field, config.objective)
+    if config.cuda_graph and reason is not None:
+        raise ValueError(f"cuda_graph: steps cannot be recorded, because {reason}.")
+    if reason is not None or config.cuda_graph is False:
+        return None
+    count, objective = config.points_per_batch, config.objective
+    return lambda field, steps: (
+        lambda optimizers, rates_at: DeviceSteps(field, objective, pool, count, steps, optimizers, rates_at)
+    )

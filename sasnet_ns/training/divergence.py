@@ -124,16 +124,13 @@ class DivergenceGuard:
         for optimizer, moments in zip(self._optimizers, self._kept_moments, strict=True):
             optimizer.state.clear()
             for parameter, kept in moments.items():
-                on = parameter.device
-                optimizer.state[parameter] = {
-                    name: _copy(value, on if value.dim() else value.device) if isinstance(value, Tensor) else value
-                    for name, value in kept.items()
-                }
+                optimizer.state[parameter] = {name: _copy(value) for name, value in kept.items()}
         return (
             f"{reason[:1].upper()}{reason[1:]}: back to the state of step {self._kept_at:,}, with "
             f"{self.rate:g} of the learning rates."
         )
 
 
-def _copy(value: Any, device: torch.device | str = "cpu") -> Any:
-    return value.detach().to(device, copy=True) if isinstance(value, Tensor) else value
+def _copy(value: Any) -> Any:
+    """A copy where the value is: on a GPU nothing waits for it."""
+    return value.detach().clone() if isinstance(value, Tensor) else value

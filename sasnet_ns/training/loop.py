@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +39,23 @@ class History:
 Report = Callable[[int, float], None]
 
 
+class TakesSteps(Protocol):
+    """Takes whole steps itself, see :class:`sasnet_ns.training.device_steps.DeviceSteps`."""
+
+    def block(self, step: int, until: int) -> int:
+        """Steps to take at once."""
+
+    def run(self, step: int, count: int = 1) -> Tensor:
+        """Take them; the losses are in the first column."""
+
+    def reset(self) -> None:
+        """Learning rates or state have changed from outside."""
+
+
+StepMaker = Callable[[list[torch.optim.Optimizer], Callable[[int], list[float]]], TakesSteps]
+"""Optimisers, and step to their learning rates, to what takes the steps."""
+
+
 def train(
     network: Network,
     recipe: Recipe,
@@ -48,6 +67,7 @@ def train(
     evaluate: Callable[[], float] | None = None,
     evaluate_every: int = 0,
     history: History | None = None,
+    make_steps: StepMaker | None = None,
 ) -> History:
     """Optimise a network in place.
 
@@ -61,6 +81,7 @@ def train(
         evaluate: PSNR over the signal, dB.
         evaluate_every: steps between evaluations, a multiple of ``report_every``; 0 for none.
         history: filled as training goes, so that an interruption (KeyboardInterrupt passes through) keeps it.
+        make_steps: makes what takes the steps in the place of ``loss_at`` and this loop; None for these.
 
     Returns:
         The history.
@@ -76,38 +97,52 @@ def train(
     peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in optimizers.items()}
     parameters = [parameter for role in network.parameter_roles().values() for parameter in role]
     guard = DivergenceGuard(network.state_dict, optimizers.values())
-    started, paused = time.perf_counter(), 0.0
-    for step in range(recipe.steps):
-        factor = learning_rate_factor(step, recipe)
-        for role, optimizer in optimizers.items():
-            optimizer.param_groups[0]["lr"] = peaks[role] * factor * guard.rate
+
+    def rates_at(step: int) -> list[float]:
+        factor = learning_rate_factor(step, recipe) * guard.rate
+        return [peaks[role] * factor for role in optimizers]
+
+    def take(step: int) -> Tensor:
+        for optimizer, rate in zip(optimizers.values(), rates_at(step), strict=True):
+            optimizer.param_groups[0]["lr"] = rate
         for parameter in parameters:
             parameter.grad = None
         loss = loss_at(step)
         loss.backward()
         for optimizer in optimizers.values():
             optimizer.step()
-        done = step + 1
-        if after_step is not None:
-            after_step(done)
-        went_back = guard.after_step(done, loss)
-        if went_back is not None:
-            warnings.warn(went_back, stacklevel=2)
-        if done % report_every and done != recipe.steps:
-            continue
-        value = float(loss.detach())
-        if went_back is None and not torch.isfinite(loss):  # at once: the next look may be fifty steps away
-            warnings.warn(guard.roll_back(done, f"the loss is {value} at step {done:,}"), stacklevel=2)
-        history.step.append(done)
-        history.seconds.append(time.perf_counter() - started - paused)
-        history.loss.append(value)
-        history.psnr.append(float("nan"))
-        if evaluate is not None and evaluate_every and (done % evaluate_every == 0 or done == recipe.steps):
-            before = time.perf_counter()
-            history.psnr[-1] = evaluate()
-            paused += time.perf_counter() - before
-        if report is not None:
-            report(done, value)
+        return loss.detach()
+
+    steps = None if make_steps is None else make_steps(list(optimizers.values()), rates_at)
+    started, paused, done = time.perf_counter(), 0.0, 0
+    while done < recipe.steps:
+        losses = [take(done)] if steps is None else steps.run(done, steps.block(done, recipe.steps))[:, 0].unbind()
+        for loss in losses:
+            done += 1
+            if after_step is not None:
+                after_step(done)
+            went_back = guard.after_step(done, loss)
+            value = math.nan
+            if done % report_every == 0 or done == recipe.steps:
+                value = float(loss)
+                if went_back is None and not math.isfinite(value):  # at once: the next look may be fifty steps away
+                    went_back = guard.roll_back(done, f"the loss is {value} at step {done:,}")
+            if went_back is not None:
+                warnings.warn(went_back, stacklevel=2)
+                if steps is not None:
+                    steps.reset()
+            if done % report_every and done != recipe.steps:
+                continue
+            history.step.append(done)
+            history.seconds.append(time.perf_counter() - started - paused)
+            history.loss.append(value)
+            history.psnr.append(float("nan"))
+            if evaluate is not None and evaluate_every and (done % evaluate_every == 0 or done == recipe.steps):
+                before = time.perf_counter()
+                history.psnr[-1] = evaluate()
+                paused += time.perf_counter() - before
+            if report is not None:
+                report(done, value)
     return history
 
 

@@ -47,6 +47,7 @@ def run(json_path: Path | None, quick: bool) -> None:
 def cases(quick: bool) -> dict[str, tuple[Any, ...]]:
     """Name to the arguments of :func:`compile_kernel` after it."""
     from sasnet_ns.kernels import _triton_grid as grid
+    from sasnet_ns.kernels import _triton_loss as losses
     from sasnet_ns.kernels import _triton_sine as sine
 
     found: dict[str, tuple[Any, ...]] = {}
@@ -81,6 +82,9 @@ def cases(quick: bool) -> dict[str, tuple[Any, ...]]:
     found["sine backward, bfloat16"] = (
         sine._backward_kernel, {**blocks, "in_dim": 0, "masked": True}, {**sizes, **half}, sine.WARPS
     )  # fmt: skip
+    rules = {"squared": False, "weighted": False, "relative": True, "absolute": False, "block": losses.BLOCK}
+    values = {"near": 1e-3, "sign_margin": 0.5, "share": 1e-4, "count": 10_000, "channels": 1}
+    found["loss"] = (losses._loss_kernel, rules, values)
     return found
 
 

@@ -126,6 +126,28 @@ print("all compile")
 """
 
 
+LOSSES = """
+import dataclasses, itertools, torch
+from sasnet_ns.kernels import PointLoss, point_loss
+
+torch.manual_seed(0)
+predicted, target, weight = torch.randn(1500, 2), 0.3 * torch.randn(1500, 2), torch.rand(1500)
+predicted[:5], target[5:9] = 0.0, 0.0
+for power, near, absolute, w in itertools.product((1, 2), (None, 0.05), (False, True), (None, weight)):
+    loss = PointLoss(power=power, near=near, absolute=absolute, far_weight=0.03)
+    value, gradient = point_loss(predicted, target, loss, w, "triton")
+    changing = dataclasses.replace(loss, far_weight=torch.tensor(0.03))
+    assert point_loss(predicted, target, changing, w, "triton")[0] == value
+    wanted, slope = point_loss(predicted.double(), target.double(), loss, None if w is None else w.double(), "torch")
+    assert abs(float(value - wanted)) < 1e-6 * float(wanted), (loss, value, wanted)
+    assert float((gradient - slope).abs().max()) < 1e-6 * float(slope.abs().max()), loss
+    variable = predicted.double().requires_grad_()
+    exact = loss(variable, target.double(), None if w is None else w.double())
+    assert torch.equal(torch.autograd.grad(exact, variable)[0], slope) and exact.detach() == wanted
+print("losses agree")
+"""
+
+
 def run(program: str, interpret: bool) -> str:
     environment = {**os.environ, "TRITON_INTERPRET": "1" if interpret else "0", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "scripts"), str(ROOT), environment.get("PYTHONPATH", "")])
@@ -148,15 +170,24 @@ def test_sines_are_exact_for_the_arguments_that_occur() -> None:
     assert "sines agree" in run(SINES, interpret=True)
 
 
+def test_interpreted_loss_matches_float64_reference() -> None:
+    assert "losses agree" in run(LOSSES, interpret=True)
+
+
 def test_kernels_compile_for_cuda_without_spilling() -> None:
     assert "all compile" in run(COMPILES, interpret=False)
 
 
 def test_the_number_of_points_compiles_nothing_anew() -> None:
-    from sasnet_ns.kernels import _triton_grid, _triton_sine
+    from sasnet_ns.kernels import _triton_grid, _triton_loss, _triton_sine
 
-    kernels = [getattr(m, name) for m in (_triton_grid, _triton_sine) for name in dir(m) if name.endswith("_kernel")]
-    assert len(kernels) == 5
+    kernels = [
+        getattr(m, name)
+        for m in (_triton_grid, _triton_loss, _triton_sine)
+        for name in dir(m)
+        if name.endswith("_kernel")
+    ]
+    assert len(kernels) == 6
     for kernel in kernels:
         specialised = {p.name for p in kernel.params if not p.is_constexpr and not p.do_not_specialize}
         assert not specialised & {"count", "table_mask", "groups", "free"}, kernel
