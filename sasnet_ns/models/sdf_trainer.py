@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -100,6 +101,10 @@ class SASNetTrainer(ResumableTrainer):
                 overhead=TRAINER_SECONDS,
                 make_steps_of=recorded if device_alone else None,
             )
+            if self.world_size > 1:  # all train as long as the first, or they would wait for each other at the end
+                agreed = torch.tensor([steps], device=self.device)
+                torch.distributed.broadcast(agreed, 0)
+                steps = int(agreed)
             config.max_num_iterations = self.total_steps = steps
             CONSOLE.print(f"{config.seconds:g} s of training: {steps:,} steps", highlight=False)
         return super().setup_optimizers()

@@ -51,7 +51,7 @@ class ResumableTrainer(DescribedTrainer):
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
             config.machine.device_type = "cpu"
-        if config.machine.device_type == "cpu":
+        if config.machine.device_type == "cpu" and not local_rank:
             threads = torch.get_num_threads()
             CONSOLE.print(f"Training on the CPU with {threads} thread{'s' * (threads > 1)}: no CUDA device is used.")
         with warnings.catch_warnings():
@@ -263,6 +263,8 @@ class ResumableTrainer(DescribedTrainer):
         self._note(self._last_report)
         for name, value in self._last_report.items():
             writer.put_scalar(f"Geometry/{name}", value, done)
+        if self.local_rank:
+            return
         CONSOLE.print(
             f"step {done:>5,}/{total:,}  loss {self._last_report['loss']:.2e}  {self.describe(self._last_report)}  "
             f"{1e3 * per_step:.0f} ms/step  {clock((total - done) * per_step)} left",
@@ -327,6 +329,8 @@ class ResumableTrainer(DescribedTrainer):
                 self._train_complete_viewer()
 
     def _print_summary(self) -> None:
+        if self.local_rank:
+            return
         seconds = time.perf_counter() - self._started
         per_step = 1e3 * seconds / max(1, self.completed_steps - self._start_step)
         rows = {"steps": f"{self.completed_steps:,}, {clock(seconds)} of training, {per_step:.2f} ms each"}
