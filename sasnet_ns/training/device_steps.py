@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from sasnet_ns.kernels import PointLoss, point_loss
 from sasnet_ns.kernels._choose import choose
+from sasnet_ns.kernels._device import on_device_of
 from sasnet_ns.networks import HashGridMLP, SASNet, SignedDistanceField, Siren
 from sasnet_ns.training.objective import SDFObjective, progress_at
 from sdf_tools.losses import FINE, eikonal_loss
@@ -139,13 +140,14 @@ class DeviceSteps:
             waits for the device.
         """
         self._look_up(step, count)
-        if self.graph and count not in self._graphs:
-            self._record(step, count)
-        if count in self._graphs:
-            self._graphs[count].replay()
-        else:
-            for _ in range(count):
-                self._one()
+        with on_device_of(self._row):
+            if self.graph and count not in self._graphs:
+                self._record(count)
+            if count in self._graphs:
+                self._graphs[count].replay()
+            else:
+                for _ in range(count):
+                    self._one()
         self._next = step + count
         assert self._first is not None
         return self._results[step - self._first :][:count].clone()
@@ -198,7 +200,7 @@ class DeviceSteps:
         self._results.index_copy_(0, self._row, torch.stack([value, error])[None])
         self._row += 1
 
-    def _record(self, step: int, count: int) -> None:
+    def _record(self, count: int) -> None:
         """Record ``count`` steps, and see whether two replays do what the steps themselves do; else go on without."""
         before = self._state()
         try:
@@ -213,7 +215,8 @@ class DeviceSteps:
             for parameter in self._parameters:
                 parameter.grad = None
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # other threads, a viewer's say, may go on with what a recording forbids
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 for _ in range(count):
                     self._one()
             self._check(graph, count, before)

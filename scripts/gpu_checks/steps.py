@@ -325,7 +325,7 @@ def kernel_benchmark(context: Context) -> Iterator[Row]:
     from benchmarks import kernels
 
     points = 200 if context.tiny else 10_000 if not context.cuda else 262_144
-    for time_one in (kernels.time_masked_sine, kernels.time_hash_grid, kernels.time_decoder):
+    for time_one in (kernels.time_masked_sine, kernels.time_loss, kernels.time_decoder, kernels.time_hash_grid):
         for row in time_one(points, context.device, 1.0, True):
             yield {"name": f"{row.kernel} by {row.backend}, {row.work}", "points": row.points, "ms": row.milliseconds}
 

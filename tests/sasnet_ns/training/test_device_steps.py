@@ -113,7 +113,7 @@ class Recorded:
 
 
 @contextlib.contextmanager
-def recording(graph: Recorded) -> Iterator[None]:
+def recording(graph: Recorded, **options: str) -> Iterator[None]:
     before = Recorded.counting
     yield
     graph.count = Recorded.counting - before
@@ -157,7 +157,7 @@ def test_a_recording_that_goes_wrong_costs_only_time(
 ) -> None:
     ordinary = trained("sasnet", pool, SDFObjective(), None)
 
-    def refuse(graph: Recorded) -> None:
+    def refuse(graph: Recorded, **options: str) -> None:
         raise RuntimeError("operation not permitted when stream is capturing.\nlong text")
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
