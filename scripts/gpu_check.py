@@ -127,7 +127,7 @@ def collect(name: str, arguments: argparse.Namespace, left: float) -> list[dict[
         rows_file = Path(folder) / "rows"
         command = [sys.executable, __file__, "--sections", name, "--device", arguments.device, "--rows", str(rows_file)]
         process = subprocess.Popen(command + ["--tiny"] * arguments.tiny, env=environment)
-        limit, note = min(left, SECTIONS[name][2] * (4 if arguments.device == "cpu" else 1)), None
+        limit, note = min(left, SECTIONS[name][2] * (20 if arguments.device == "cpu" else 1)), None
         try:
             code = process.wait(limit)
             if code < 0:

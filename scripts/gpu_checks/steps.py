@@ -154,7 +154,7 @@ def armadillo(context: Context, config: PoolConfig) -> tuple[NormalizedShape, SD
     assert isinstance(shape, Mesh)
     low, high = shape.vertices.double().amin(0), shape.vertices.double().amax(0)
     exact = importlib.util.find_spec("numba") is not None
-    probes = 300 if context.tiny else 1_000_000 if exact else 200_000
+    probes = 50 if context.tiny else 1_000_000 if exact else 200_000
     unit = torch.rand(probes, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     probe = low + (high - low) * unit
     if exact:
@@ -179,11 +179,11 @@ def fit(context: Context) -> Iterator[Row]:
     """A fit of the bundled Armadillo with everything at its default, and when it passes the goal."""
     tiny = context.tiny
     started = time.perf_counter()
-    frame, pool, probe, inside, how = armadillo(context, PoolConfig(pool_size=400 if tiny else 1_000_000))
+    frame, pool, probe, inside, how = armadillo(context, PoolConfig(pool_size=100 if tiny else 1_000_000))
     prepared = time.perf_counter() - started
     options = {"embedding_width": 16, "hidden_widths": (24,), "groups": (4,)} if tiny else {}
-    recipe, points = Recipe(steps=40 if tiny else 5_000), 100 if tiny else 2_500
-    every, objective = 20 if tiny else 250, SDFObjective()
+    recipe, points = Recipe(steps=20 if tiny else 5_000), 20 if tiny else 2_500
+    every, objective = 10 if tiny else 250, SDFObjective()
     for graph in (True, False) if context.cuda else (False,):
         with seeded(0):
             field = SignedDistanceField("sasnet", {"preset": "sdf_compact", **options}, frame.center, frame.scale)

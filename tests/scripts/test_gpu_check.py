@@ -63,8 +63,10 @@ def check(output: Path, *arguments: str, path: str = "") -> tuple[subprocess.Com
 @pytest.mark.slow
 def test_sections_run_without_a_gpu_and_without_what_may_be_missing(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SITE)
-    sections = ("recorded", "fit", "paper_sdf", "paper_image", "inference", "registers")
-    done, found = check(tmp_path / "out", "--device", "cpu", "--tiny", "--sections", *sections, path=str(tmp_path))
+    sections = ("recorded", "fit", "paper_image", "registers")
+    done, found = check(
+        tmp_path / "out", "--device", "cpu", "--tiny", "--seconds", "3000", "--sections", *sections, path=str(tmp_path)
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert found["machine"]["numba"] == found["machine"]["nerfstudio"] == "missing"
     rows = {name: section["rows"] for name, section in found["sections"].items()}
@@ -148,8 +150,8 @@ def test_brute_force_is_the_exact_signed_distance() -> None:
     from sdf_tools.geometry import normalize
 
     shape = normalize(resolve_shape("armadillo")).shape
-    points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
-    points = torch.cat([0.9 * points, shape.vertices[:50].double() + 1e-3, shape.vertices[:5].double()])
+    points = torch.rand(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
+    points = torch.cat([0.9 * points, shape.vertices[:20].double() + 1e-3, shape.vertices[:5].double()])
     found = brute_force.signed_distance(points, shape.vertices, shape.faces)
     exact = SignedDistance(shape)(points)
     torch.testing.assert_close(found.abs(), exact.abs(), rtol=1e-6, atol=1e-7)
