@@ -1,11 +1,12 @@
 # make demo   from a fresh clone to a mesh: environment, training on the bundled Armadillo, extraction, evaluation
 # make test   the tests that CI runs; `make test-slow` the long ones
+# make docs   the documentation as a site in build/site; a broken link ends it
 VENV ?= .venv
 PYTHON ?= python3
 RUN = $(VENV)/bin/python
 export PYTHON
 
-.PHONY: demo test test-slow lint setup clean
+.PHONY: demo test test-slow lint docs setup clean
 
 setup: $(VENV)/.installed
 
@@ -27,5 +28,9 @@ lint: setup
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
+	@echo "build/site/index.html: the documentation"
+
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) outputs build/site

@@ -25,6 +25,9 @@ NAMES = (
     "clouds",
     "network",
     "registers",
+    "contention",
+    "strengths",
+    "data_set",
 )
 
 

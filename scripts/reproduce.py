@@ -4,8 +4,9 @@ python scripts/reproduce.py list
 python scripts/reproduce.py table1 --quick
 python scripts/reproduce.py all --output outputs/reproduce --seeds 0 1 2
 
-Every run is kept under OUTPUT/runs and never done twice: an interrupted command goes on where it stopped, figures that
-need the same runs share them. Rows are in configs/, one file each, with the paper's numbers beside the settings.
+Every run is kept under OUTPUT/runs and never done twice: an interrupted or killed command goes on where it stopped, in
+the middle of a run too, and figures that need the same runs share them. Rows are in configs/, one file each, with the
+paper's numbers beside the settings.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="only so many images or volumes of a data set")
     parser.add_argument("--workers", type=int, default=None, help="runs at a time; default one a core, one on a GPU")
     parser.add_argument("--device", default=None, help="cpu or cuda; CUDA where there is one if left out")
+    parser.add_argument(
+        "--checkpoint-seconds", type=float, default=60.0, help="between savings of a run's middle; 0 for every step"
+    )
     arguments = parser.parse_args()
     if arguments.item == "list":
         for name, (_, _, what) in ITEMS.items():
@@ -79,6 +83,8 @@ def run(arguments: argparse.Namespace) -> list[str]:
     from reproduction.context import Context
     from reproduction.runs import available_cores
 
+    from sdf_tools.errors import file_trouble
+
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     workers = arguments.workers or (1 if device.startswith("cuda") else available_cores())
     shared = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -94,13 +100,16 @@ def run(arguments: argparse.Namespace) -> list[str]:
             limit=arguments.limit,
             workers=workers,
             device=device,
+            checkpoint_seconds=arguments.checkpoint_seconds,
         )
         try:
             _function(name)(context)
         except (ValueError, ImportError) as error:
             failed.append(f"reproduce {name}: {error}")
+        except OSError as error:
+            failed.append(f"reproduce {name}: {file_trouble(error)}")
         except KeyboardInterrupt:
-            return [*failed, f"reproduce {name}: interrupted; finished runs are kept, the same command goes on"]
+            return [*failed, f"reproduce {name}: interrupted; what was done is kept, the same command goes on"]
         for path in context.done:
             print(path)
     return failed

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make a virtual environment with the project in it, and install system libraries that are missing.
-# Usage: scripts/setup.sh [VENV]      PYTHON=python3.12 chooses the interpreter.
+# Usage: scripts/setup.sh [VENV]      PYTHON=python3.12 chooses the interpreter, SASNET_BROWSER=1 brings chromium.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${1:-.venv}
@@ -55,5 +55,8 @@ if ! "$venv/bin/python" -c 'import open3d' 2>/dev/null; then
 fi
 if ! command -v ffmpeg >/dev/null 2>&1; then
     echo "setup: no ffmpeg here; only ns-render's videos need it (sudo apt-get install ffmpeg)"
+fi
+if [ "${SASNET_BROWSER:-0}" = 1 ] && ! command -v chromium google-chrome >/dev/null 2>&1; then
+    install_packages chromium # for the tests of the viewer in a browser
 fi
 echo "setup: done"

@@ -12,8 +12,16 @@ import tyro
 from sdf_tools.geometry import Mesh, PointCloud, Shape
 
 
+@dataclass(kw_only=True)
+class ReadsFiles:
+    """What every command has that reads files."""
+
+    max_memory: str | None = None
+    """Memory that one file may ask for, such as 4G or 500M; half of what is free if left out."""
+
+
 @dataclass
-class Info:
+class Info(ReadsFiles):
     """Print what a mesh or point cloud is: size, bodies, watertightness, defects, and what training would mend."""
 
     shape: Annotated[str, tyro.conf.Positional]
@@ -41,7 +49,7 @@ class Info:
 
 
 @dataclass
-class Repair:
+class Repair(ReadsFiles):
     """Close a mesh and turn it outward; every change is printed."""
 
     shape: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
@@ -78,7 +86,7 @@ class Repair:
 
 
 @dataclass
-class Evaluate:
+class Evaluate(ReadsFiles):
     """Measure a mesh against a reference; see sdf_tools.metrics.Evaluation for the names."""
 
     prediction: str

@@ -13,13 +13,14 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from sdf_tools._cli_shapes import Evaluate, Info, Repair, mesh_and_notes, shape_and_notes
+from sdf_tools._cli_shapes import Evaluate, Info, ReadsFiles, Repair, mesh_and_notes, shape_and_notes
 from sdf_tools.errors import MissingLibraryError, file_trouble
 from sdf_tools.geometry import Mesh, PointCloud
+from sdf_tools.io.limits import allow_memory
 
 
 @dataclass
-class Sample:
+class Sample(ReadsFiles):
     """Sample points on, near or in a mesh; on it with normals."""
 
     shape: Annotated[Path, tyro.conf.Positional]
@@ -64,7 +65,7 @@ class Sample:
 
 
 @dataclass
-class Normals:
+class Normals(ReadsFiles):
     """Estimate the normals of a point cloud and turn them outwards."""
 
     shape: Annotated[Path, tyro.conf.Positional]
@@ -89,7 +90,7 @@ class Normals:
 
 
 @dataclass
-class Distance:
+class Distance(ReadsFiles):
     """Signed distance of points to a shape, negative inside, in the shape's units."""
 
     shape: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SHAPE")]
@@ -119,7 +120,7 @@ class Distance:
 
 
 @dataclass
-class Extract:
+class Extract(ReadsFiles):
     """Mesh a level set: of a function, of an exported field, or of a shape's own distance (offset or closed)."""
 
     field: Annotated[str, tyro.conf.Positional]
@@ -197,7 +198,7 @@ class Extract:
 
 
 @dataclass
-class Reconstruct:
+class Reconstruct(ReadsFiles):
     """Mesh a point cloud, with or without normals, in seconds and without a network."""
 
     shape: Annotated[Path, tyro.conf.Positional]
@@ -245,13 +246,17 @@ class Reconstruct:
 
 
 @dataclass
-class Render:
+class Render(ReadsFiles):
     """Draw a mesh or a point cloud, without a display."""
 
     shape: Annotated[str, tyro.conf.Positional]
     """A mesh, or a point cloud (a tile for each point)."""
     output_path: Path
-    """Picture to write: .png or .jpg, or .gif for a turntable."""
+    """Picture to write: .png or .jpg; .gif or .mp4 for a turntable."""
+    turntable: bool = False
+    """Turn all the way round in a .png as well (an animated PNG)."""
+    frames: int = 36
+    """Pictures of a turntable."""
     size: int = 800
     """Width and height in pixels."""
     azimuth: float = 20.0
@@ -271,13 +276,22 @@ class Render:
         from sdf_tools.distance.signed_distance import SignedDistance
         from sdf_tools.geometry import positions
         from sdf_tools.pictures.plots import add_color_bar
-        from sdf_tools.pictures.render import Camera, error_colors, error_range, render_mesh, save_picture, turntable
+        from sdf_tools.pictures.render import (
+            Camera,
+            check_picture_name,
+            error_colors,
+            error_range,
+            render_mesh,
+            save_picture,
+            turntable,
+        )
         from sdf_tools.pictures.splats import cloud_as_mesh
 
+        moving = self.turntable or self.output_path.suffix.lower() in (".gif", ".mp4")
+        check_picture_name(self.output_path, moving)
         shape, _ = shape_and_notes(self.shape)
         camera = Camera(self.azimuth, self.elevation, up=self.up)
         size = (self.size, self.size)
-        moving = self.output_path.suffix.lower() == ".gif"
         errors, label = None, ""
         if self.reference is not None:
             truth, _ = shape_and_notes(self.reference)
@@ -291,7 +305,10 @@ class Render:
             mesh = shape
         if errors is not None:
             mesh = dataclasses.replace(mesh, vertex_colors=error_colors(errors, self.largest, "coolwarm"))
-        pictures = turntable(mesh, camera=camera, size=size) if moving else [render_mesh(mesh, camera, size)]
+        if moving:
+            pictures = turntable(mesh, self.frames, camera, size, progress=True)
+        else:
+            pictures = [render_mesh(mesh, camera, size)]
         if errors is not None:
             low, high = error_range(errors, self.largest)
             pictures = [add_color_bar(picture, low, high, "coolwarm", label) for picture in pictures]
@@ -318,6 +335,7 @@ def _run(command: Command) -> None:
     torch.set_grad_enabled(False)
     usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"sdf-tools: {message}\n"
     try:
+        allow_memory(command.max_memory)
         command.run()
         sys.stdout.flush()
     except BrokenPipeError:

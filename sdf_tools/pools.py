@@ -84,15 +84,19 @@ class SDFPool:
             count: points of a batch; the same in every step.
             step: which batch, any integer.
         """
-        counts = self.batch_counts(count)
-        spans, begin = [], 0
-        for wanted, held in zip(counts, self.counts, strict=True):
-            spans += [slice(begin + first, begin + last) for first, last in _deal(wanted, held, step)]
-            begin += held
+        spans = self.spans(count, step)
         points, sdf, kind = (
             torch.cat([values[span] for span in spans]) for values in (self.points, self.sdf, self.kind)
         )
-        return SDFBatch(points, sdf, kind, counts)
+        return SDFBatch(points, sdf, kind, self.batch_counts(count))
+
+    def spans(self, count: int, step: int) -> list[slice]:
+        """The slices of the pool that :meth:`batch` puts together; they depend on the pool's counts alone."""
+        spans, begin = [], 0
+        for wanted, held in zip(self.batch_counts(count), self.counts, strict=True):
+            spans += [slice(begin + first, begin + last) for first, last in _deal(wanted, held, step)]
+            begin += held
+        return spans
 
     def batches(self, count: int, step: int, steps: int) -> Float[Tensor, "steps count 4"]:
         """What :meth:`batch` gives for consecutive steps, as one block in which each batch is one slice.

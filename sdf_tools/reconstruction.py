@@ -19,6 +19,7 @@ from sdf_tools.topology import drop_unreferenced, face_components
 
 SMALLEST_PIECE = 0.02  # of the largest piece's faces
 FEWEST, MOST = 64, 512
+COARSE = 8  # cells; the points say where the surface is
 
 
 def reconstruct(
@@ -94,9 +95,18 @@ def _keep(mesh: Mesh, faces: np.ndarray) -> Mesh:
 
 
 def _imls(frame: NormalizedShape, resolution: int) -> Mesh:
+    assert isinstance(frame.shape, PointCloud)
     distance = SignedDistance(frame.shape)
     cells = max(2, round(resolution / 0.9))  # the shape fills nine tenths of the box
-    return extract_mesh(lambda points: distance(points.double()), cells, coarse_resolution=min(48, cells), probes=2048)
+    # Where no point is near there is no piece of its own to find.
+    return extract_mesh(
+        lambda points: distance(points.double()),
+        cells,
+        search="growth",
+        coarse_resolution=min(COARSE, cells),
+        probes=0,
+        seeds=frame.shape.points,
+    )
 
 
 def _poisson(frame: NormalizedShape, resolution: int) -> Mesh:

@@ -26,7 +26,7 @@ def command_line(
     """Parse a command line and do what it says.
 
     Args:
-        arguments: dataclass whose fields are the options.
+        arguments: dataclass whose fields are the options; ``max_memory`` among them limits what a file may ask for.
         run: what to do with them.
         description: text above the options in ``--help``.
         name: what messages begin with where ``program`` is None.
@@ -39,12 +39,14 @@ def command_line(
             is (2).
     """
     from sdf_tools.errors import MissingLibraryError, file_trouble
+    from sdf_tools.io.limits import allow_memory
 
     parsed = tyro.cli(arguments, description=description, prog=program, args=args)
     prefix = program or name
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"{prefix}: {message}\n"
     try:
+        allow_memory(getattr(parsed, "max_memory", None))
         run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Signed distance fields on SASNet: fit shapes, images and volumes, extract, export, render and measure.
+"""Signed distance fields on SASNet: fit shapes, images and volumes, extract, export, draw and measure.
 
 Methods for nerfstudio are trained by ns-train: sasnet-sdf, sasnet-neus, sasnet-neus-facto, sasnet-nerfacto. Shapes
 without a network (distances, samples, normals) are the work of sdf-tools.
@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit-volume": ("fit_volume", "Fit a network to a volume."),
     "render-scene": ("render_scene", "Render a mesh into a posed image set."),
     "repeat": ("repeat", "Repeat a run from its description."),
+    "picture": ("picture", "Draw trained fields: surfaces, errors, slices, masks, comparisons, curves."),
+    "page": ("page", "Write a trained field as one HTML page that opens offline."),
     "evaluate": ("evaluate", "Measure a mesh against a reference."),
 }
 """Sub-command to its module and what it does."""

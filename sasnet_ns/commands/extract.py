@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sdf_tools.geometry import Mesh
 
 SUFFIXES = (".ply", ".obj", ".stl", ".glb", ".off")
+BYTES_OF_A_CELL = {".ply": 76, ".glb": 76, ".stl": 200, ".obj": 160, ".off": 160}
+"""Bytes of a mesh for each cell of one side of the lattice, squared; to refuse a disk without room beforehand."""
 TEXTURED_FACES = 50_000
 """Triangles of a textured mesh if nobody asks for another number: unwrapping takes long, the picture has the detail."""
 
@@ -163,6 +165,7 @@ def run(arguments: Arguments) -> None:
     import torch
 
     from sasnet_ns.models.loading import load_surface
+    from sdf_tools.io.limits import require_space
     from sdf_tools.io.writing import save_mesh
     from sdf_tools.topology import edge_table, face_components, is_watertight
 
@@ -172,6 +175,9 @@ def run(arguments: Arguments) -> None:
         raise ValueError(f"'{arguments.output_path}' cannot hold a texture; use .obj or .glb.")
     if not arguments.output_path.resolve().parent.is_dir():
         raise ValueError(f"the folder of '{arguments.output_path}' does not exist; create it first.")
+    # About two vertices and four triangles for each cell of a side: a closed surface that fills its box.
+    size = BYTES_OF_A_CELL[arguments.output_path.suffix.lower()] * arguments.resolution**2
+    require_space(arguments.output_path, size, f"meshes of {arguments.resolution} cells along a side")
     started = time.perf_counter()
     device = arguments.device
     if device == "auto":

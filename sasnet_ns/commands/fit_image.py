@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sasnet_ns.commands._command_line import command_line
+from sasnet_ns.commands._training_folder import GOES_ON, training_in
 
 if TYPE_CHECKING:
     from sasnet_ns.fitting.grid_field import GridField
@@ -58,6 +59,11 @@ class Arguments:
     """Steps between PSNRs of the whole image along the way, a multiple of 10; 0 for the end alone."""
     seed: int | None = None
     """Seed of weights and batches."""
+    max_memory: str | None = None
+    """Memory that one file may ask for, such as 4G or 500M; half of what is free if left out."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between savings of the run's middle (training.pt in the folder, removed at the end), from which the same
+    command goes on after any end, to the same bits; 0 saves after every step."""
     device: str | None = None
     """cpu or cuda; CUDA where there is one if left out."""
 
@@ -89,13 +95,17 @@ def run(arguments: Arguments) -> None:
         return
     assert signal is not None
     config = fit_configuration(arguments, signal.channels)
-    fitted = fit_grid(
-        signal, config, device=arguments.device, evaluate_every=arguments.evaluate_every, keep_before=True
-    )
-    if fitted.interrupted:
-        print("interrupted: what was learned so far is kept")
-    report(write_image_results(fitted, arguments.output))
-    render(fitted.field, arguments)
+    with training_in(arguments.output, arguments.checkpoint_seconds) as checkpoint:
+        fitted = fit_grid(
+            signal, config, device=arguments.device, evaluate_every=arguments.evaluate_every, keep_before=True,
+            checkpoint=checkpoint,
+        )  # fmt: skip
+        report(write_image_results(fitted, arguments.output))
+        render(fitted.field, arguments)
+        if fitted.interrupted:
+            print(GOES_ON)
+        else:
+            checkpoint.remove()
 
 
 def fit_configuration(arguments: Arguments, channels: int) -> GridFit:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sasnet_ns.commands._command_line import command_line
+from sasnet_ns.commands._training_folder import GOES_ON, training_in
 
 if TYPE_CHECKING:
     from sasnet_ns.fitting.shape import FittedShape, ShapeFit
@@ -38,6 +39,11 @@ class Arguments:
     """Seconds of training: as many steps as fit, measured beforehand."""
     resolution: int = 512
     """Marching-cubes cells along the box for the mesh; 0 writes none."""
+    max_memory: str | None = None
+    """Memory that one file may ask for, such as 4G or 500M; half of what is free if left out."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between savings of the run's middle (training.pt in the folder, removed at the end), from which the same
+    command goes on after any end, to the same bits; 0 saves after every step."""
     device: str | None = None
     """cpu or cuda; CUDA where there is one if left out."""
 
@@ -47,14 +53,34 @@ def run(arguments: Arguments) -> None:
     from sasnet_ns.fitting import ShapeFit, fit_shape
     from sasnet_ns.training.config import load_config
     from sdf_tools.errors import ShapeError
-    from sdf_tools.io.writing import save_mesh, write_json
 
     config = load_config(arguments.config, ShapeFit) if arguments.config else ShapeFit()
     if arguments.steps is not None:
         config.recipe.steps = arguments.steps
     if arguments.seconds is not None:
         config.seconds = arguments.seconds
-    fitted = fit_shape(arguments.data, config, device=arguments.device)
+    with training_in(arguments.output_dir, arguments.checkpoint_seconds) as checkpoint:
+        fitted = fit_shape(arguments.data, config, device=arguments.device, checkpoint=checkpoint)
+        try:
+            _write(arguments, config, fitted)
+        except ShapeError:  # nothing to go on from: there is no shape in the field
+            checkpoint.remove()
+            raise
+        if fitted.interrupted:
+            print(GOES_ON)
+        else:
+            checkpoint.remove()
+
+
+def _write(arguments: Arguments, config: ShapeFit, fitted: FittedShape) -> None:
+    """Field, losses, description and mesh.
+
+    Raises:
+        ShapeError: the field does not show the shape.
+    """
+    from sdf_tools.errors import ShapeError
+    from sdf_tools.io.writing import save_mesh, write_json
+
     folder = arguments.output_dir
     fitted.field.save(folder / "field.pt", step=config.recipe.steps if config.seconds is None else None)
     write_json(folder / "losses.json", fitted.losses, indent=None)
@@ -72,14 +98,9 @@ def run(arguments: Arguments) -> None:
 
 def _describe(arguments: Arguments, config: ShapeFit, fitted: FittedShape) -> None:
     """Write run.json: what was fitted to what, where and by which versions."""
-    from sasnet_ns.models.run_description import (
-        describe_environment,
-        describe_files,
-        digest,
-        plain_options,
-        write_description,
-    )
+    from sasnet_ns.models.run_description import describe_environment, describe_files, write_description
     from sasnet_ns.shapes.named import shape_file
+    from sasnet_ns.training.options import digest, plain_options
 
     given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
     command = ["sasnet", "fit-shape"]

@@ -42,13 +42,16 @@ class Arguments:
     """Seconds of optimisation a shape, instead of steps; such fits differ from run to run."""
     workers: int = 1
     """Processes, which share the cores; a good number is that of cores, if memory is enough (1 GB each and more)."""
+    batch: int = 1
+    """Fields that a worker trains together, in the same steps: less time on a CPU, far fewer launches on a GPU. 1 for
+    one after the other."""
     shard: str | None = None
     """Do part i of n, as i/n from 0/n on; in a SLURM array job the task's own part if left out."""
     time_limit: float = 3600.0
     """Seconds that a shape may take in all; 0 for no limit."""
     memory_limit: float | None = None
-    """GB that a worker may take, 0.5 of which are libraries; four fifths of the machine's memory, shared among the
-    workers, if left out; 0 for no limit."""
+    """GB that a worker may take, 0.5 of which are libraries; four fifths of this machine's memory, shared among the
+    workers (on Ray: among its cores), if left out; 0 for no limit."""
     retry_failed: bool = False
     """Do shapes again that have a row without a field."""
     seed: int | None = None
@@ -84,13 +87,13 @@ def run(arguments: Arguments) -> None:
     if arguments.ray is not None:
         from sasnet_ns.datasets.ray_cluster import ray_engine
 
-        engine = ray_engine(arguments.ray, limits, gpus=arguments.ray_gpus)
+        engine = ray_engine(arguments.ray, limits, gpus=arguments.ray_gpus, batch=arguments.batch)
     with _progress() as report:
         try:
             result = fit_shapes(
                 arguments.source, options, workers=arguments.workers, limits=limits,
                 shard=shard_of(arguments.shard), retry_failed=arguments.retry_failed, min_iou=arguments.min_iou,
-                engine=engine, report=report,
+                batch=arguments.batch, engine=engine, report=report,
             )  # fmt: skip
         except RuntimeError as error:
             raise ValueError(str(error)) from error
@@ -105,10 +108,15 @@ def run(arguments: Arguments) -> None:
 def _options(arguments: Arguments) -> FitOptions:
     from sasnet_ns.datasets.one import FitOptions
     from sasnet_ns.fitting import ShapeFit
+    from sasnet_ns.fitting.batch import check_batch
     from sasnet_ns.training.config import load_config
 
     if arguments.workers < 1:
         raise ValueError(f"--workers must be at least 1, not {arguments.workers}.")
+    if arguments.batch < 1:
+        raise ValueError(f"--batch must be at least 1, not {arguments.batch}.")
+    if arguments.batch > 1 and arguments.seconds is not None:
+        raise ValueError("fields that are trained together (--batch) need --steps, not --seconds.")
     if arguments.steps is not None and arguments.seconds is not None:
         raise ValueError("--steps and --seconds are two ways to say the same; give one of them.")
     fit = load_config(arguments.config, ShapeFit) if arguments.config else ShapeFit()
@@ -116,6 +124,8 @@ def _options(arguments: Arguments) -> FitOptions:
         fit.recipe.steps = arguments.steps
     if arguments.seed is not None:
         fit.seed = arguments.seed
+    if arguments.batch > 1:
+        check_batch(fit)
     return FitOptions(
         arguments.output_dir, fit, seconds=arguments.seconds, mend=arguments.mend, shared_init=arguments.shared_init,
         resolution=arguments.resolution, mesh=arguments.mesh, thumbnail=arguments.thumbnail, device=arguments.device,
@@ -131,7 +141,8 @@ def _memory_limit(arguments: Arguments) -> float:
             )
         return arguments.memory_limit * 1e9
     try:
-        return 0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / arguments.workers
+        workers = arguments.workers if arguments.ray is None else os.cpu_count() or 1
+        return 0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / workers
     except (ValueError, OSError, AttributeError):
         return 0.0
 

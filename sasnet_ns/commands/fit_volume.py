@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sasnet_ns.commands._command_line import command_line
+from sasnet_ns.commands._training_folder import GOES_ON, training_in
 
 if TYPE_CHECKING:
     from sasnet_ns.fitting.grid_fit import GridFit
@@ -57,6 +58,11 @@ class Arguments:
     """Steps between PSNRs of the whole volume along the way, a multiple of 10; 0 for the end alone."""
     seed: int | None = None
     """Seed of weights and batches."""
+    max_memory: str | None = None
+    """Memory that one file may ask for, such as 4G or 500M; half of what is free if left out."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between savings of the run's middle (training.pt in the folder, removed at the end), from which the same
+    command goes on after any end, to the same bits; 0 saves after every step."""
     device: str | None = None
     """cpu or cuda; CUDA where there is one if left out."""
 
@@ -76,13 +82,18 @@ def run(arguments: Arguments) -> None:
         dtype=arguments.raw_dtype,
     )
     config = fit_configuration(arguments, signal.channels)
-    fitted = fit_grid(signal, config, device=arguments.device, evaluate_every=arguments.evaluate_every)
-    if fitted.interrupted:
-        print("interrupted: what was learned so far is kept")
     threshold = 0.0
     if arguments.threshold is not None:
         threshold = (arguments.threshold - signal.low) / (signal.high - signal.low)
-    metrics = write_volume_results(fitted, arguments.output, threshold=threshold)
+    with training_in(arguments.output, arguments.checkpoint_seconds) as checkpoint:
+        fitted = fit_grid(
+            signal, config, device=arguments.device, evaluate_every=arguments.evaluate_every, checkpoint=checkpoint
+        )
+        metrics = write_volume_results(fitted, arguments.output, threshold=threshold)
+        if fitted.interrupted:
+            print(GOES_ON)
+        else:
+            checkpoint.remove()
     print(
         f"PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.4f}; {metrics['parameters']:,} parameters, "
         f"{metrics['parameters_per_target']:.3f} for each value of the volume; results in {arguments.output}"

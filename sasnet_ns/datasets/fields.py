@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from torch.func import functional_call, vmap
 from torch.utils.data import Dataset
 
 from sasnet_ns.datasets.rows import Row, field_path, latest_rows
-from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.kernels import StepForm
+from sasnet_ns.kernels.step_form import evaluate
+from sasnet_ns.networks import SignedDistanceField, step_form
 from sasnet_ns.networks.export import portable
 
 
@@ -166,7 +169,9 @@ def layers_of(sdf: SignedDistanceField) -> list[Layer]:
 
 
 class FieldBatch:
-    """K fields of one architecture as one function, in plain torch (the compiled kernels serve one network at a time).
+    """K fields of one architecture as one function.
+
+    SASNet, SIREN and ngp run on the kernels, all K in one call; other networks in plain torch under ``vmap``.
 
     Args:
         field: one of them, for the architecture.
@@ -174,14 +179,22 @@ class FieldBatch:
     """
 
     def __init__(self, field: SignedDistanceField, states: dict[str, Tensor]) -> None:
-        network = portable(field.network)
         self.states = states
+        self._network = field.network
 
-        def value(state: dict[str, Tensor], points: Tensor) -> Tensor:
-            return functional_call(network, state, (2 * points,))[..., 0]
+    @functools.cached_property
+    def _form(self) -> StepForm | None:
+        """All fields as one chain of layers; None where the network is no such chain."""
+        form = step_form(self._network)
+        if form is None:
+            return None
+        names = {id(tensor): name for name, tensor in self._network.state_dict(keep_vars=True).items()}
+        return form.with_tensors([self.states[names[id(tensor)]] for tensor in form.tensors()])
 
-        self._each: Callable[..., Tensor] = vmap(value)
-        self._shared: Callable[..., Tensor] = vmap(value, in_dims=(0, None))
+    @functools.cached_property
+    def _each(self) -> Callable[..., Tensor]:
+        network = portable(self._network)
+        return vmap(lambda state, points: functional_call(network, state, (points,)))
 
     def __len__(self) -> int:
         return len(next(iter(self.states.values())))
@@ -189,7 +202,8 @@ class FieldBatch:
     def to(self, device: torch.device | str) -> FieldBatch:
         """The same fields on another device."""
         moved = object.__new__(FieldBatch)
-        moved.__dict__ |= self.__dict__ | {"states": {name: t.to(device) for name, t in self.states.items()}}
+        moved.states = {name: tensor.to(device) for name, tensor in self.states.items()}
+        moved._network = self._network
         return moved
 
     def __call__(self, points: Float[Tensor, "K N 3"] | Float[Tensor, "N 3"]) -> Float[Tensor, "K N"]:
@@ -202,7 +216,9 @@ class FieldBatch:
             ValueError: neither.
         """
         if points.ndim == 2 and points.shape[1] == 3:
-            return self._shared(self.states, points)
+            points = points.expand(len(self), -1, -1)
         if points.ndim != 3 or points.shape[0] != len(self) or points.shape[2] != 3:
             raise ValueError(f"points must be ({len(self)}, N, 3) or (N, 3), not {tuple(points.shape)}.")
-        return self._each(self.states, points)
+        if self._form is None:
+            return self._each(self.states, 2 * points)[..., 0]
+        return evaluate(self._form, 2 * points, "auto")[..., 0]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
+_KINDS = 64  # different options whose groups wait to be filled
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,19 @@ def _entry(source: Path, row: Mapping[str, Any], where: str) -> Entry:
         name: value for name, value in row.items() if name not in ("path", None) and value is not None and value != ""
     }
     return Entry(path.strip(), str(source.parent / path.strip()), options, where)
+
+
+def grouped(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+    """Entries in groups of up to ``size`` with the same options, in which their networks may be trained together."""
+    waiting: dict[str, list[Entry]] = {}
+    for entry in entries:
+        group = waiting.setdefault(repr(sorted(entry.overrides.items())), [])
+        group.append(entry)
+        if len(group) == size:
+            yield waiting.pop(repr(sorted(entry.overrides.items())))
+        elif len(waiting) > _KINDS:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
 
 
 def shard_of(text: str | None, environment: Mapping[str, str] | None = None) -> tuple[int, int]:

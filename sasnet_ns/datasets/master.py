@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sasnet_ns.datasets.listing import Entry, list_shapes
+from sasnet_ns.datasets.listing import Entry, grouped, list_shapes
 from sasnet_ns.datasets.rows import (
     Journal,
     Row,
@@ -23,7 +23,7 @@ from sasnet_ns.datasets.rows import (
     read_journal,
     write_table,
 )
-from sasnet_ns.datasets.workers import Fit, Limits, configuration_of, fit_entry, fit_in_workers
+from sasnet_ns.datasets.workers import Fit, Limits, configuration_of, fit_entries, fit_entry, fit_in_workers
 
 if TYPE_CHECKING:
     from sasnet_ns.datasets.one import FitOptions
@@ -90,6 +90,7 @@ def fit_shapes(
     shard: tuple[int, int] = (0, 1),
     retry_failed: bool = False,
     min_iou: float | None = None,
+    batch: int = 1,
     engine: Engine | None = None,
     fit: Fit = fit_entry,
     report: Callable[[Counts, Row], None] | None = None,
@@ -116,6 +117,7 @@ def fit_shapes(
         shard: which part: (i, n) counted from 0. Shards may share the output folder.
         retry_failed: do rows without a field again.
         min_iou: marks fitted rows below it in the table.
+        batch: fields that a worker trains together, see :func:`fit_together`; 1 for one after the other.
         engine: does the work instead of worker processes on this machine, see ``ray_cluster``.
         fit: what a worker does with a shape, for tests and for fits of another kind.
         report: called with the state and the newest row.
@@ -142,9 +144,18 @@ def fit_shapes(
         counts.total = sum(1 for _ in listed())
         to_do = _to_do(listed(), options, known, retry_failed, counts)
         if engine is None:
-            limits, folder = limits or Limits(), output / "logs" / Path(name).stem
-            engine = functools.partial(fit_in_workers, workers=workers, limits=limits, log=folder, fit=fit)
-        rows = engine(to_do, options)
+            together = fit_entries if batch > 1 else None
+            rows = fit_in_workers(
+                grouped(to_do, batch),
+                options,
+                workers,
+                limits or Limits(),
+                output / "logs" / Path(name).stem,
+                fit,
+                together,
+            )
+        else:
+            rows = engine(to_do, options)
         try:
             for row in rows:
                 journal.append(row)

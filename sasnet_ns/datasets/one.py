@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -13,6 +14,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +23,8 @@ import numpy as np
 import torch
 
 from sasnet_ns.datasets.rows import Row, field_path
-from sasnet_ns.fitting.shape import ShapeFit, default_network_config, fit_shape
+from sasnet_ns.fitting.batch import TrainedBatch, check_batch, train_batch
+from sasnet_ns.fitting.shape import PreparedFit, ShapeFit, default_network_config, fit_prepared, prepare_fit
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.training.config import config_from
 from sasnet_ns.training.loop import seeded
@@ -126,14 +129,80 @@ def fit_one(path: str | os.PathLike[str], options: FitOptions, name: str | None 
     Returns:
         The row. Ctrl-C passes through.
     """
+    row = _new_row(path, options, name)
+    with _noted(row):
+        begun = _begin(Path(path), options, row)
+        _finish(_train(begun, options.seconds, row), begun, options, row)
+    return row
+
+
+def fit_together(shapes: Sequence[tuple[str | os.PathLike[str], str]], options: FitOptions) -> Iterator[Row]:
+    """:func:`fit_one` for several shapes whose networks are trained in the same steps.
+
+    On a CPU each field is the one of a fit on one thread, whatever the others are. A shape that cannot be read, or
+    whose network runs away, harms no other. Where networks cannot be trained together
+    (:func:`sasnet_ns.fitting.batch.check_batch`), they are fitted one after the other.
+
+    Args:
+        shapes: file and name of each.
+        options: of all.
+
+    Yields:
+        A row a shape, in no order; ``seconds`` and ``fit_seconds`` have its share of the common training.
+    """
+    try:
+        check_batch(options.fit)
+    except ValueError:
+        together = False
+    else:
+        together = options.seconds is None
+    if not together:
+        yield from (fit_one(path, options, name) for path, name in shapes)
+        return
+    begun: list[tuple[Row, _Begun]] = []
+    for path, name in shapes:
+        row = _new_row(path, options, name)
+        with _noted(row):
+            begun.append((row, _begin(Path(path), options, row)))
+        if row.error is not None:
+            yield row
+    if not begun:
+        return
     started = time.perf_counter()
-    row = Row(path=os.fspath(path) if name is None else name, configuration_hash=options.configuration_hash())
+    try:
+        trained = train_batch([own.prepared for _, own in begun], [own.config for _, own in begun], progress=False)
+    except Exception as error:  # most likely memory: each by itself needs less of it
+        traceback.print_exc(file=sys.stderr)
+        trained = TrainedBatch([], dict.fromkeys(range(len(begun)), one_line(str(error))), torch.get_num_threads())
+    share = (time.perf_counter() - started) / len(begun)
+    if any(one.interrupted for one in trained.fitted):
+        raise KeyboardInterrupt
+    for k, (row, own) in enumerate(begun):
+        row.seconds = round((row.seconds or 0.0) + share, 3)
+        with _noted(row):
+            if k in trained.away:
+                warnings.warn(f"fitted again by itself: {trained.away[k]}", stacklevel=1)
+                fitted = _train(own, None, row)
+            else:
+                fitted, row.fit_seconds, row.threads = trained.fitted[k], round(share, 3), trained.threads
+                row.steps = own.config.recipe.steps
+            _finish(fitted, own, options, row)
+        yield row
+
+
+def _new_row(path: str | os.PathLike[str], options: FitOptions, name: str | None) -> Row:
+    return Row(path=os.fspath(path) if name is None else name, configuration_hash=options.configuration_hash())
+
+
+@contextlib.contextmanager
+def _noted(row: Row) -> Iterator[None]:
+    """Errors and warnings of what is inside go into the row, and its time is added; Ctrl-C passes through."""
+    started = time.perf_counter()
     caught: list[warnings.WarningMessage] = []
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
-            _fit(Path(path), options, row)
-        row.status = "fitted"
+            yield
     except (ShapeError, MissingLibraryError, ValueError) as error:
         row.error = one_line(str(error))
     except MemoryError as error:
@@ -142,9 +211,9 @@ def fit_one(path: str | os.PathLike[str], options: FitOptions, name: str | None 
         traceback.print_exc(file=sys.stderr)
         row.error = one_line(f"{type(error).__name__}: {error}")
     ours = [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning)]
-    row.warnings = one_line(" ".join(dict.fromkeys(ours))) or None
-    row.seconds = round(time.perf_counter() - started, 3)
-    return row
+    said = [row.warnings] if row.warnings else []
+    row.warnings = one_line(" ".join(dict.fromkeys(said + ours))) or None
+    row.seconds = round((row.seconds or 0.0) + time.perf_counter() - started, 3)
 
 
 def one_line(text: str, length: int = 500) -> str:
@@ -153,7 +222,17 @@ def one_line(text: str, length: int = 500) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def _fit(path: Path, options: FitOptions, row: Row) -> None:
+@dataclass
+class _Begun:
+    """A shape that is ready to be fitted."""
+
+    shape: Shape
+    prepared: PreparedFit
+    config: ShapeFit
+    configuration: str
+
+
+def _begin(path: Path, options: FitOptions, row: Row) -> _Begun:
     row.versions = versions()
     row.content_hash = hash_file(path, row)
     assert row.configuration_hash is not None
@@ -165,15 +244,19 @@ def _fit(path: Path, options: FitOptions, row: Row) -> None:
     row.seed = options.fit.seed if options.shared_init else seed_of(options.fit.seed, row.content_hash)
     row.initial_hash = initial_weights(options)[1] if options.shared_init else None
     config = dataclasses.replace(options.fit, seed=row.seed)
-    fitted, row.fit_seconds = _train(shape, config, options.seconds, device, row.configuration_hash)
-    row.steps = fitted.steps
-    row.loss = fitted.result.losses[-1] if fitted.result.losses else None
-    row.parameters = fitted.result.field.network.parameter_count()
+    return _Begun(shape, prepare_fit(shape, config, device), config, row.configuration_hash)
+
+
+def _finish(fitted: FittedShape, begun: _Begun, options: FitOptions, row: Row) -> None:
+    row.loss = fitted.losses[-1] if fitted.losses else None
+    row.parameters = fitted.field.network.parameter_count()
     if options.resolution:
-        _measure(fitted.result, shape, options, row)
-    data = field_bytes(fitted.result.field.cpu())
+        _measure(fitted, begun.shape, options, row)
+    data = field_bytes(fitted.field.cpu())
     row.field_bytes, row.field_hash = len(data), hashlib.sha256(data).hexdigest()
+    assert row.key is not None
     write_atomically(field_path(options.output, row.key), data)
+    row.status = "fitted"
 
 
 def field_bytes(sdf: SignedDistanceField) -> bytes:
@@ -254,20 +337,11 @@ def _read(path: Path, options: FitOptions, row: Row) -> Shape:
     return shape
 
 
-@dataclass
-class _Trained:
-    result: FittedShape
-    steps: int
-
-
 _seconds_a_step: dict[str, float] = {}
 """Configuration to the time of a step as it was in this process last."""
 
 
-def _train(
-    shape: Shape, config: ShapeFit, budget: float | None, device: torch.device, configuration: str
-) -> tuple[_Trained, float]:
-    """The fitted shape, and the seconds that its steps took."""
+def _train(begun: _Begun, budget: float | None, row: Row) -> FittedShape:
     times: list[tuple[int, float]] = []
 
     def watch(done: int, loss: float) -> None:
@@ -275,21 +349,22 @@ def _train(
 
     def run(steps: int) -> FittedShape:
         times.clear()
-        recipe = dataclasses.replace(config.recipe, steps=steps)
-        result = fit_shape(shape, dataclasses.replace(config, recipe=recipe), device=device, progress=watch)
+        recipe = dataclasses.replace(begun.config.recipe, steps=steps)
+        result = fit_prepared(begun.prepared, dataclasses.replace(begun.config, recipe=recipe), progress=watch)
         if result.interrupted:
             raise KeyboardInterrupt
         if len(times) > 1:
-            _seconds_a_step[configuration] = (times[-1][1] - times[0][1]) / (times[-1][0] - times[0][0])
+            _seconds_a_step[begun.configuration] = (times[-1][1] - times[0][1]) / (times[-1][0] - times[0][0])
         return result
 
-    steps = config.recipe.steps
+    row.steps = begun.config.recipe.steps
     if budget is not None:
-        if configuration not in _seconds_a_step:
+        if begun.configuration not in _seconds_a_step:
             run(_PROBE_STEPS)
-        steps = max(1, round(budget / _seconds_a_step[configuration]))
-    result = run(steps)
-    return _Trained(result, steps), round(_seconds_a_step.get(configuration, 0.0) * steps, 3)
+        row.steps = max(1, round(budget / _seconds_a_step[begun.configuration]))
+    result = run(row.steps)
+    row.fit_seconds = round(_seconds_a_step.get(begun.configuration, 0.0) * row.steps, 3)
+    return result
 
 
 @torch.no_grad()
@@ -298,7 +373,10 @@ def _measure(fitted: FittedShape, shape: Shape, options: FitOptions, row: Row) -
     from sdf_tools.io.writing import save_mesh
     from sdf_tools.metrics import evaluate
 
-    mesh = fitted.extract_mesh(options.resolution)
+    try:
+        mesh = fitted.extract_mesh(options.resolution)
+    except ShapeError:
+        raise ShapeError(f"the field has no surface after {row.steps:,} steps; give it more (--steps).") from None
     row.mesh_faces = mesh.faces.shape[0]
     if isinstance(shape, Mesh):
         result = evaluate(mesh, shape, samples=options.samples, iou_samples=5 * options.samples, paper=False)

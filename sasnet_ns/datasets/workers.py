@@ -1,7 +1,8 @@
 """Processes that stay warm: each fits one shape after the other, and none can harm its neighbours.
 
-A worker is sent one shape at a time through a pipe and answers with its row. The master watches the clock and the
-memory of each; a worker that is over a limit is killed, one that dies is replaced, and both leave a row.
+A worker is sent a group of shapes at a time through a pipe and answers with their rows. The master watches the clock
+and the memory of each; a worker that is over a limit is killed, one that dies is replaced, and both leave a row. Where
+that happens with several shapes, nobody knows which is to blame: each is done again as a group of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sasnet_ns.datasets.listing import Entry
 from sasnet_ns.datasets.rows import Row, Status
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 Fit = Callable[[Entry, "FitOptions"], Row]
 """What a worker does with a shape; importable by name, as processes are spawned."""
+
+FitTogether = Callable[[list[Entry], "FitOptions"], Iterator[Row]]
+"""What a worker does with a group of shapes that have the same options: a row a shape, in any order."""
 
 _ATTEMPTS = 3
 """Deaths of a worker by no fault that can be seen (a signal from outside, a crash) until they are the shape's row."""
@@ -48,6 +52,18 @@ def fit_entry(entry: Entry, options: FitOptions) -> Row:
     return fit_one(entry.file, own, entry.path)
 
 
+def fit_entries(entries: list[Entry], options: FitOptions) -> Iterator[Row]:
+    """:func:`fit_together` for entries of a list with the same options."""
+    from sasnet_ns.datasets.one import fit_together
+
+    try:
+        own = options.with_overrides(entries[0].overrides, entries[0].where)
+    except ValueError:
+        yield from (fit_entry(entry, options) for entry in entries)
+        return
+    yield from fit_together([(entry.file, entry.path) for entry in entries], own)
+
+
 def configuration_of(entry: Entry, options: FitOptions) -> str:
     """The configuration hash of an entry's row; for options that cannot be used, those options as text."""
     try:
@@ -61,7 +77,7 @@ class Limits:
     """What a shape may take.
 
     Attributes:
-        seconds: wall clock; 0 for no limit.
+        seconds: wall clock; for a group of shapes that many times, from row to row; 0 for no limit.
         memory: resident bytes of the worker's process, about 0.5 GB of libraries included; 0 for no limit.
     """
 
@@ -70,23 +86,25 @@ class Limits:
 
 
 def fit_in_workers(
-    entries: Iterator[Entry],
+    groups: Iterator[list[Entry]],
     options: FitOptions,
     workers: int,
     limits: Limits,
     log: Path,
     fit: Fit = fit_entry,
+    together: FitTogether | None = None,
     threads: int | None = None,
 ) -> Iterator[Row]:
     """Rows of shapes as they are finished, in no order.
 
     Args:
-        entries: taken as workers become free.
+        groups: of shapes (:func:`grouped`), taken as workers become free.
         options: of every shape.
         workers: processes; the machine's cores are shared out among them.
         limits: see :class:`Limits`.
         log: folder of what workers print, ``worker-N.log``.
         fit: what to do with a shape.
+        together: what to do with a group; None does one shape after the other.
         threads: of each worker; None shares out the cores.
 
     Raises:
@@ -95,24 +113,27 @@ def fit_in_workers(
     log.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = threads or max(1, cores // workers)
-    pool = [_Worker(log / f"worker-{number}.log", options, threads, fit) for number in range(workers)]
+    pool = [_Worker(log / f"worker-{number}.log", options, threads, fit, together) for number in range(workers)]
     exhausted = False
+    again: list[list[Entry]] = []
     try:
         while True:
             for worker in pool:
-                if not exhausted and worker.ready and worker.entry is None:
-                    entry = next(entries, None)
-                    if entry is None:
+                if worker.ready and not worker.entries:
+                    group = again.pop() if again else None if exhausted else next(groups, None)
+                    if group is None:
                         exhausted = True
                     else:
-                        worker.send(entry)
-            if exhausted and all(worker.entry is None for worker in pool):
+                        worker.send(group)
+            if exhausted and not again and not any(worker.entries for worker in pool):
                 return
             wait([worker.pipe for worker in pool], timeout=_TICK)
             for worker in pool:
                 row = worker.poll(limits)
                 if row is not None:
                     yield row
+                again += [[entry] for entry in worker.parted]
+                worker.parted = []
     finally:
         for worker in pool:
             worker.stop()
@@ -124,9 +145,14 @@ class _Worker:
     process: SpawnProcess
     pipe: Connection
 
-    def __init__(self, log: Path, options: FitOptions, threads: int, fit: Fit) -> None:
-        self.arguments = (log, options, threads, fit)
-        self.entry: Entry | None = None
+    def __init__(
+        self, log: Path, options: FitOptions, threads: int, fit: Fit, together: FitTogether | None = None
+    ) -> None:
+        self.arguments = (log, options, threads, fit, together)
+        self.entries: list[Entry] = []
+        """Without a row yet."""
+        self.parted: list[Entry] = []
+        """Of a group that was given up; for the master to give out again."""
         self.attempts = self.failed_starts = 0
         self._start()
 
@@ -138,11 +164,11 @@ class _Worker:
         theirs.close()
         self.ready, self.served, self.since = False, 0, 0.0
 
-    def send(self, entry: Entry) -> None:
-        """Give it a shape; a worker that has just died notices at the next :meth:`poll`."""
-        self.entry, self.since = entry, time.monotonic()
+    def send(self, entries: list[Entry]) -> None:
+        """Give it shapes; a worker that has just died notices at the next :meth:`poll`."""
+        self.entries, self.since = list(entries), time.monotonic()
         try:
-            self.pipe.send(entry)
+            self.pipe.send(self.entries)
         except OSError:
             self.process.kill()
 
@@ -155,9 +181,9 @@ class _Worker:
             return self._died()
         if not self.process.is_alive() and not self.pipe.poll():
             return self._died()
-        if self.entry is None or not self.ready:
+        if not self.entries or not self.ready:
             return None
-        if limits.seconds and time.monotonic() - self.since > limits.seconds:
+        if limits.seconds and time.monotonic() - self.since > limits.seconds * len(self.entries):
             return self._over("timeout", f"took longer than {limits.seconds:g} s (--time-limit).")
         if limits.memory and (used := resident_bytes(self.process.pid)) > limits.memory:
             if self.served:  # what earlier shapes left behind may be to blame: once more in a fresh process
@@ -170,10 +196,11 @@ class _Worker:
     def _received(self, message: Row | None) -> Row | None:
         if message is None:
             self.ready, self.failed_starts = True, 0
-            if self.entry is not None:
-                self.send(self.entry)
+            if self.entries:
+                self.send(self.entries)
             return None
-        self.entry, self.attempts = None, 0
+        self.entries = [entry for entry in self.entries if entry.path != message.path]
+        self.attempts, self.since = 0, time.monotonic()
         self.served += 1
         return message
 
@@ -186,25 +213,25 @@ class _Worker:
                 raise RuntimeError(f"worker processes do not start (exit code {code}); see {self.arguments[0]}.")
             self._restart()
             return None
-        if self.entry is None:
-            self._restart()
-            return None
         self.attempts += 1
-        if self.attempts < _ATTEMPTS:
+        if not self.entries or (self.attempts < _ATTEMPTS and len(self.entries) == 1):
             self._restart()
             return None
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return self._over("crashed", f"its process died {self.attempts} times, last with {how}.")
 
     def _restart(self) -> None:
-        """A fresh process; the shape that the old one had goes to it as soon as it is ready."""
+        """A fresh process; the shapes that the old one had go to it as soon as it is ready."""
         self.kill()
         self._start()
 
-    def _over(self, status: Status, text: str) -> Row:
-        assert self.entry is not None
-        entry, self.entry, self.attempts = self.entry, None, 0
+    def _over(self, status: Status, text: str) -> Row | None:
+        entries, self.entries, self.attempts = self.entries, [], 0
         self._restart()
+        if len(entries) > 1:
+            self.parted = entries
+            return None
+        (entry,) = entries
         row = _row_without_opening(entry, self.arguments[1])
         row.status, row.error = status, f"'{Path(entry.path).name}' {text}"
         return row
@@ -244,8 +271,10 @@ def resident_bytes(process: int | None) -> float:
         return 0.0
 
 
-def _work(pipe: Connection, log: Path, options: FitOptions, threads: int, fit: Fit) -> None:
-    """A worker's life: ready, then one shape after the other, until the master is gone."""
+def _work(
+    pipe: Connection, log: Path, options: FitOptions, threads: int, fit: Fit, together: FitTogether | None
+) -> None:
+    """A worker's life: ready, then one group of shapes after the other, until the master is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the master decides
     _die_with_master()
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -260,10 +289,12 @@ def _work(pipe: Connection, log: Path, options: FitOptions, threads: int, fit: F
     pipe.send(None)
     while True:
         try:
-            entry: Any = pipe.recv()
+            entries: list[Entry] = pipe.recv()
         except EOFError:
             return
-        pipe.send(fit(entry, options))
+        rows = (fit(entry, options) for entry in entries) if together is None else together(entries, options)
+        for row in rows:
+            pipe.send(row)
 
 
 def _die_with_master() -> None:

@@ -1,5 +1,6 @@
 """Fitting without nerfstudio: ``fit_shape("armadillo").extract_mesh()``."""
 
+from sasnet_ns.fitting.batch import fit_batch
 from sasnet_ns.fitting.shape import FittedShape, ShapeFit, fit_shape
 from sasnet_ns.training.muon import Muon
 from sasnet_ns.training.objective import SDFObjective, sdf_losses
@@ -12,6 +13,7 @@ __all__ = [
     "SDFObjective",
     "ShapeFit",
     "build_optimizers",
+    "fit_batch",
     "fit_shape",
     "learning_rate_factor",
     "sdf_losses",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from sasnet_ns.fitting.image_metrics import psnr
 from sasnet_ns.fitting.signal import CoordinateGrid, Signal
 from sasnet_ns.networks import SASNet, fused_step
 from sasnet_ns.networks.presets import PRESETS
+from sasnet_ns.training.checkpoint import Checkpoint
 from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
+from sasnet_ns.training.options import plain_options, tensor_digest
 from sasnet_ns.training.recipe import Recipe
 from sdf_tools.io.writing import write_json
 from sdf_tools.losses import mask_sparsity_loss
@@ -107,6 +110,7 @@ def fit_grid(
     progress: bool | Report = True,
     evaluate_every: int = 0,
     keep_before: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> FittedGrid:
     """Fit a network to an image or a volume by the mean squared error.
 
@@ -117,12 +121,14 @@ def fit_grid(
         progress: True for a progress bar, or a function called with the step and the loss every tenth step.
         evaluate_every: steps between PSNRs over the whole signal (a multiple of 10); 0 for the last step alone.
         keep_before: keep the untrained network's values.
+        checkpoint: where training keeps its state and goes on from, see :func:`sasnet_ns.training.loop.train`; its
+            options are filled in. Remove it once the results are written.
 
     Returns:
         The field and its history. Ctrl-C ends training early and keeps what is there.
 
     Raises:
-        ValueError: the configuration does not fit the signal, or training diverged.
+        ValueError: the configuration does not fit the signal, training diverged, or the checkpoint is another run's.
     """
     config = copy.deepcopy(config) if config else GridFit()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -138,6 +144,9 @@ def fit_grid(
     fitted = FittedGrid(grid_field, signal, History(), grid_field.render() if keep_before else None)
     steps = config.recipe.steps
     step_loss = GridLoss(grid_field, target, config)
+    if checkpoint is not None:
+        options = {"evaluate_every": evaluate_every, "device": device.type, "data": tensor_digest(signal.values)[:12]}
+        checkpoint = dataclasses.replace(checkpoint, options={**plain_options(config), **options})
     with progress_bar(progress is True, steps, f"{config.network} on {signal.name}") as bar:
         try:
             train(
@@ -149,6 +158,8 @@ def fit_grid(
                 evaluate=lambda: psnr(grid_field.render(), signal.values),
                 evaluate_every=evaluate_every,
                 history=fitted.history,
+                checkpoint=checkpoint,
+                generator=step_loss.generator,
             )
         except KeyboardInterrupt:
             fitted.interrupted = True

@@ -16,9 +16,11 @@ from torch import Tensor
 from sasnet_ns.networks import SASNetConfig, SignedDistanceField
 from sasnet_ns.shapes.prepare import prepare_shape, require_inside
 from sasnet_ns.training.budget import steps_within
+from sasnet_ns.training.checkpoint import Checkpoint
 from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph
 from sasnet_ns.training.loop import History, Report, StepMaker, progress_bar, seeded, train
 from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
+from sasnet_ns.training.options import plain_options, tensor_digest
 from sasnet_ns.training.recipe import Recipe
 from sasnet_ns.training.spectrum import describe, fit_spectrum
 from sasnet_ns.training.sphere_start import start_as_sphere
@@ -46,9 +48,9 @@ class ShapeFit(PoolConfig):
     seconds: float | None = None
     """Seconds of training, instead of the recipe's number of steps: as many as fit, measured beforehand, and the
     schedule spans them. Another number of steps each time, so another result."""
-    cuda_graph: bool | None = None
-    """On a CUDA device, record steps and replay them: nothing but the launches is left to the processor. None: where
-    the network and the objective allow it; True: refuse those that do not."""
+    cuda_graph: bool = False
+    """On a CUDA device, record steps and replay them: nothing but the launches is left to the processor. What cannot be
+    recorded is refused. Off by default, because it has never run on a device (docs/speed.md)."""
     spectrum: Literal["auto", "as_set"] = "as_set"
     """SASNet's frequencies for noisy clouds: auto lowers the band limit to what the noise leaves room for and says so,
     unless network_config is given. Clouds are cleaned beforehand, and then it gains nothing (docs/choosing.md)."""
@@ -145,6 +147,7 @@ def fit_shape(
     *,
     device: torch.device | str | None = None,
     progress: bool | Callable[[int, float], None] = True,
+    checkpoint: Checkpoint | None = None,
 ) -> FittedShape:
     """Fit a network to the signed distance of a shape.
 
@@ -155,15 +158,38 @@ def fit_shape(
         config: see :class:`ShapeFit`.
         device: default CUDA if there is one, else the CPU.
         progress: True for a progress bar, or a function called with the step and the loss every tenth step.
+        checkpoint: where training keeps its state and goes on from, see :func:`sasnet_ns.training.loop.train`; its
+            options are filled in. Remove it once the results are written.
 
     Returns:
         The field and its frame. Ctrl-C ends training early and keeps what is there.
 
     Raises:
         ShapeError: the shape cannot be fitted.
-        ValueError: training diverged, also with lower learning rates; or ``cuda_graph`` asks for what cannot be.
+        ValueError: training diverged, also with lower learning rates; the checkpoint is another run's; or
+            ``cuda_graph`` asks for what cannot be.
     """
     config = config or ShapeFit()
+    return fit_prepared(prepare_fit(shape, config, device), config, progress, checkpoint)
+
+
+@dataclass
+class PreparedFit:
+    """All that comes before the first step of a fit.
+
+    Attributes:
+        normalized: the shape in box units.
+        distance: of it.
+        pool: samples, on the fit's device.
+    """
+
+    normalized: NormalizedShape
+    distance: SignedDistance
+    pool: SDFPool
+
+
+def prepare_fit(shape: Shape | str, config: ShapeFit, device: torch.device | str | None = None) -> PreparedFit:
+    """The first part of :func:`fit_shape`, with its arguments and errors."""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     agnostic = config.objective.loss == "sign_agnostic"
     normalized = prepare_shape(shape, normals=not agnostic, orientation=config.orientation)
@@ -171,14 +197,39 @@ def fit_shape(
     pool = config.build_pool(normalized.shape, distance=distance).to(device)
     if not agnostic:
         require_inside(normalized.shape.name, pool.sdf)
-    options = config.network_config
+    return PreparedFit(normalized, distance, pool)
+
+
+def first_field(prepared: PreparedFit, config: ShapeFit) -> SignedDistanceField:
+    """The field that a fit begins with, drawn with the configuration's seed."""
+    normalized, options = prepared.normalized, config.network_config
     if options is None:
         options = default_network_config(config.network, normalized.noise if config.spectrum == "auto" else 0.0)
     with seeded(config.seed):
-        sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale).to(device)
-        look_at_shape(sdf, distance)
-    fitted = FittedShape(sdf, normalized, [])
-    if config.seconds is not None:
+        sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale)
+        sdf = sdf.to(prepared.pool.points.device)
+        look_at_shape(sdf, prepared.distance)
+    return sdf
+
+
+def fit_prepared(
+    prepared: PreparedFit,
+    config: ShapeFit,
+    progress: bool | Callable[[int, float], None] = True,
+    checkpoint: Checkpoint | None = None,
+) -> FittedShape:
+    """The rest of :func:`fit_shape`, with its arguments and errors."""
+    pool, agnostic = prepared.pool, config.objective.loss == "sign_agnostic"
+    sdf = first_field(prepared, config)
+    fitted = FittedShape(sdf, prepared.normalized, [])
+    kept = None
+    if checkpoint is not None:
+        data = {"device": pool.points.device.type, "data": tensor_digest(pool.points, pool.sdf)[:12]}
+        checkpoint = dataclasses.replace(checkpoint, options={**plain_options(config), **data})
+        kept = checkpoint.read()
+    if kept is not None:
+        config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, steps=kept["steps"]))
+    elif config.seconds is not None:
         count = config.points_per_batch
         recipe = dataclasses.replace(config.recipe)
         recipe.steps = steps_within(
@@ -197,25 +248,26 @@ def fit_shape(
     )
     with bar as report:
         try:
-            if agnostic:
+            if agnostic and kept is None:
                 start_as_sphere(sdf, config.recipe, config.points_per_batch, config.seed)
-            _train(fitted, pool, config, report)
+            _train(fitted, pool, config, report, checkpoint)
         except KeyboardInterrupt:
             fitted.interrupted = True
     if not agnostic:
-        fitted.iou = _sample_iou(sdf, pool)
+        fitted.iou = sample_iou(sdf, pool)
     return fitted
 
 
 @torch.no_grad()
-def _sample_iou(field: SignedDistanceField, pool: SDFPool) -> float:
+def sample_iou(field: SignedDistanceField, pool: SDFPool) -> float:
+    """Overlap of a field's inside and the shape's, of up to 50,000 samples of the pool."""
     stride = max(1, len(pool) // 50_000)
     predicted = in_chunks(field, pool.points[::stride]) < 0
     inside = pool.sdf[::stride] < 0
     return float((predicted & inside).sum() / (predicted | inside).sum().clamp_min(1))
 
 
-def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report) -> None:
+def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report, checkpoint: Checkpoint | None) -> None:
     steps = SDFStep(fitted.field, config.objective, config.recipe.steps)
 
     def loss_at(step: int) -> Tensor:
@@ -230,6 +282,7 @@ def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report)
         after_step=steps.finish,
         report=report,
         history=History(loss=fitted.losses),
+        checkpoint=checkpoint,
         make_steps=None if makers is None else makers(fitted.field, config.recipe.steps),
     )
 
@@ -238,11 +291,11 @@ def _step_makers(
     field: SignedDistanceField, pool: SDFPool, config: ShapeFit
 ) -> Callable[[SignedDistanceField, int], StepMaker] | None:
     """What records the steps of a field like this one, given the field and how many; None for the ordinary loop."""
-    reason = why_no_graph(field, config.objective)
-    if config.cuda_graph and reason is not None:
-        raise ValueError(f"cuda_graph: steps cannot be recorded, because {reason}.")
-    if reason is not None or config.cuda_graph is False:
+    if not config.cuda_graph:
         return None
+    reason = why_no_graph(field, config.objective)
+    if reason is not None:
+        raise ValueError(f"cuda_graph: steps cannot be recorded, because {reason}.")
     count, objective = config.points_per_batch, config.objective
     return lambda field, steps: (
         lambda optimizers, rates_at: DeviceSteps(field, objective, pool, count, steps, optimizers, rates_at)

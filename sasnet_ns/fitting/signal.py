@@ -11,12 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdf_tools.errors import MissingLibraryError
+from sasnet_ns.fitting.grid_files import read_picture
+from sdf_tools.errors import MissingLibraryError, ShapeError
 
 CoordinateGrid = Literal["centers", "endpoints"]
 """Where samples lie in [-1, 1]: at the centres of equal cells, or from -1 to 1 with both ends included."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".npy")
+
+
+_PIECE = 1 << 20  # values that are scaled at a time, in float64
 
 
 @dataclass
@@ -86,15 +90,16 @@ def read_image(path: Path | str, size: int | None = None) -> Signal:
         size: longest side to reduce it to, by antialiased bicubic interpolation; a smaller image stays as it is.
 
     Raises:
-        ValueError: the file is missing, not an image, or not of two dimensions.
+        ValueError: the file is missing, not an image, not of two dimensions, or (a ShapeError) larger than memory
+            allows.
         MissingLibraryError: a PNG of 16 bits and several channels without OpenCV to read it.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no image at '{path}'.")
     try:
-        array = _image_array(path)
-    except MissingLibraryError:
+        array = read_picture(path)
+    except (MissingLibraryError, ShapeError):
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -127,21 +132,45 @@ def signal_from_array(array: np.ndarray, name: str, window: tuple[float, float] 
     """
     if array.dtype.kind not in "uifb":
         raise ValueError(f"'{name}' holds {array.dtype} values; they must be real numbers.")
+    if array.size == 0:
+        raise ValueError(f"'{name}' holds no values (its shape is {array.shape}).")
     if not np.isfinite(array).all():
         raise ValueError(f"'{name}' holds values that are not finite; replace them first.")
     bits = 8 * array.dtype.itemsize if array.dtype in (np.uint8, np.uint16) else 0
+    low: float
+    high: float
     if window is not None:
         low, high = window
     elif bits:
-        low, high = 0.0, float(2**bits - 1)
-    else:
+        low, high = 0, 2**bits - 1
+    elif array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
-        if array.dtype.kind == "f" and low >= 0 and high <= 1:
+        if low >= 0 and high <= 1:
             low, high = 0.0, 1.0
+    else:  # whole numbers of Python, which are exact also beyond 2^53
+        low, high = int(array.min()), int(array.max())
     if not high > low:
         raise ValueError(f"'{name}' has no range of values to fit (from {low:g} to {high:g}).")
-    scaled = np.clip((array.astype(np.float32) - low) / (high - low), 0, 1)
-    return Signal(torch.from_numpy(scaled.astype(np.float32)), name, low, high, bits)
+    if not high - low < 1e308:
+        raise ValueError(f"'{name}' has values from {low:g} to {high:g}, beyond what can be computed with; scale it.")
+    values = torch.from_numpy(_scaled(array, low, high))
+    return Signal(values, name, float(low), float(high), bits)
+
+
+def _scaled(array: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values from low to high as float32 from 0 to 1; the difference is taken before any precision is given up."""
+    result = np.empty(array.shape, np.float32)
+    source, target = array.reshape(-1), result.reshape(-1)
+    for start in range(0, len(source), _PIECE):
+        piece = source[start : start + _PIECE]
+        if piece.dtype.kind in "iu" and isinstance(low, int):
+            # Modulo 2^64, which the difference of two numbers of this type never exceeds.
+            offset = np.uint64(low % 2**64)
+            difference = (piece.astype(np.uint64) - offset).astype(np.float64)
+        else:
+            difference = piece.astype(np.float64) - low
+        target[start : start + _PIECE] = np.clip(difference / (high - low), 0, 1)
+    return result
 
 
 def shrink(signal: Signal, size: int) -> Signal:
@@ -188,48 +217,3 @@ def encode_tiff(signal: Signal, values: Float[Tensor, "*grid C"]) -> bytes:
         buffer, array if array.shape[-1] > 1 else array[..., 0], photometric="rgb" if colour else "minisblack"
     )
     return buffer.getvalue()
-
-
-def _image_array(path: Path) -> np.ndarray:
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    if suffix in (".tif", ".tiff"):
-        import tifffile
-
-        return tifffile.imread(path)
-    if suffix == ".png" and _is_deep_colour(path):
-        return _deep_png(path)
-    from PIL import Image
-
-    with Image.open(path) as image:
-        if image.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
-            image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
-        elif image.mode == "1":
-            image = image.convert("L")
-        array = np.asarray(image)
-    if image.mode.startswith("I") and array.dtype.kind == "i":
-        array = array.astype(np.uint16)
-    return array
-
-
-def _is_deep_colour(path: Path) -> bool:
-    """Whether a PNG has 16 bits and more than one channel, of which Pillow keeps only 8 bits."""
-    with path.open("rb") as file:
-        head = file.read(26)
-    return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24] == 16 and head[25] != 0
-
-
-def _deep_png(path: Path) -> np.ndarray:
-    try:
-        import cv2
-    except ImportError:
-        raise MissingLibraryError(
-            f"'{path.name}' is a PNG of 16 bits and several channels, which needs OpenCV: "
-            "pip install opencv-python-headless (or save it as .tif)."
-        ) from None
-    array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if array is None:
-        raise ValueError("damaged PNG")
-    order = [2, 1, 0, 3][: array.shape[-1]]
-    return array[..., order]

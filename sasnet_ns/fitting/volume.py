@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sasnet_ns.fitting import pictures
+from sasnet_ns.fitting.grid_files import read_npy, read_tiff
 from sasnet_ns.fitting.grid_fit import FittedGrid
 from sasnet_ns.fitting.image_metrics import psnr, ssim
 from sasnet_ns.fitting.signal import Signal, encode_png, shrink, signal_from_array
@@ -79,13 +80,14 @@ def read_volume(
             f"'{path.name}' holds an array of shape {array.shape}; a volume is (slices, rows, columns), with up to 16 "
             "channels last."
         )
-    if own_spacing and (len(own_spacing) != 3 or not all(1e-30 < s < 1e30 for s in own_spacing)):
+    sizes = spacing or own_spacing
+    if sizes and (len(sizes) != 3 or not all(1e-30 < s < 1e30 for s in sizes)):
         raise ValueError(
-            f"'{path.name}' gives {own_spacing} as the size of its cells; three positive numbers are needed: say them "
+            f"'{path.name}' gives {tuple(sizes)} as the size of its cells; three positive numbers are needed: say them "
             "(spacing) or save it again."
         )
     signal = signal_from_array(np.ascontiguousarray(array), re.sub(r"\.nii$", "", path.stem), window)
-    signal.spacing = spacing or own_spacing or (1.0, 1.0, 1.0)
+    signal.spacing = sizes or (1.0, 1.0, 1.0)
     return shrink(signal, size) if size else signal
 
 
@@ -99,17 +101,14 @@ def _volume_array(
     """The array and the size of its cells, () where the file does not say."""
     if path.is_dir():
         return _slices(path), ()
+    if not path.is_file():
+        raise _Refusal(f"'{path.name}' is not a plain file (a device, a pipe or a socket); give a file.")
     if suffix == ".npy":
-        return np.load(path, allow_pickle=False), ()
+        return read_npy(path), ()
     if suffix == ".npz":
         return _from_npz(path, key)
     if suffix in (".tif", ".tiff"):
-        import tifffile
-
-        with tifffile.TiffFile(path) as file:
-            if file.series:
-                require_memory(2 * file.series[0].dtype.itemsize * math.prod(file.series[0].shape), path.name)
-        return tifffile.imread(path), ()
+        return read_tiff(path), ()
     if suffix in (".nii", ".nii.gz"):
         return _from_nifti(path)
     if suffix == ".nrrd":
@@ -173,24 +172,35 @@ def _check_nrrd(path: Path, header: dict[str, Any]) -> None:
 def _from_raw(path: Path, shape: tuple[int, ...] | None, dtype: str | None) -> np.ndarray:
     if shape is None or dtype is None:
         raise _Refusal(f"'{path.name}' is raw: say its shape (slices rows columns) and its type (for example <i2).")
-    array = np.fromfile(path, dtype=np.dtype(dtype))
-    if array.size != math.prod(shape):
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        raise _Refusal(f"'{dtype}' is no type of numbers; say it in numpy's notation, for example <i2.") from None
+    if min(shape) < 1 or kind.kind not in "uif":
+        raise _Refusal(f"a volume of shape {tuple(shape)} and type {dtype} has no numbers.")
+    held, left = divmod(path.stat().st_size, kind.itemsize)
+    if held != math.prod(shape) or left:
         raise _Refusal(
-            f"'{path.name}' holds {array.size:,} values of type {dtype}, the shape {tuple(shape)} needs "
-            f"{math.prod(shape):,}."
+            f"'{path.name}' holds {held:,} values of type {dtype}{' and a part of one' * bool(left)}, the shape "
+            f"{tuple(shape)} needs {math.prod(shape):,}."
         )
-    return array.reshape(shape)
+    require_memory((kind.itemsize + 8) * held, path.name)
+    return np.fromfile(path, dtype=kind).reshape(shape)
 
 
 def _slices(folder: Path) -> np.ndarray:
-    import tifffile
-
     files = [p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff")]
     if not files:
         raise _Refusal(f"'{folder}' holds no .tif slices.")
     # slice2 before slice10.
     files.sort(key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)])
-    return np.stack([tifffile.imread(p) for p in files])
+    first = read_tiff(files[0])
+    require_memory(2 * (first.itemsize + 4) * first.size * len(files), folder.name)
+    slices = [first, *(read_tiff(p) for p in files[1:])]
+    for file, one in zip(files, slices, strict=True):
+        if one.shape != first.shape:
+            raise _Refusal(f"'{file.name}' has {one.shape} pixels, '{files[0].name}' {first.shape}; slices are alike.")
+    return np.stack(slices)
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from sasnet_ns.kernels.fused_step import FusedStep
 from sasnet_ns.kernels.layout import HashGridLayout
 from sasnet_ns.kernels.optimizers import Adam, compiled_updates, muon_step
 from sasnet_ns.kernels.point_loss import point_loss
-from sasnet_ns.kernels.step_form import PointLoss, StepForm, StepLayer
+from sasnet_ns.kernels.stacked_step import StackedStep
+from sasnet_ns.kernels.step_form import PointLoss, StepForm, StepLayer, stack_forms
 
 __all__ = [
     "Adam",
@@ -18,6 +19,7 @@ __all__ = [
     "HashGridLayout",
     "Implementation",
     "PointLoss",
+    "StackedStep",
     "StepForm",
     "StepLayer",
     "compiled_updates",
@@ -27,5 +29,6 @@ __all__ = [
     "masked_sine_embedding",
     "muon_step",
     "point_loss",
+    "stack_forms",
     "tune",
 ]

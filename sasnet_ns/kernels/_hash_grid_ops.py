@@ -7,6 +7,8 @@ derivative along ``v``:
 * gather: ``sum_c w_c table_c`` per point,
 * scatter: ``sum_points w_c g`` per table entry,
 * contract: gradient of ``<gather, g>`` by ``x`` per point.
+
+All tensors have K networks in front, each with points and a table of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ BACKENDS = {"numba": "sasnet_ns.kernels._numba_grid", "triton": "sasnet_ns.kerne
 
 
 def hash_grid(x: Tensor, table: Tensor, layout: HashGridLayout, backend: str) -> Tensor:
-    """Features (N, out_dim) of points x (N, d) by ``backend``, differentiable twice."""
+    """Features (K, N, out_dim) of points x (K, N, d) by ``backend``, differentiable twice."""
     return _gather(x, None, table, *_pack(layout), backend)
 
 
@@ -99,13 +101,13 @@ def _contract(
 
 @_gather.register_fake
 def _(x, v, table, resolutions, log2_table_size, feature_dim, smooth, backend):  # type: ignore[no-untyped-def]
-    return x.new_empty(x.shape[0], len(resolutions) * feature_dim)
+    return x.new_empty(*x.shape[:2], len(resolutions) * feature_dim)
 
 
 @_scatter.register_fake
 def _(x, v, g, resolutions, log2_table_size, feature_dim, smooth, backend):  # type: ignore[no-untyped-def]
     layout = _unpack(x, resolutions, log2_table_size, feature_dim, smooth)
-    return x.new_empty(layout.total_entries, feature_dim)
+    return x.new_empty(x.shape[0], layout.total_entries, feature_dim)
 
 
 @_contract.register_fake

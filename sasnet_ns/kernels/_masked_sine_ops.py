@@ -1,7 +1,8 @@
 """Masked sine layer as torch operators with derivatives, whatever the backend.
 
-Three operators: the layer, its backward pass, and the backward pass of that. With ``weight`` (width, in_dim) the first
-two take points in place of pre-activations and form the product on the fly; ``weight`` and points are then constants.
+Three operators: the layer, its backward pass, and the backward pass of that. With ``weight`` (K, width, in_dim) the
+first two take points in place of pre-activations and form the product on the fly; ``weight`` and points are then
+constants. All tensors have K networks in front, each with weights of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def masked_sine(
     group_sizes: Sequence[int],
     backend: str,
 ) -> Tensor:
-    """Activations (N, width) by ``backend``, differentiable twice."""
+    """Activations (K, N, width) by ``backend``, differentiable twice."""
     return _forward(z, weight, bias, mask, float(omega), list(group_sizes), backend)
 
 
@@ -83,22 +84,22 @@ def _backward2(
 
 @_forward.register_fake
 def _(z, weight, bias, mask, omega, group_sizes, backend):  # type: ignore[no-untyped-def]
-    return bias.new_empty(z.shape[0], bias.shape[0])
+    return bias.new_empty(*z.shape[:2], bias.shape[1])
 
 
 @_backward.register_fake
 def _(g, z, weight, bias, mask, omega, group_sizes, backend):  # type: ignore[no-untyped-def]
-    rows, width = z.shape[0], bias.shape[0]
-    grad_z = z.new_empty(rows if weight is None else 0, width)
-    grad_mask = (z if mask is None else mask).new_empty(rows if mask is not None else 0, len(group_sizes))
-    return grad_z, bias.new_empty(width), grad_mask
+    (networks, rows), width = z.shape[:2], bias.shape[1]
+    grad_z = z.new_empty(networks, rows if weight is None else 0, width)
+    grad_mask = (z if mask is None else mask).new_empty(networks, rows if mask is not None else 0, len(group_sizes))
+    return grad_z, bias.new_empty(networks, width), grad_mask
 
 
 @_backward2.register_fake
 def _(g, vz, vb, vm, z, bias, mask, omega, group_sizes, backend):  # type: ignore[no-untyped-def]
-    rows, width = z.shape
-    grad_mask = (z if mask is None else mask).new_empty(rows if mask is not None else 0, len(group_sizes))
-    return g.new_empty(rows, width), z.new_empty(rows, width), bias.new_empty(width), grad_mask
+    networks, rows, width = z.shape
+    grad_mask = (z if mask is None else mask).new_empty(networks, rows if mask is not None else 0, len(group_sizes))
+    return g.new_empty(z.shape), z.new_empty(z.shape), bias.new_empty(networks, width), grad_mask
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -110,7 +111,7 @@ def _forward_autograd(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     z, weight, bias, mask = ctx.saved_tensors
     if weight is not None and torch.is_grad_enabled():
         # differentiated once more: the two-step form, which the second derivative is written for
-        _, grad_bias, grad_mask = _backward(g, z @ weight.t(), None, bias, mask, *ctx.config)
+        _, grad_bias, grad_mask = _backward(g, z @ weight.mT, None, bias, mask, *ctx.config)
         grad_z = None
     else:
         grad_z, grad_bias, grad_mask = _backward(g, z, weight, bias, mask, *ctx.config)

@@ -41,6 +41,14 @@ def span(part, parts, rows):  # type: ignore[no-untyped-def]
 
 
 @jit
+def entry(stack, k):  # type: ignore[no-untyped-def]
+    """Entry ``k`` of a stack of arrays, or None of None."""
+    if stack is None:
+        return None
+    return stack[k]
+
+
+@jit
 def scratch(shape, dtype):  # type: ignore[no-untyped-def]
     """Zeros that share no cache line with another thread's data, nor the next line, which is fetched with it."""
     size = 1
@@ -57,11 +65,12 @@ def run(launcher: Callable[..., None], kernel: Callable[..., None], parts: int, 
     Args:
         launcher: compiled function of (team, parts, *arguments) that calls ``_openmp.on_team`` on the kernel.
         kernel: compiled function.
-        parts: how many; one runs at once.
+        parts: how many; one runs at once, and where torch has one thread all of them do, in order.
         arguments: arrays and whatever else the kernel takes.
     """
-    if parts <= 1:
-        kernel(0, 1, *arguments)
+    if parts <= 1 or torch.get_num_threads() == 1:
+        for part in range(parts):
+            kernel(part, parts, *arguments)
         return
     team = _openmp.team() if _launches() else None
     if team is not None:

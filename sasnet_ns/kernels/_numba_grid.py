@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sasnet_ns.kernels._numba import array, jit, run, scratch, span, threads_for
+from sasnet_ns.kernels._numba import array, entry, jit, run, scratch, span, threads_for
 from sasnet_ns.kernels._openmp import on_team
 from sasnet_ns.kernels.layout import PRIMES, HashGridLayout
 
@@ -190,7 +190,7 @@ def _reduce(axis, tangents, use_tangents, count, factors, dots, values, slopes, 
 
 
 @jit
-def _gather_part(part, parts, x, axes, channels, smooth, v, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
+def _gather_network(part, parts, x, axes, channels, smooth, v, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
     begin, end = span(part, parts, x.shape[0])
     in_dim, corners, zero = x.shape[1], 1 << len(axes), x.dtype.type(0)
     columns, tangents = scratch((in_dim, BLOCK), x.dtype), scratch((in_dim, BLOCK), x.dtype)
@@ -228,7 +228,7 @@ def _gather_part(part, parts, x, axes, channels, smooth, v, table, levels, table
 
 
 @jit
-def _scatter_part(part, parts, x, axes, channels, smooth, v, g, levels, table_mask, tables):  # type: ignore[no-untyped-def]
+def _scatter_network(part, parts, x, axes, channels, smooth, v, g, levels, table_mask, tables):  # type: ignore[no-untyped-def]
     # a lane does every so many-th level; beyond as many lanes as levels the points are shared, with a table for each
     copies = tables.shape[0]
     lanes, lane = parts // copies, part // copies
@@ -267,7 +267,7 @@ def _scatter_part(part, parts, x, axes, channels, smooth, v, g, levels, table_ma
 
 
 @jit
-def _contract_part(part, parts, x, axes, channels, smooth, v, g, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
+def _contract_network(part, parts, x, axes, channels, smooth, v, g, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
     begin, end = span(part, parts, x.shape[0])
     in_dim, corners, zero = x.shape[1], 1 << len(axes), x.dtype.type(0)
     columns, tangents = scratch((in_dim, BLOCK), x.dtype), scratch((in_dim, BLOCK), x.dtype)
@@ -306,6 +306,24 @@ def _contract_part(part, parts, x, axes, channels, smooth, v, g, table, levels, 
 
 
 @jit
+def _gather_part(part, parts, x, axes, channels, smooth, v, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
+    for k in range(x.shape[0]):
+        _gather_network(part, parts, x[k], axes, channels, smooth, entry(v, k), table[k], levels, table_mask, out[k])
+
+
+@jit
+def _scatter_part(part, parts, x, axes, channels, smooth, v, g, levels, table_mask, tables):  # type: ignore[no-untyped-def]
+    for k in range(x.shape[0]):
+        _scatter_network(part, parts, x[k], axes, channels, smooth, entry(v, k), g[k], levels, table_mask, tables[k])
+
+
+@jit
+def _contract_part(part, parts, x, axes, channels, smooth, v, g, table, levels, table_mask, out):  # type: ignore[no-untyped-def]
+    for k in range(x.shape[0]):
+        _contract_network(part, parts, x[k], axes, channels, smooth, entry(v, k), g[k], table[k], levels, table_mask, out[k])  # fmt: skip  # noqa: E501
+
+
+@jit
 def _gather(team, parts, *arguments):  # type: ignore[no-untyped-def]
     on_team(_gather_part, team, parts, arguments)
 
@@ -328,30 +346,30 @@ def _constants(layout: HashGridLayout) -> tuple[tuple[int, ...], tuple[int, ...]
 
 
 def gather(x: Tensor, v: Tensor | None, table: Tensor, layout: HashGridLayout) -> Tensor:
-    """Features (N, out_dim) of points x (N, d), or their derivatives along v (N, d)."""
-    out = x.new_empty(x.shape[0], layout.out_dim)
+    """Features (K, N, out_dim) of points x (K, N, d), or their derivatives along v (K, N, d)."""
+    out = x.new_empty(*x.shape[:2], layout.out_dim)
     axes, channels, smooth, levels = _constants(layout)
     arguments = (array(x), axes, channels, smooth, array(v), array(table), levels, layout.table_size - 1, out.numpy())
-    run(_gather, _gather_part, threads_for(x.shape[0], POINTS_PER_THREAD), *arguments)
+    run(_gather, _gather_part, threads_for(x.shape[1], POINTS_PER_THREAD), *arguments)
     return out
 
 
 def scatter(x: Tensor, v: Tensor | None, g: Tensor, layout: HashGridLayout) -> Tensor:
-    """Table gradient (total_entries, feature_dim) of <features, g> (N, out_dim), or of their derivatives along v."""
-    threads = threads_for(x.shape[0], POINTS_PER_THREAD)
+    """Table gradient (K, total_entries, feature_dim) of <features, g> (K, N, out_dim), or of their derivatives by v."""
+    threads = threads_for(x.shape[1], POINTS_PER_THREAD)
     lanes = min(threads, layout.levels)
-    out = x.new_zeros(threads // lanes, layout.total_entries, layout.feature_dim)
+    out = x.new_zeros(x.shape[0], threads // lanes, layout.total_entries, layout.feature_dim)
     axes, channels, smooth, levels = _constants(layout)
     arguments = (array(x), axes, channels, smooth, array(v), array(g), levels, layout.table_size - 1, out.numpy())
-    run(_scatter, _scatter_part, lanes * out.shape[0], *arguments)
-    return out[0] if out.shape[0] == 1 else out.sum(0)
+    run(_scatter, _scatter_part, lanes * out.shape[1], *arguments)
+    return out[:, 0] if out.shape[1] == 1 else out.sum(1)
 
 
 def contract(x: Tensor, v: Tensor | None, g: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
-    """Point gradient (N, d) of <features, g> (N, out_dim), or the derivative of that gradient along v (N, d)."""
+    """Point gradient (K, N, d) of <features, g> (K, N, out_dim), or that gradient's derivative along v (K, N, d)."""
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     axes, channels, smooth, levels = _constants(layout)
     mask = layout.table_size - 1
     arguments = (array(x), axes, channels, smooth, array(v), array(g), array(table), levels, mask, out.numpy())
-    run(_contract, _contract_part, threads_for(x.shape[0], POINTS_PER_THREAD), *arguments)
+    run(_contract, _contract_part, threads_for(x.shape[1], POINTS_PER_THREAD), *arguments)
     return out

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sasnet_ns.kernels._numba import APART, array, jit, run, scratch, span, threads_for
+from sasnet_ns.kernels._numba import APART, array, entry, jit, run, scratch, span, threads_for
 from sasnet_ns.kernels._openmp import on_team
 
 
@@ -125,7 +125,7 @@ def _group_sums(values, ends, row, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _forward_part(part, parts, z, weight, bias, mask, omega, ends, out):  # type: ignore[no-untyped-def]
+def _forward_network(part, parts, z, weight, bias, mask, omega, ends, out):  # type: ignore[no-untyped-def]
     begin, end = span(part, parts, z.shape[0])
     width = bias.shape[0]
     arg, wide = scratch((width,), np.float32), scratch((width + PADDING,), np.float32)
@@ -141,7 +141,7 @@ def _forward_part(part, parts, z, weight, bias, mask, omega, ends, out):  # type
 
 
 @jit
-def _backward_part(part, parts, g, z, weight, bias, mask, omega, ends, grad_z, grad_mask, sums):  # type: ignore[no-untyped-def]
+def _backward_network(part, parts, g, z, weight, bias, mask, omega, ends, grad_z, grad_mask, sums):  # type: ignore[no-untyped-def]
     begin, end = span(part, parts, z.shape[0])
     grad_bias = sums[part]
     width = bias.shape[0]
@@ -168,7 +168,7 @@ def _backward_part(part, parts, g, z, weight, bias, mask, omega, ends, grad_z, g
 
 
 @jit
-def _backward2_part(part, parts, g, vz, vb, vm, z, bias, mask, omega, ends, grad_g, grad_z, grad_mask, sums):  # type: ignore[no-untyped-def]
+def _backward2_network(part, parts, g, vz, vb, vm, z, bias, mask, omega, ends, grad_g, grad_z, grad_mask, sums):  # type: ignore[no-untyped-def]
     begin, end = span(part, parts, z.shape[0])
     grad_bias = sums[part]
     width = bias.shape[0]
@@ -195,6 +195,24 @@ def _backward2_part(part, parts, g, vz, vb, vm, z, bias, mask, omega, ends, grad
 
 
 @jit
+def _forward_part(part, parts, z, weight, bias, mask, omega, ends, out):  # type: ignore[no-untyped-def]
+    for k in range(z.shape[0]):
+        _forward_network(part, parts, z[k], entry(weight, k), bias[k], entry(mask, k), omega, ends, out[k])
+
+
+@jit
+def _backward_part(part, parts, g, z, weight, bias, mask, omega, ends, grad_z, grad_mask, sums):  # type: ignore[no-untyped-def]
+    for k in range(z.shape[0]):
+        _backward_network(part, parts, g[k], z[k], entry(weight, k), bias[k], entry(mask, k), omega, ends, grad_z[k], grad_mask[k], sums[k])  # fmt: skip  # noqa: E501
+
+
+@jit
+def _backward2_part(part, parts, g, vz, vb, vm, z, bias, mask, omega, ends, grad_g, grad_z, grad_mask, sums):  # type: ignore[no-untyped-def]
+    for k in range(z.shape[0]):
+        _backward2_network(part, parts, g[k], vz[k], vb[k], entry(vm, k), z[k], bias[k], entry(mask, k), omega, ends, grad_g[k], grad_z[k], grad_mask[k], sums[k])  # fmt: skip  # noqa: E501
+
+
+@jit
 def _forward(team, parts, *arguments):  # type: ignore[no-untyped-def]
     on_team(_forward_part, team, parts, arguments)
 
@@ -217,10 +235,10 @@ def _ends(group_sizes: tuple[int, ...], width: int) -> np.ndarray:
 def forward(
     z: Tensor, weight: Tensor | None, bias: Tensor, mask: Tensor | None, omega: float, group_sizes: Sequence[int]
 ) -> Tensor:
-    """Activations (N, width) of ``z`` (N, width), or of points ``z`` (N, in_dim) with ``weight`` (width, in_dim)."""
-    rows, width = z.shape[0], bias.shape[0]
-    out = z.new_empty(rows, width)
-    across = None if weight is None else weight.t()
+    """Activations (K, N, width) of ``z`` (K, N, width), or of points (K, N, d) with ``weight`` (K, width, d)."""
+    (networks, rows), width = z.shape[:2], bias.shape[1]
+    out = z.new_empty(networks, rows, width)
+    across = None if weight is None else weight.mT
     ends = _ends(tuple(group_sizes), width)
     arguments = (array(z), array(across), array(bias), array(mask), np.float32(omega), ends, out.numpy())
     run(_forward, _forward_part, threads_for(rows, ROWS_PER_THREAD), *arguments)
@@ -236,15 +254,15 @@ def backward(
     omega: float,
     group_sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by ``z`` (N, width; empty with ``weight``), bias (width,) and mask (N, groups)."""
-    rows, width = z.shape[0], bias.shape[0]
-    grad_z = z.new_empty(rows if weight is None else 0, width)
-    grad_mask = z.new_empty(rows if mask is not None else 0, len(group_sizes))
-    across = None if weight is None else weight.t()
+    """Gradients by ``z`` (K, N, width; no rows with ``weight``), bias (K, width) and mask (K, N, groups)."""
+    (networks, rows), width = z.shape[:2], bias.shape[1]
+    grad_z = z.new_empty(networks, rows if weight is None else 0, width)
+    grad_mask = z.new_empty(networks, rows if mask is not None else 0, len(group_sizes))
+    across = None if weight is None else weight.mT
     ends = _ends(tuple(group_sizes), width)
     inputs = (array(g), array(z), array(across), array(bias), array(mask), np.float32(omega), ends)
     outputs = (grad_z.numpy(), grad_mask.numpy())
-    return grad_z, _run_and_sum(_backward, _backward_part, rows, width, (*inputs, *outputs)), grad_mask
+    return grad_z, _run_and_sum(_backward, _backward_part, z.shape[:2], width, (*inputs, *outputs)), grad_mask
 
 
 def backward2(
@@ -259,20 +277,25 @@ def backward2(
     group_sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients by g, z, bias and mask of ``<(vz, vb, vm), backward(g, z, bias, mask)>``."""
-    rows, width = z.shape
-    grad_g, grad_z = z.new_empty(rows, width), z.new_empty(rows, width)
-    grad_mask = z.new_empty(rows if mask is not None else 0, len(group_sizes))
+    networks, rows, width = z.shape
+    grad_g, grad_z = z.new_empty(z.shape), z.new_empty(z.shape)
+    grad_mask = z.new_empty(networks, rows if mask is not None else 0, len(group_sizes))
     ends = _ends(tuple(group_sizes), width)
     inputs = (array(g), array(vz), array(vb), None if mask is None else array(vm), array(z), array(bias), array(mask))
     outputs = (grad_g.numpy(), grad_z.numpy(), grad_mask.numpy())
     arguments = (*inputs, np.float32(omega), ends, *outputs)
-    return grad_g, grad_z, _run_and_sum(_backward2, _backward2_part, rows, width, arguments), grad_mask
+    return grad_g, grad_z, _run_and_sum(_backward2, _backward2_part, z.shape[:2], width, arguments), grad_mask
 
 
 def _run_and_sum(
-    launcher: Callable[..., None], kernel: Callable[..., None], rows: int, width: int, arguments: tuple[Any, ...]
+    launcher: Callable[..., None],
+    kernel: Callable[..., None],
+    size: Sequence[int],
+    width: int,
+    arguments: tuple[Any, ...],
 ) -> Tensor:
-    """Run a backward kernel on all rows; each thread adds up the bias gradient in a row of its own."""
-    sums = torch.zeros(threads_for(rows, ROWS_PER_THREAD), width + APART)
-    run(launcher, kernel, sums.shape[0], *arguments, sums.numpy())
-    return sums[0, :width] if sums.shape[0] == 1 else sums[:, :width].sum(0)
+    """Run a backward kernel on all networks' rows; each thread adds up bias gradients in rows of its own."""
+    networks, rows = size
+    sums = torch.zeros(networks, threads_for(rows, ROWS_PER_THREAD), width + APART)
+    run(launcher, kernel, sums.shape[1], *arguments, sums.numpy())
+    return sums[:, 0, :width] if sums.shape[1] == 1 else sums[:, :, :width].sum(1)

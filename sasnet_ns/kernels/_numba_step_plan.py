@@ -17,6 +17,8 @@ from sasnet_ns.kernels._vector import COLUMNS, LANES
 from sasnet_ns.kernels.layout import HashGridLayout
 from sasnet_ns.kernels.step_form import PointLoss, StepForm
 
+PARTS = 4
+"""Shares of a step's points whose gradients are summed apart, on one, two or four threads alike: the same bits."""
 LARGE_TABLE = 1 << 20
 """Numbers of a hash grid from which on threads share one gradient of it: each takes levels instead of points."""
 LARGE_SUMS = 1 << 18
@@ -63,11 +65,9 @@ class CompiledStep:
         self._copies = list(self._views(self._values))
         self._gradients = [(tensor, view) for tensor, view in self._views(self._grads) if tensor.requires_grad]
         self._trains_table = form.table is not None and form.table.requires_grad
-        layout = HashGridLayout(form.in_dim, (2,), 1) if form.layout is None else form.layout
-        axes, channels, smooth, levels = _numba_grid._constants(layout)
-        self._grid = (axes, channels, smooth)
-        self._levels = (levels[:0] if form.layout is None else levels, layout.table_size - 1)
-        self._table = np.empty((0, layout.feature_dim), np.float32)
+        self._grid = _grid(form)
+        self._table = np.empty((0, 2 if form.layout is None else form.layout.feature_dim), np.float32)
+        self._shares = shares()
         self._parts = 0
 
     def _views(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -81,14 +81,14 @@ class CompiledStep:
         self._by_level = self._trains_table and parts > 1 and table is not None and table.numel() > LARGE_TABLE
         self._memory = _buffers(self._form, self._plan, parts, self._trains_table and not self._by_level)
         total = self._memory.sums.size + self._memory.tables.size
-        self._gatherers = parts if total > LARGE_SUMS else 1
+        self._shared_gather = total > LARGE_SUMS
         self._table_grad = torch.from_numpy(self._memory.tables[0]) if self._memory.tables.shape[0] else None
 
     def __call__(
         self, x: Tensor, target: Tensor, loss: PointLoss, weight: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """Loss, predictions, and the gradient of every tensor that requires one, in buffers of the next call too."""
-        parts = max(1, min(torch.get_num_threads(), -(-x.shape[0] // kernel.BLOCK)))
+        parts = shares_of(self._shares, x.shape[0])
         if parts != self._parts:
             self._allocate(parts)
         form, plan, memory = self._form, self._plan, self._memory
@@ -97,27 +97,51 @@ class CompiledStep:
                 view.copy_(tensor)
         predicted = torch.empty(target.shape)
         slopes = torch.empty(x.shape[0] if self._by_level else 0, form.layout.out_dim if form.layout is not None else 0)
-        near = 0.0 if loss.near is None else loss.near
-        rules = np.array((loss.power, loss.absolute, near, loss.far_weight, loss.sign_margin, scale), np.float32)
         table = self._table if form.table is None else array(form.table)
-        data = (array(x.float()), array(target.float()), _NOTHING if weight is None else array(weight.float()), rules)
+        weights = _NOTHING if weight is None else array(weight.float())
+        data = (array(x.float()), array(target.float()), weights, _rules(loss, scale))
         network = (self._values.numpy(), plan.layers, plan.omegas, plan.neurons, plan.grid_rows)
         scratch = (memory.work, memory.turned, memory.places, memory.shares)
         results = (memory.sums, memory.tables, memory.totals, predicted.numpy(), slopes.numpy())
-        arguments = (*data, *network, *self._grid, table, *self._levels, *scratch, *results)
+        arguments = (*data, *network, *self._grid[:3], table, *self._grid[3:], *scratch, *results)
         run(kernel.step, kernel.step_part, parts, *arguments)
         sums = (memory.sums, plan.moves, self._grads.numpy(), memory.tables, parts)
-        run(kernel.gather, kernel.gather_part, self._gatherers, *sums)
+        gatherers = torch.get_num_threads() if self._shared_gather else 1
+        run(kernel.gather, kernel.gather_part, gatherers, *sums)
         gradients = list(self._gradients)
         if form.table is not None and self._table_grad is not None:
             gradients.append((form.table, self._table_grad))
         elif form.table is not None and form.layout is not None and self._by_level:
-            gradients.append((form.table, _numba_grid.scatter(x.float() * scale, None, slopes, form.layout)))
+            scattered = _numba_grid.scatter(x.float()[None] * scale, None, slopes[None], form.layout)
+            gradients.append((form.table, scattered[0]))
         return torch.tensor(memory.totals[:, 0].sum(), dtype=torch.float32), predicted, gradients
+
+
+def shares() -> int:
+    """Shares of the points for a step to be; settled when it is built, so that fewer threads later on keep its bits."""
+    threads = torch.get_num_threads()
+    return threads if PARTS % threads else PARTS
+
+
+def shares_of(most: int, points: int) -> int:
+    """The same for a number of points: no share is empty."""
+    return max(1, min(most, -(-points // kernel.BLOCK)))
 
 
 def _rounded(size: int, unit: int) -> int:
     return -(-size // unit) * unit
+
+
+def _rules(loss: PointLoss, scale: float) -> np.ndarray:
+    near = 0.0 if loss.near is None else loss.near
+    return np.array((loss.power, loss.absolute, near, loss.far_weight, loss.sign_margin, scale), np.float32)
+
+
+def _grid(form: StepForm) -> tuple[tuple[int, ...], tuple[int, ...], bool, np.ndarray, int]:
+    """The grid's constants as the kernel takes them; no levels where there is no grid."""
+    layout = HashGridLayout(form.in_dim, (2,), 1) if form.layout is None else form.layout
+    axes, channels, smooth, levels = _numba_grid._constants(layout)
+    return axes, channels, smooth, levels[:0] if form.layout is None else levels, layout.table_size - 1
 
 
 def _plan(form: StepForm) -> _Plan:
@@ -202,17 +226,21 @@ def _plan(form: StepForm) -> _Plan:
     )
 
 
-def _buffers(form: StepForm, plan: _Plan, parts: int, tables: bool) -> _Buffers:
-    """Scratch of all threads, and a gradient of the hash grid's table for each if ``tables``."""
+def _buffers(form: StepForm, plan: _Plan, parts: int, tables: bool, results: int | None = None) -> _Buffers:
+    """Scratch of all threads, and sums for each, with a gradient of the hash grid's table if ``tables``.
+
+    ``results``: how many sums, where that is not one a thread.
+    """
     levels, corners = (0, 0) if form.layout is None else (form.layout.levels, 1 << form.layout.in_dim)
     entries = (0, 2) if form.table is None else tuple(form.table.shape)
     places = torch.zeros(parts, levels, corners * kernel.CORNER, dtype=torch.int32).numpy().view(np.uint32)
+    results = parts if results is None else results
     return _Buffers(
         work=torch.zeros(parts, plan.rows, kernel.PITCH).numpy(),
         turned=torch.zeros(parts, kernel.BLOCK, plan.widest).numpy(),
         places=places,
         shares=torch.zeros(parts, levels, corners * kernel.CORNER).numpy(),
-        sums=torch.zeros(parts, _rounded(plan.sums, APART) + APART).numpy(),
-        tables=torch.zeros(parts if tables else 0, *entries).numpy(),
-        totals=torch.zeros(parts, APART, dtype=torch.float64).numpy(),
+        sums=torch.zeros(results, _rounded(plan.sums, APART) + APART).numpy(),
+        tables=torch.zeros(results if tables else 0, *entries).numpy(),
+        totals=torch.zeros(results, APART, dtype=torch.float64).numpy(),
     )

@@ -1,8 +1,8 @@
 """Hash grid on CUDA, in Triton: the three operators of ``_hash_grid_ops``.
 
-One program handles a block of points on one level (gather, scatter) or on all levels in turn (contract). The table
-gradient is accumulated by atomics, so its last digits depend on the order of arrival. Tables may be of half precision:
-their entries are read as they are, and arithmetic and gradients have the points' dtype.
+One program handles a block of one network's points on one level (gather, scatter) or on all levels in turn (contract).
+The table gradient is accumulated by atomics, so its last digits depend on the order of arrival. Tables may be of half
+precision: their entries are read as they are, and arithmetic and gradients have the points' dtype.
 
 The number of points is no reason to compile again, whether 16 divides it or it is 1, and neither is the table's size.
 """
@@ -117,14 +117,19 @@ def _direction(v_ptr, points, valid, axis: tl.constexpr, in_dim: tl.constexpr, t
         return like * 0.0
 
 
-@triton.jit(do_not_specialize=["count", "table_mask"])
+@triton.jit(do_not_specialize=["count", "entries", "table_mask"])
 def _gather_kernel(  # type: ignore[no-untyped-def]
-    x_ptr, v_ptr, table_ptr, g_ptr, out_ptr, levels_ptr, count, table_mask,
+    x_ptr, v_ptr, table_ptr, g_ptr, out_ptr, levels_ptr, count, entries, table_mask,
     in_dim: tl.constexpr, levels: tl.constexpr, features: tl.constexpr, padded: tl.constexpr,
     smooth: tl.constexpr, tangent: tl.constexpr, scatter: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """Gather features from the table, or with ``scatter`` add cotangents times weights to it."""
-    level = tl.program_id(1)
+    level, network = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    x_ptr += network * count * in_dim
+    v_ptr += network * count * in_dim
+    g_ptr += network * count * levels * features
+    out_ptr += network * count * levels * features
+    table_ptr += network * entries * features
     points = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     valid = points < count
     resolution = tl.load(levels_ptr + level * 3)
@@ -173,13 +178,19 @@ def _turned(  # type: ignore[no-untyped-def]
         return _factor(t, corner, axis), _signed(s, corner, axis) * v
 
 
-@triton.jit(do_not_specialize=["count", "table_mask"])
+@triton.jit(do_not_specialize=["count", "entries", "table_mask"])
 def _contract_kernel(  # type: ignore[no-untyped-def]
-    x_ptr, v_ptr, table_ptr, g_ptr, out_ptr, levels_ptr, count, table_mask,
+    x_ptr, v_ptr, table_ptr, g_ptr, out_ptr, levels_ptr, count, entries, table_mask,
     in_dim: tl.constexpr, levels: tl.constexpr, features: tl.constexpr, padded: tl.constexpr,
     smooth: tl.constexpr, tangent: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """Gradient of <features, g> by one coordinate, or with ``tangent`` its derivative along v."""
+    network = tl.program_id(1).to(tl.int64)
+    x_ptr += network * count * in_dim
+    v_ptr += network * count * in_dim
+    g_ptr += network * count * levels * features
+    out_ptr += network * count * in_dim
+    table_ptr += network * entries * features
     points = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     valid = points < count
     channel = tl.arange(0, padded)
@@ -259,44 +270,45 @@ def _constants(layout: HashGridLayout) -> dict[str, Any]:
 
 
 def gather(x: Tensor, v: Tensor | None, table: Tensor, layout: HashGridLayout) -> Tensor:
-    """Features (N, out_dim) of points x (N, d), or their derivatives along v (N, d)."""
+    """Features (K, N, out_dim) of points x (K, N, d), or their derivatives along v (K, N, d)."""
+    networks, points, _ = x.shape
     x, table = x.contiguous(), table.contiguous()
     tangent, v = v is not None, x if v is None else v.contiguous()
-    out = x.new_empty(x.shape[0], layout.out_dim)
-    if x.shape[0]:
-        grid = (triton.cdiv(x.shape[0], BLOCK), layout.levels)
+    out = x.new_empty(networks, points, layout.out_dim)
+    if points:
         with on_device_of(x):
-            _gather_kernel[grid](
-                x, v, table, out, out, _levels(layout, x.device), x.shape[0], layout.table_size - 1,
+            _gather_kernel[triton.cdiv(points, BLOCK), layout.levels, networks](
+                x, v, table, out, out, _levels(layout, x.device), points, layout.total_entries, layout.table_size - 1,
                 tangent=tangent, scatter=False, **_constants(layout),
             )  # fmt: skip
     return out
 
 
 def scatter(x: Tensor, v: Tensor | None, g: Tensor, layout: HashGridLayout) -> Tensor:
-    """Table gradient (total_entries, feature_dim) of <features, g> (N, out_dim), or of their derivatives along v."""
+    """Table gradient (K, total_entries, feature_dim) of <features, g> (K, N, out_dim), or of their derivatives by v."""
+    networks, points, _ = x.shape
     x, g = x.contiguous(), g.contiguous()
     tangent, v = v is not None, x if v is None else v.contiguous()
-    out = x.new_zeros(layout.total_entries, layout.feature_dim)
-    if x.shape[0]:
-        grid = (triton.cdiv(x.shape[0], BLOCK), layout.levels)
+    out = x.new_zeros(networks, layout.total_entries, layout.feature_dim)
+    if points:
         with on_device_of(x):
-            _gather_kernel[grid](
-                x, v, out, g, g, _levels(layout, x.device), x.shape[0], layout.table_size - 1,
+            _gather_kernel[triton.cdiv(points, BLOCK), layout.levels, networks](
+                x, v, out, g, g, _levels(layout, x.device), points, layout.total_entries, layout.table_size - 1,
                 tangent=tangent, scatter=True, **_constants(layout),
             )  # fmt: skip
     return out
 
 
 def contract(x: Tensor, v: Tensor | None, g: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
-    """Point gradient (N, d) of <features, g> (N, out_dim), or the derivative of that gradient along v (N, d)."""
+    """Point gradient (K, N, d) of <features, g> (K, N, out_dim), or that gradient's derivative along v (K, N, d)."""
+    networks, points, _ = x.shape
     x, g, table = x.contiguous(), g.contiguous(), table.contiguous()
     tangent, v = v is not None, x if v is None else v.contiguous()
     out = torch.empty_like(x)
-    if x.shape[0]:
+    if points:
         with on_device_of(x):
-            _contract_kernel[(triton.cdiv(x.shape[0], BLOCK),)](
-                x, v, table, g, out, _levels(layout, x.device), x.shape[0], layout.table_size - 1,
+            _contract_kernel[triton.cdiv(points, BLOCK), networks](
+                x, v, table, g, out, _levels(layout, x.device), points, layout.total_entries, layout.table_size - 1,
                 tangent=tangent, **_constants(layout),
             )  # fmt: skip
     return out

@@ -1,4 +1,4 @@
-"""Masked sine layer on CUDA, in Triton: one program handles a block of rows of one group of neurons.
+"""Masked sine layer on CUDA, in Triton: one program handles a block of rows of one group of neurons of one network.
 
 So a mask is one number per row of the block, its gradient one sum, and neither needs atomics. Pre-activations and
 masks may be of half precision; the arithmetic is float32, and so is what does not belong to a half tensor.
@@ -65,6 +65,14 @@ def _cosine(r, flip):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _block(count, block_rows: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A program's network, its first row among those of all networks, and how many of its network's rows are left."""
+    network = tl.program_id(2).to(tl.int64)
+    start = tl.program_id(0).to(tl.int64) * block_rows
+    return network, network * count + start, count - start
+
+
+@triton.jit
 def _load(ptr, places, inside, other):  # type: ignore[no-untyped-def]
     """Numbers of any precision as float32."""
     return tl.load(ptr + places, mask=inside, other=other).to(tl.float32)
@@ -90,13 +98,14 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     in_dim: tl.constexpr, masked: tl.constexpr, block_rows: tl.constexpr, block_columns: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(1)
-    first = tl.program_id(0).to(tl.int64) * block_rows
+    network, first, count = _block(count, block_rows)
     rows = tl.arange(0, block_rows)  # within the block, as 32-bit offsets from 64-bit pointers to its first row
-    count -= first
     own = (rows < count) & (group >= free)
     if masked:
         m = _load(mask_ptr + first * groups, rows * groups + group - free, own, 1.0)[:, None]
     points_ptr = z_ptr + first * (width if in_dim == 0 else in_dim)
+    bias_ptr += network * width
+    weight_ptr += network * width * in_dim
     end = tl.load(borders_ptr + group + 1)
     for start in tl.range(tl.load(borders_ptr + group), end, block_columns, num_stages=1):
         columns = start + tl.arange(0, block_columns)
@@ -116,14 +125,16 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     in_dim: tl.constexpr, masked: tl.constexpr, block_rows: tl.constexpr, block_columns: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(1)
-    first = tl.program_id(0).to(tl.int64) * block_rows
+    network, first, count = _block(count, block_rows)
     rows = tl.arange(0, block_rows)  # within the block, as 32-bit offsets from 64-bit pointers to its first row
-    count -= first
     own = (rows < count) & (group >= free)
     if masked:
         m = _load(mask_ptr + first * groups, rows * groups + group - free, own, 1.0)[:, None]
     grad_mask = tl.zeros([block_rows], dtype=tl.float32)
     points_ptr = z_ptr + first * (width if in_dim == 0 else in_dim)
+    bias_ptr += network * width
+    weight_ptr += network * width * in_dim
+    grad_bias_ptr += (network * tl.num_programs(0) + tl.program_id(0)) * width
     end = tl.load(borders_ptr + group + 1)
     for start in tl.range(tl.load(borders_ptr + group), end, block_columns, num_stages=1):
         columns = start + tl.arange(0, block_columns)
@@ -138,7 +149,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
         grad = g * omega * _cosine(r, flip)
         if in_dim == 0:
             tl.store(grad_z_ptr + first * width + place, grad, mask=inside)
-        tl.store(grad_bias_ptr + tl.program_id(0) * width + columns, tl.sum(grad, axis=0), mask=columns < end)
+        tl.store(grad_bias_ptr + columns, tl.sum(grad, axis=0), mask=columns < end)
     if masked:
         tl.store(grad_mask_ptr + first * groups + rows * groups + group - free, grad_mask, mask=own)
 
@@ -150,14 +161,16 @@ def _backward2_kernel(  # type: ignore[no-untyped-def]
     masked: tl.constexpr, block_rows: tl.constexpr, block_columns: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(1)
-    first = tl.program_id(0).to(tl.int64) * block_rows
+    network, first, count = _block(count, block_rows)
     rows = tl.arange(0, block_rows)  # within the block, as 32-bit offsets from 64-bit pointers to its first row
-    count -= first
     own = (rows < count) & (group >= free)
     if masked:
         m = _load(mask_ptr + first * groups, rows * groups + group - free, own, 1.0)[:, None]
         vm = _load(vm_ptr + first * groups, rows * groups + group - free, own, 0.0)[:, None]
     grad_mask = tl.zeros([block_rows], dtype=tl.float32)
+    bias_ptr += network * width
+    vb_ptr += network * width
+    grad_bias_ptr += (network * tl.num_programs(0) + tl.program_id(0)) * width
     end = tl.load(borders_ptr + group + 1)
     for start in tl.range(tl.load(borders_ptr + group), end, block_columns, num_stages=1):
         columns = start + tl.arange(0, block_columns)
@@ -178,7 +191,7 @@ def _backward2_kernel(  # type: ignore[no-untyped-def]
         grad_z = grad_z * omega * g
         tl.store(grad_g_ptr + first * width + place, grad_g, mask=inside)
         tl.store(grad_z_ptr + first * width + place, grad_z, mask=inside)
-        tl.store(grad_bias_ptr + tl.program_id(0) * width + columns, tl.sum(grad_z, axis=0), mask=columns < end)
+        tl.store(grad_bias_ptr + columns, tl.sum(grad_z, axis=0), mask=columns < end)
     if masked:
         tl.store(grad_mask_ptr + first * groups + rows * groups + group - free, grad_mask, mask=own)
 
@@ -210,17 +223,17 @@ def _borders(group_sizes: tuple[int, ...], width: int, device: torch.device) -> 
 def forward(
     z: Tensor, weight: Tensor | None, bias: Tensor, mask: Tensor | None, omega: float, group_sizes: Sequence[int]
 ) -> Tensor:
-    """Activations (N, width) of ``z`` (N, width), or of points ``z`` (N, in_dim) with ``weight`` (width, in_dim)."""
-    rows, width = z.shape[0], bias.shape[0]
+    """Activations (K, N, width) of ``z`` (K, N, width), or of points (K, N, d) with ``weight`` (K, width, d)."""
+    (networks, rows), width = z.shape[:2], bias.shape[1]
     z, bias = z.contiguous(), bias.contiguous()
-    out = bias.new_empty(rows, width)
+    out = bias.new_empty(networks, rows, width)
     borders, free, columns = _borders(tuple(group_sizes), width, z.device)
     if rows:
         with on_device_of(z):
-            _forward_kernel[(triton.cdiv(rows, BLOCK_ROWS), borders.shape[0] - 1)](
+            _forward_kernel[triton.cdiv(rows, BLOCK_ROWS), borders.shape[0] - 1, networks](
                 z, z if weight is None else weight.contiguous(), bias, z if mask is None else mask.contiguous(), out,
                 borders, omega, rows, width, len(group_sizes), free,
-                in_dim=0 if weight is None else weight.shape[1], masked=mask is not None,
+                in_dim=0 if weight is None else weight.shape[2], masked=mask is not None,
                 block_rows=BLOCK_ROWS, block_columns=columns, num_warps=WARPS,
             )  # fmt: skip
     return out
@@ -235,22 +248,22 @@ def backward(
     omega: float,
     group_sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by ``z`` (N, width; empty with ``weight``), bias (width,) and mask (N, groups)."""
-    rows, width = z.shape[0], bias.shape[0]
+    """Gradients by ``z`` (K, N, width; no rows with ``weight``), bias (K, width) and mask (K, N, groups)."""
+    (networks, rows), width = z.shape[:2], bias.shape[1]
     g, z, bias = g.contiguous(), z.contiguous(), bias.contiguous()
-    grad_z = z.new_empty(rows if weight is None else 0, width)
-    grad_mask = (z if mask is None else mask).new_empty(rows if mask is not None else 0, len(group_sizes))
-    grad_bias = bias.new_empty(triton.cdiv(rows, BLOCK_ROWS), width)
+    grad_z = z.new_empty(networks, rows if weight is None else 0, width)
+    grad_mask = (z if mask is None else mask).new_empty(networks, rows if mask is not None else 0, len(group_sizes))
+    grad_bias = bias.new_empty(networks, triton.cdiv(rows, BLOCK_ROWS), width)
     borders, free, columns = _borders(tuple(group_sizes), width, z.device)
     if rows:
         with on_device_of(z):
-            _backward_kernel[(grad_bias.shape[0], borders.shape[0] - 1)](
+            _backward_kernel[grad_bias.shape[1], borders.shape[0] - 1, networks](
                 g, z, z if weight is None else weight.contiguous(), bias, z if mask is None else mask.contiguous(),
                 grad_z, grad_bias, grad_mask, borders, omega, rows, width, len(group_sizes), free,
-                in_dim=0 if weight is None else weight.shape[1], masked=mask is not None,
+                in_dim=0 if weight is None else weight.shape[2], masked=mask is not None,
                 block_rows=BLOCK_ROWS, block_columns=columns, num_warps=WARPS,
             )  # fmt: skip
-    return grad_z, grad_bias.sum(0), grad_mask
+    return grad_z, grad_bias.sum(1), grad_mask
 
 
 def backward2(
@@ -265,17 +278,17 @@ def backward2(
     group_sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients by g, z, bias and mask of ``<(vz, vb, vm), backward(g, z, bias, mask)>``."""
-    rows, width = z.shape
+    networks, rows, width = z.shape
     g, vz, vb, vm, z, bias = (tensor.contiguous() for tensor in (g, vz, vb, vm, z, bias))
     grad_g, grad_z = torch.empty_like(g), torch.empty_like(z)
-    grad_mask = (z if mask is None else mask).new_empty(rows if mask is not None else 0, len(group_sizes))
-    grad_bias = bias.new_empty(triton.cdiv(rows, BLOCK_ROWS), width)
+    grad_mask = (z if mask is None else mask).new_empty(networks, rows if mask is not None else 0, len(group_sizes))
+    grad_bias = bias.new_empty(networks, triton.cdiv(rows, BLOCK_ROWS), width)
     borders, free, columns = _borders(tuple(group_sizes), width, z.device)
     if rows:
         with on_device_of(z):
-            _backward2_kernel[(grad_bias.shape[0], borders.shape[0] - 1)](
+            _backward2_kernel[grad_bias.shape[1], borders.shape[0] - 1, networks](
                 g, vz, vb, vm, z, bias, z if mask is None else mask.contiguous(), grad_g, grad_z, grad_bias, grad_mask,
                 borders, omega, rows, width, len(group_sizes), free,
                 masked=mask is not None, block_rows=BLOCK_ROWS, block_columns=columns, num_warps=WARPS,
             )  # fmt: skip
-    return grad_g, grad_z, grad_bias.sum(0), grad_mask
+    return grad_g, grad_z, grad_bias.sum(1), grad_mask

@@ -1,9 +1,13 @@
-"""The public kernels: check shapes, choose a backend, call it."""
+"""The public kernels: check shapes, choose a backend, call it.
+
+Each also computes K networks of one architecture in one call: with one more axis in front of the parameters, everything
+has K in front, and network ``k`` sees ``x[k]``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,7 +23,7 @@ Implementation = Literal["auto", "torch", "numba", "triton", "tcnn"]
 
 def hash_grid(
     x: Float[Tensor, "*batch in_dim"],
-    table: Float[Tensor, "entries feature_dim"],
+    table: Float[Tensor, "entries feature_dim"] | Float[Tensor, "K entries feature_dim"],
     layout: HashGridLayout,
     implementation: Implementation = "auto",
 ) -> Float[Tensor, "*batch features"]:
@@ -36,7 +40,8 @@ def hash_grid(
 
     Args:
         x: points, (..., in_dim).
-        table: entries of all levels, (total_entries, feature_dim), as ``layout`` describes.
+        table: entries of all levels, (total_entries, feature_dim), as ``layout`` describes. With (K, total_entries,
+            feature_dim), of K networks: x is then (K, ..., in_dim). Not for ``tcnn``.
         layout: resolutions, table size and interpolation.
         implementation: ``auto``, ``torch`` (the definition), ``numba`` (CPU), ``triton`` (CUDA) or ``tcnn``
             (tiny-cuda-nn, CUDA; see ``sasnet_ns/kernels/_tcnn.py`` for what it can and cannot do).
@@ -51,28 +56,32 @@ def hash_grid(
     """
     if x.shape[-1:] != (layout.in_dim,):
         raise ShapeError(f"The hash grid takes points (..., {layout.in_dim}); got {tuple(x.shape)}.")
-    if table.shape != (layout.total_entries, layout.feature_dim):
+    stacked = table.ndim == 3
+    if table.shape[stacked:] != (layout.total_entries, layout.feature_dim):
         wanted = (layout.total_entries, layout.feature_dim)
         raise ShapeError(f"The hash grid's table must be {wanted}; got {tuple(table.shape)}.")
+    _check_networks(stacked, table, x)
     dtype = torch.float64 if torch.float64 in (x.dtype, table.dtype) else torch.float32
-    points = x.reshape(-1, layout.in_dim).to(dtype)
+    points = _rows(x, stacked).to(dtype)
     backend = choose(implementation, x.device, True, ("numba", "triton", "tcnn"))
     if backend == "torch":
         features = _torch.hash_grid(points, table.to(dtype), layout)
     elif backend == "tcnn":
+        if stacked:
+            raise ValueError("implementation='tcnn' computes one network at a time; use 'triton' for several.")
         from sasnet_ns.kernels import _tcnn
 
         features = _tcnn.hash_grid(points, table, layout).to(dtype)
     else:
         # Triton reads half entries as they are: no cast of the whole table in every call
-        entries = table if backend == "triton" else table.to(dtype)
+        points, entries = _in_front(stacked, points, table if backend == "triton" else table.to(dtype))
         features = _hash_grid_ops.hash_grid(points, entries, layout, backend)
     return features.reshape(*x.shape[:-1], layout.out_dim)
 
 
 def masked_sine(
     z: Float[Tensor, "*batch width"],
-    bias: Float[Tensor, " width"],
+    bias: Float[Tensor, " width"] | Float[Tensor, "K width"],
     omega: float,
     mask: Float[Tensor, "*batch groups"] | None = None,
     group_sizes: Sequence[int] = (),
@@ -85,7 +94,7 @@ def masked_sine(
 
     Args:
         z: result of the layer's matrix product, without bias, (..., width).
-        bias: (width,).
+        bias: (width,); or (K, width), of K networks, with z (K, ..., width).
         omega: SIREN's frequency factor; 1 for the frequency embedding.
         mask: (..., groups), usually in [0, 1]; any strides. None: no mask.
         group_sizes: neurons of each masked group, in order; a group may be empty.
@@ -100,19 +109,22 @@ def masked_sine(
         MissingLibraryError: if a backend is asked for by name and its library is not installed.
         ValueError: if the implementation is unknown or cannot run on the tensors' device.
     """
+    stacked = bias.ndim == 2
     _check_groups(z.shape[:-1], z.shape[-1], bias, mask, group_sizes)
-    flat_mask = None if mask is None else mask.reshape(-1, mask.shape[-1])
-    flat = z.reshape(-1, z.shape[-1])
+    _check_networks(stacked, bias, z)
+    flat_mask = None if mask is None else _rows(mask, stacked)
+    flat = _rows(z, stacked)
     backend = choose(implementation, z.device, _fast_dtypes(implementation, [bias], [z, mask]), ("numba", "triton"))
     if backend == "torch":
         return _torch.masked_sine(flat, bias, omega, flat_mask, group_sizes).reshape(z.shape)
+    flat, bias, flat_mask = _in_front(stacked, flat, bias, flat_mask)
     return _masked_sine_ops.masked_sine(flat, None, bias, flat_mask, omega, group_sizes, backend).reshape(z.shape)
 
 
 def masked_sine_embedding(
     x: Float[Tensor, "*batch in_dim"],
-    weight: Float[Tensor, "width in_dim"],
-    bias: Float[Tensor, " width"],
+    weight: Float[Tensor, "width in_dim"] | Float[Tensor, "K width in_dim"],
+    bias: Float[Tensor, " width"] | Float[Tensor, "K width"],
     mask: Float[Tensor, "*batch groups"] | None = None,
     group_sizes: Sequence[int] = (),
     implementation: Implementation = "auto",
@@ -125,7 +137,8 @@ def masked_sine_embedding(
     Args:
         x: points, (..., in_dim).
         weight: frequencies, (width, in_dim). Frozen in SASNet; if it requires a gradient the two-step form is used.
-        bias: phases, (width,).
+            (K, width, in_dim) of K networks, with x (K, ..., in_dim).
+        bias: phases, (width,) or (K, width).
         mask: as in :func:`masked_sine`.
         group_sizes: as in :func:`masked_sine`.
         implementation: as in :func:`masked_sine`.
@@ -138,17 +151,19 @@ def masked_sine_embedding(
         MissingLibraryError: if a backend is asked for by name and its library is not installed.
         ValueError: if the implementation is unknown or cannot run on the tensors' device.
     """
-    if weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
+    if weight.ndim not in (2, 3) or x.shape[-1] != weight.shape[-1] or bias.ndim != weight.ndim - 1:
         raise ShapeError(f"Points {tuple(x.shape)} do not fit embedding weights {tuple(weight.shape)}.")
-    width = weight.shape[0]
+    stacked, width = weight.ndim == 3, weight.shape[-2]
+    _check_networks(stacked, weight, x)
     _check_groups(x.shape[:-1], width, bias, mask, group_sizes)
     fast = _fast_dtypes(implementation, [x, weight, bias], [mask])
     backend = choose(implementation, x.device, fast, ("numba", "triton"))
     by_hand = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if backend == "torch" or by_hand:
-        return masked_sine(x @ weight.t(), bias, 1.0, mask, group_sizes, implementation)
-    flat_mask = None if mask is None else mask.reshape(-1, mask.shape[-1])
-    points = x.reshape(-1, x.shape[-1])
+        z = (_rows(x, stacked) @ weight.mT).reshape(*x.shape[:-1], width)
+        return masked_sine(z, bias, 1.0, mask, group_sizes, implementation)
+    flat_mask = None if mask is None else _rows(mask, stacked)
+    points, weight, bias, flat_mask = _in_front(stacked, _rows(x, stacked), weight, bias, flat_mask)
     activation = _masked_sine_ops.masked_sine(points, weight, bias, flat_mask, 1.0, group_sizes, backend)
     return activation.reshape(*x.shape[:-1], width)
 
@@ -165,7 +180,7 @@ def mask_decoder(
 
     Args:
         features: hash grid features, (..., inputs).
-        w1: (hidden, inputs).
+        w1: (hidden, inputs). With K networks in front of the four weights, features are (K, ..., inputs).
         b1: (hidden,).
         w2: (masks, hidden).
         b2: (masks,).
@@ -177,14 +192,33 @@ def mask_decoder(
     Raises:
         ShapeError: if shapes do not fit.
     """
-    if features.shape[-1] != w1.shape[1] or w1.shape[0] != w2.shape[1]:
+    if features.shape[-1] != w1.shape[-1] or w1.shape[-2] != w2.shape[-1]:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (features, w1, w2))
         raise ShapeError(f"Mask decoder shapes do not fit; features, w1 and w2 are {shapes}.")
-    return _torch.mask_decoder(features, w1, b1, w2, b2)
+    if w1.ndim == 2:
+        return _torch.mask_decoder(features, w1, b1, w2, b2)
+    _check_networks(True, w1, features)
+    masks = _torch.mask_decoder(_rows(features, True), w1, b1, w2, b2)
+    return masks.reshape(*features.shape[:-1], w2.shape[-2])
+
+
+def _rows(values: Tensor, stacked: bool) -> Tensor:
+    """Points of any batch shape as (N, columns), of several networks as (K, N, columns)."""
+    return values.reshape(*values.shape[:stacked], -1, values.shape[-1])
+
+
+def _in_front(stacked: bool, *tensors: Any) -> tuple[Any, ...]:
+    """Tensors with an axis of networks in front, of length 1 where there is none."""
+    return tensors if stacked else tuple(None if t is None else t.unsqueeze(0) for t in tensors)
+
+
+def _check_networks(stacked: bool, parameters: Tensor, points: Tensor) -> None:
+    if stacked and (points.ndim < 2 or points.shape[0] != parameters.shape[0]):
+        raise ShapeError(f"Parameters of {parameters.shape[0]} networks do not fit points {tuple(points.shape)}.")
 
 
 def _check_groups(batch: torch.Size, width: int, bias: Tensor, mask: Tensor | None, group_sizes: Sequence[int]) -> None:
-    if bias.shape != (width,):
+    if bias.ndim not in (1, 2) or bias.shape[-1] != width:
         raise ShapeError(f"The bias of a layer of width {width} must be ({width},); got {tuple(bias.shape)}.")
     if mask is None:
         if group_sizes:

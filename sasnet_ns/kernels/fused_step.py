@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sasnet_ns.kernels._choose import choose
 from sasnet_ns.kernels.functional import Implementation
-from sasnet_ns.kernels.step_form import PointLoss, StepForm, check, reference
+from sasnet_ns.kernels.step_form import PointLoss, StepForm, check, evaluate
 from sdf_tools.errors import ShapeError
 
 
@@ -23,8 +23,8 @@ class FusedStep:
     """Loss and gradients of a network whose loss is a function of its values alone.
 
     ``step(x, target)`` leaves the loss's gradients in ``.grad`` of the parameters that require one, in place of what
-    was there. The gradients live in buffers that the next call overwrites. Results depend on the number of threads, and
-    on nothing else: same inputs, same bits.
+    was there. The gradients live in buffers that the next call overwrites. Same inputs, same bits: on one, two or four
+    threads, and on any number up to those that torch had when this was built.
 
     Args:
         form: the network. Its tensors are read in every call, so an optimiser may change them in place; they must stay
@@ -40,7 +40,7 @@ class FusedStep:
     def __init__(self, form: StepForm, implementation: Implementation = "auto") -> None:
         check(form)
         self.form = form
-        self._tensors = [*form.parameters()] + ([] if form.table is None else [form.table])
+        self._tensors = form.tensors()
         device = self._tensors[0].device
         fast = all(tensor.dtype == torch.float32 for tensor in self._tensors)
         if implementation == "auto" and device.type != "cpu":
@@ -114,7 +114,7 @@ class FusedStep:
         self, x: Tensor, target: Tensor, loss: PointLoss, weight: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         with torch.enable_grad():
-            predicted = reference(self.form, scale * x)
+            predicted = evaluate(self.form, scale * x)
             value = loss(predicted, target, weight)
         trained = [tensor for tensor in self._tensors if tensor.requires_grad]
         gradients = zip(trained, torch.autograd.grad(value, trained), strict=True)

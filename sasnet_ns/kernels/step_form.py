@@ -1,16 +1,20 @@
-"""What a fused training step computes: layers in a chain, masks, a loss; each with its meaning in plain torch."""
+"""What a fused training step computes: layers in a chain, masks, a loss; each with its meaning in plain torch.
+
+A form may hold K networks of one architecture (:func:`stack_forms`): all its tensors then have an axis of K in front.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sasnet_ns.kernels import _torch
+from sasnet_ns.kernels._torch import linear
+from sasnet_ns.kernels.functional import Implementation, hash_grid, masked_sine, masked_sine_embedding
 from sasnet_ns.kernels.layout import HashGridLayout
 from sdf_tools.errors import ShapeError
 
@@ -58,6 +62,20 @@ class StepForm:
             yield layer.weight
             yield layer.bias
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors: those of :meth:`parameters`, then the table if there is one."""
+        return [*self.parameters()] + ([] if self.table is None else [self.table])
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> StepForm:
+        """The same architecture with other tensors, in the order of :meth:`tensors`."""
+        given = iter(tensors)
+        decoder, layers = (
+            tuple(replace(layer, weight=next(given), bias=next(given)) for layer in chain)
+            for chain in (self.decoder, self.layers)
+        )
+        table = None if self.table is None else next(given)
+        return replace(self, decoder=decoder, layers=layers, table=table)
+
 
 @dataclass(frozen=True)
 class PointLoss:
@@ -87,45 +105,79 @@ class PointLoss:
             raise ValueError(f"PointLoss takes power 1 or 2, not {self.power}.")
 
     def __call__(
-        self, predicted: Float[Tensor, "N c"], target: Float[Tensor, "N c"], weight: Float[Tensor, " N"] | None = None
-    ) -> Float[Tensor, ""]:
-        """The loss in plain torch; what :class:`FusedStep` computes."""
+        self,
+        predicted: Float[Tensor, "*K N c"],
+        target: Float[Tensor, "*K N c"],
+        weight: Float[Tensor, "*K N"] | None = None,
+    ) -> Float[Tensor, "*K"]:
+        """The loss in plain torch, of each network; what :class:`FusedStep` computes."""
         error = ((predicted.abs() if self.absolute else predicted) - target).abs()
-        shares = torch.ones_like(error) if weight is None else weight[:, None].expand_as(error)
+        shares = torch.ones_like(error) if weight is None else weight[..., None].expand_as(error)
         if self.near is not None:
             far = (self.near / (target.abs() + self.near)).clamp_min(self.far_weight)
             shares = shares * torch.where(error.detach() > self.sign_margin * target.abs(), 1.0, far)
-        return (shares * error.pow(self.power)).mean()
+        return (shares * error.pow(self.power)).mean((-2, -1))
 
 
-def reference(form: StepForm, x: Float[Tensor, "N in_dim"]) -> Float[Tensor, "N out_dim"]:
-    """The network's values in plain torch: the definition of what :class:`FusedStep` computes.
+def evaluate(
+    form: StepForm, x: Float[Tensor, "*K N in_dim"], implementation: Implementation = "torch"
+) -> Float[Tensor, "*K N out_dim"]:
+    """The network's values; in plain torch the definition of what :class:`FusedStep` computes.
 
     Args:
-        form: the network.
-        x: points in [-1, 1]^in_dim.
+        form: the network, or K of them.
+        x: points in [-1, 1]^in_dim; for K networks, those of each.
+        implementation: of the grid and the sines.
     """
     h = x
     masks: Tensor | None = None
     if form.table is not None and form.layout is not None:
-        h = _torch.hash_grid(x, form.table, form.layout)
+        h = hash_grid(x, form.table, form.layout, implementation)
         if form.decoder:
             for layer in form.decoder:
-                h = _apply(layer, h, None)
+                h = _apply(layer, h, None, implementation)
             masks, h = h, x
     used = 0
     for layer in form.layers:
         count = len(layer.group_sizes)
-        h = _apply(layer, h, None if masks is None or not count else masks[:, used : used + count])
+        mask = None if masks is None or not count else masks[..., used : used + count]
+        h = _apply(layer, h, mask, implementation)
         used += count
     return h
 
 
-def _apply(layer: StepLayer, h: Tensor, mask: Tensor | None) -> Tensor:
+def _apply(layer: StepLayer, h: Tensor, mask: Tensor | None, implementation: Implementation) -> Tensor:
     if layer.activation == "sine":
-        return _torch.masked_sine(h @ layer.weight.t(), layer.bias, layer.omega, mask, layer.group_sizes)
-    z = torch.nn.functional.linear(h, layer.weight, layer.bias)
+        if layer.omega == 1 and not layer.weight.requires_grad:
+            return masked_sine_embedding(h, layer.weight, layer.bias, mask, layer.group_sizes, implementation)
+        return masked_sine(h @ layer.weight.mT, layer.bias, layer.omega, mask, layer.group_sizes, implementation)
+    z = linear(h, layer.weight, layer.bias)
     return {"affine": lambda: z, "relu": z.relu, "sigmoid": z.sigmoid}[layer.activation]()
+
+
+def stack_forms(forms: Sequence[StepForm]) -> StepForm:
+    """K networks of one architecture as one form: copies of their tensors, (K, ...), trained where theirs are.
+
+    Raises:
+        ShapeError: there is none, or they differ in more than values.
+    """
+    if not forms:
+        raise ShapeError("There is no network to stack.")
+    for form in forms:
+        check(form)
+        if _architecture(form) != _architecture(forms[0]):
+            raise ShapeError("Networks that are computed together need the same layers and the same grid.")
+    columns = zip(*(form.tensors() for form in forms), strict=True)
+    return forms[0].with_tensors(
+        [torch.stack([t.detach() for t in column]).requires_grad_(column[0].requires_grad) for column in columns]
+    )
+
+
+def _architecture(form: StepForm) -> tuple[object, ...]:
+    """Everything but the values."""
+    layers = [(layer.activation, layer.omega, layer.group_sizes) for layer in (*form.decoder, *form.layers)]
+    tensors = [(t.shape, t.dtype, t.device, t.requires_grad) for t in form.tensors()]
+    return form.in_dim, form.layout, len(form.decoder), layers, tensors
 
 
 def check(form: StepForm) -> None:

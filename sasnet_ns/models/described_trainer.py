@@ -12,15 +12,14 @@ from torch import Tensor
 
 from sasnet_ns.models.loading import newest_step, read_checkpoint
 from sasnet_ns.models.run_description import (
+    WITHOUT_EFFECT,
     describe_environment,
     describe_files,
-    differences,
-    digest,
-    plain_options,
     read_description,
     write_description,
 )
 from sasnet_ns.models.run_lock import claim
+from sasnet_ns.training.options import differences, digest, plain_options
 from sdf_tools.errors import file_trouble
 from sdf_tools.io.writing import sweep_partials
 
@@ -103,7 +102,7 @@ class DescribedTrainer(Trainer):
                     "start a run of its own."
                 )
             CONSOLE.print(f"'{new['path']}' has other contents than when the run began.", highlight=False)
-        changed = differences(before["options"], self._description["options"])
+        changed = differences(before["options"], self._description["options"], ignored=WITHOUT_EFFECT)
         if changed:
             CONSOLE.print("Going on with other options than the run had:", highlight=False)
             for line in changed:

@@ -7,11 +7,9 @@ only; what it says is checked against the types of the options before anything i
 from __future__ import annotations
 
 import dataclasses
-import enum
 import hashlib
 import importlib.metadata
 import json
-import math
 import platform
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from typing import Any
 
 import torch
 
+from sasnet_ns.training.options import digest
 from sdf_tools.io.writing import write_json
 
 FILE = "run.json"
@@ -30,28 +29,11 @@ FORMAT = "sasnet-run-1"
 VERSIONS = ("sasnet-ns", "torch", "numpy", "scipy", "numba", "trimesh", "libigl", "embreex", "nerfstudio")
 READ_WHOLE = 2 << 30
 """Bytes of data up to which contents are hashed, a second or two; beyond, names and sizes are."""
-_WITHOUT_EFFECT = (
+WITHOUT_EFFECT = (
     "load_dir", "load_step", "load_checkpoint", "load_config", "timestamp", "output_dir", "experiment_name", "vis",
     "viewer", "logging", "prompt", "max_num_iterations", "_target",
 )  # fmt: skip
 """Options of the run that may differ between a run and its continuation without a word."""
-
-
-def plain_options(value: Any) -> Any:
-    """A configuration as numbers, words, lists and mappings; classes are named, never stored."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain_options(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(name): plain_options(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_options(item) for item in value]
-    if isinstance(value, enum.Enum):
-        return value.name
-    if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def apply_options(config: Any, options: Any, where: str) -> Any:
@@ -146,11 +128,6 @@ def git_revision(folder: Path) -> str | None:
     return said[0].stdout.strip() + ("+" if said[1].stdout.strip() else "")
 
 
-def digest(content: Any) -> str:
-    """SHA-256 of plain values, whatever the order of their names."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def describe_files(files: Iterable[Path]) -> dict[str, Any]:
     """SHA-256 of one file as ``sha256sum`` gives it, or of many files' list; beyond 2 GiB of names and sizes."""
     paths = sorted({path for path in files if path.is_file()})
@@ -167,14 +144,3 @@ def _file_digest(path: Path) -> str:
         while block := file.read(1 << 20):
             state.update(block)
     return state.hexdigest()
-
-
-def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """``option: old -> new`` for each option that a continued run has otherwise than the run before it."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        found = []
-        for key in sorted(before.keys() & now.keys()):
-            if not (key in _WITHOUT_EFFECT and not name) and key != "_target":
-                found += differences(before[key], now[key], f"{name}.{key}" if name else key)
-        return found
-    return [] if before == now else [f"--{name.replace('_', '-')}: {before} -> {now}"]

@@ -36,7 +36,9 @@ def claim(folder: Path) -> None:
         file.seek(0)
         owner = file.read(200).strip() or "another process"
         file.close()
-        raise ValueError(f"{owner} is training in '{folder}'; wait for it, or choose another --timestamp.") from None
+        raise ValueError(
+            f"{owner} is training in '{folder}'; wait for it, or choose another folder (ns-train: another --timestamp)."
+        ) from None
     except OSError:
         file.close()
         return

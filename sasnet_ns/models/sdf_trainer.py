@@ -49,9 +49,10 @@ class SASNetTrainerConfig(RunConfig):
     """Seconds of training, instead of --max-num-iterations: as many steps as fit, measured beforehand, and the schedule
     spans them."""
 
-    cuda_graph: bool | None = None
-    """On a CUDA device, record a training step and replay it, so that nothing but its launch is left to the processor.
-    None: where network, objective and optimizers allow it and one process trains; True: refuse to train otherwise."""
+    cuda_graph: bool = False
+    """On a CUDA device, record a training step and replay it, so that nothing but its launch is left to the processor;
+    refuse to train where network, objective or optimizers forbid it, or several processes train. Off by default,
+    because it has never run on a device (docs/speed.md)."""
 
     def set_experiment_name(self) -> None:
         """Runs are named after the shape: a file's own name, not its folder's."""
@@ -77,14 +78,13 @@ class SASNetTrainer(ResumableTrainer):
     pipeline: SASNetSDFPipeline
     _best_iou = 0.0
     _device_steps: DeviceSteps | None = None
-    _graph_refused: str | None = None
 
     def setup_optimizers(self) -> SparseLogOptimizers:
         """Optimizers whose schedules span the whole run, whose length is chosen here if a budget is given."""
         config = self.config
         if config.seconds is not None and config.load_dir is None:
             pipeline, model = self.pipeline, config.pipeline.model
-            data, device_alone = pipeline.datamanager, config.cuda_graph is not False and self.world_size == 1
+            data, device_alone = pipeline.datamanager, config.cuda_graph and self.world_size == 1
 
             def recorded(field: SignedDistanceField, steps: int) -> StepMaker:
                 return lambda optimizers, rates_at: DeviceSteps(
@@ -110,15 +110,14 @@ class SASNetTrainer(ResumableTrainer):
         return super().setup_optimizers()
 
     def take_step(self, step: int) -> Any:
-        """One optimisation step: recorded and replayed where that is possible, else nerfstudio's own."""
-        if self._device_steps is None and self._graph_refused is None:
-            self._graph_refused = self._why_no_graph()
-            if self._graph_refused is None:
-                self._device_steps = self._make_device_steps()
-            elif self.config.cuda_graph:
-                raise SystemExit(f"sasnet-sdf: --cuda-graph True: steps cannot be recorded: {self._graph_refused}.")
-        if self._device_steps is None:
+        """One optimisation step: recorded and replayed where that is asked for, else nerfstudio's own."""
+        if not self.config.cuda_graph:
             return super().take_step(step)
+        if self._device_steps is None:
+            reason = self._why_no_graph()
+            if reason is not None:
+                raise SystemExit(f"sasnet-sdf: --cuda-graph True: steps cannot be recorded: {reason}.")
+            self._device_steps = self._make_device_steps()
         self.pipeline.datamanager.train_count += 1
         loss, error = self._device_steps.run(step)[0].unbind()
         self.optimizers.scheduler_step_all(step)
@@ -127,8 +126,6 @@ class SASNetTrainer(ResumableTrainer):
     def _why_no_graph(self) -> str | None:
         """Why steps cannot be recorded, a clause; None where they can."""
         config, model = self.config, self.pipeline.model
-        if config.cuda_graph is False:
-            return "--cuda-graph False"
         reason = why_no_graph(model.field, config.pipeline.model.objective)
         if reason is not None:
             return reason

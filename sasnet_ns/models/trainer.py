@@ -27,6 +27,7 @@ from sasnet_ns.models.optimization import SparseLogOptimizers
 from sasnet_ns.models.run_lock import release
 from sasnet_ns.networks.weights import save_weights
 from sasnet_ns.training.divergence import ROLLBACKS, SLOWER, DivergedError, DivergenceGuard
+from sasnet_ns.training.thread_choice import ThreadChoice, threads_kept
 from sasnet_ns.viewer.curves import Row, read_history, thinned, write_history
 from sdf_tools.errors import file_trouble
 
@@ -128,7 +129,8 @@ class ResumableTrainer(DescribedTrainer):
             self._start_step,
             rollbacks=ROLLBACKS if self.world_size == 1 else 0,  # processes would go back without each other
         )
-        with self._graceful_interrupt(), self._progress:
+        self._threads = ThreadChoice()
+        with self._graceful_interrupt(), self._progress, threads_kept():
             self._task = self._progress.add_task("training", total=total, completed=self._start_step)
             # nerfstudio counts max_num_iterations from the resumed step on.
             self.config.max_num_iterations = total - self._start_step
@@ -181,6 +183,7 @@ class ResumableTrainer(DescribedTrainer):
         loss = loss.detach()
         # A running mean on the device: reading it waits for the device, so only reports do.
         self._mean_loss = loss.clone() if self._mean_loss is None else self._mean_loss.lerp_(loss, 0.05)
+        self._threads.after_step()
         went_back = self._guard.after_step(self.completed_steps, loss)
         if went_back is not None:
             self._slow_down(went_back)

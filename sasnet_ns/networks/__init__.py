@@ -21,6 +21,7 @@ from sasnet_ns.networks.registry import build_network, network_names, register_n
 from sasnet_ns.networks.sasnet import SASNet, SASNetConfig
 from sasnet_ns.networks.sdf import SignedDistanceField
 from sasnet_ns.networks.sizes import parameter_count, parameter_counts, sized_options
+from sasnet_ns.networks.stacked import StackedNetworks
 
 __all__ = [
     "FFN",
@@ -42,6 +43,7 @@ __all__ = [
     "SASNetConfig",
     "SignedDistanceField",
     "Siren",
+    "StackedNetworks",
     "Wire",
     "build_network",
     "fused_step",

@@ -41,6 +41,11 @@ class Network(nn.Module):
                 first axis along the first coordinate.
         """
 
+    def output_layer(self) -> nn.Linear | None:
+        """The affine layer whose values are the network's; None where there is none."""
+        layer = getattr(self, "output", None)
+        return layer if isinstance(layer, nn.Linear) else None
+
     def penalty(self) -> Tensor:
         """The scalar loss term that the network's own paper adds to the data term, weighted; zero for most."""
         return next(self.parameters()).new_zeros(())

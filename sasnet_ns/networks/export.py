@@ -1,4 +1,4 @@
-"""A trained field as one file for elsewhere: torch.export (.pt2), ONNX (.onnx), or weights alone (.safetensors)."""
+"""A trained field as one file for elsewhere: torch.export (.pt2), ONNX (.onnx), or weights alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sdf_tools.io.writing import write_atomically
 if TYPE_CHECKING:
     from sasnet_ns.networks.sdf import SignedDistanceField
 
-SUFFIXES = (".pt2", ".onnx", ".safetensors")
+SUFFIXES = (".pt2", ".onnx", ".safetensors", ".pt")
 
 
 def portable(module: nn.Module) -> nn.Module:
@@ -31,28 +31,34 @@ def portable(module: nn.Module) -> nn.Module:
     return clone
 
 
-def export_field(field: SignedDistanceField, path: Path | str) -> None:
+def export_field(field: SignedDistanceField, path: Path | str, bits: int = 32) -> None:
     """Write a field as a program from (N, 3) float32 box coordinates to (N,) signed distances in box units.
 
     ``.pt2`` loads with ``torch.export.load(path).module()``, ``.onnx`` with any ONNX runtime (input ``points``, output
     ``signed_distance``). The similarity ``box = (world - center) * scale`` goes along: in the ``.pt2`` as
     ``frame.json`` (``extra_files``), in the ``.onnx`` as metadata. ``.safetensors`` holds no program but the weights
     and, as JSON in its metadata, the network's name and options: nothing in it can run, and this package reads it back.
+    ``.pt`` holds the same as torch writes it.
 
     Args:
         field: the trained field; it is not changed.
         path: file to write; it appears whole or not at all.
+        bits: of the weights, 8 or 16 for a smaller .pt or .safetensors.
 
     Raises:
-        ValueError: the suffix is none of .pt2, .onnx and .safetensors.
+        ValueError: the suffix is none of .pt2, .onnx, .safetensors and .pt, or ``bits`` is not for it.
         MissingLibraryError: .onnx without onnxscript, .safetensors without safetensors.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"cannot export to '{path.name}'; name a .pt2 (torch.export), .onnx or .safetensors file.")
-    if path.suffix == ".safetensors":
-        field.save(path)
+        raise ValueError(
+            f"cannot export to '{path.name}'; name a .pt2 (torch.export), .onnx, .safetensors or .pt file."
+        )
+    if path.suffix in (".safetensors", ".pt"):
+        field.save(path, bits=bits)
         return
+    if bits != 32:
+        raise ValueError(f"weights of {bits} bits go into a .safetensors or .pt file; '{path.name}' is a program.")
     program = torch.export.export(
         portable(field), (torch.zeros(4, 3),), dynamic_shapes=({0: torch.export.Dim("points", min=1)},)
     )

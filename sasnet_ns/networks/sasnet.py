@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +20,9 @@ from sasnet_ns.networks.base import Network, ParameterRole
 from sasnet_ns.networks.frequencies import sample_frequencies
 from sasnet_ns.networks.layers import linears, sine_uniform_
 from sasnet_ns.networks.mask_generator import MaskGenerator
+
+KEPT_WITHOUT_MASKS = 0.75
+"""Share of the parameters; a network that keeps less of them without its masks is said to live from its masks."""
 
 
 @dataclass
@@ -161,6 +166,7 @@ class SASNetConfig(SASNetOptions):
             "embedding_width": 96,
             "hidden_widths": (80,),
             "groups": (20,),
+            "band_allocation": "equal",
             "grid_levels": 8,
             "grid_log2_entries": 13,
             "grid_max": 160,
@@ -253,15 +259,7 @@ class SASNet(Network):
         self.mask_counts = _mask_counts(config)
         self.mask_generator = (
             MaskGenerator(
-                HashGridLayout.geometric(
-                    config.in_dim,
-                    levels=config.grid_levels,
-                    min_resolution=config.grid_min,
-                    max_resolution=config.grid_max,
-                    log2_table_size=config.grid_log2_entries,
-                    feature_dim=config.grid_features,
-                    interpolation=config.grid_interpolation,
-                ),
+                _layout(config),
                 masks=sum(self.mask_counts),
                 width=config.decoder_width,
                 feature_std=config.feature_std,
@@ -270,6 +268,7 @@ class SASNet(Network):
             if sum(self.mask_counts)
             else None
         )
+        _warn(config, self.band_sizes, self.parameter_count())
 
     def _role(self, name: str, parameter: nn.Parameter) -> ParameterRole:
         if name.startswith("mask_generator."):
@@ -341,6 +340,40 @@ def _mask_counts(config: SASNetConfig) -> tuple[int, ...]:
     if not config.masks:
         return (0,) * (1 + len(config.hidden_widths))
     return (config.bands if config.mask_embedding else 0, *config.groups)
+
+
+def _warn(config: SASNetConfig, band_sizes: Sequence[int], parameters: int) -> None:
+    """Say what a configuration leaves of a SASNet where that is not much."""
+    empty = [str(band) for band, size in enumerate(band_sizes[1:], 1) if not size]
+    if empty:
+        warnings.warn(
+            f"no neuron of {config.embedding_width} is in band {', '.join(empty)} of {len(band_sizes) - 1}: "
+            "band_allocation='equal' gives every band as many; fewer bands or a wider embedding help as well.",
+            stacklevel=4,
+        )
+    if not config.masks:
+        masks = sum(_mask_counts(dataclasses.replace(config, masks=True)))
+        features, width = config.grid_levels * config.grid_features, config.decoder_width
+        table = _layout(config).total_entries * config.grid_features
+        lost = table + (features + 1) * width + (width + 1) * masks
+        if parameters < KEPT_WITHOUT_MASKS * (parameters + lost):
+            warnings.warn(
+                f"without its masks this network has {parameters:,} of {parameters + lost:,} parameters; much of what "
+                "it can do is gone with them: give it wider hidden_widths for a comparison at equal size.",
+                stacklevel=4,
+            )
+
+
+def _layout(config: SASNetConfig) -> HashGridLayout:
+    return HashGridLayout.geometric(
+        config.in_dim,
+        levels=config.grid_levels,
+        min_resolution=config.grid_min,
+        max_resolution=config.grid_max,
+        log2_table_size=config.grid_log2_entries,
+        feature_dim=config.grid_features,
+        interpolation=config.grid_interpolation,
+    )
 
 
 def _check(config: SASNetConfig) -> None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sasnet_ns.networks.packing import pack_state, unpack_state
 from sasnet_ns.networks.registry import build_network
 from sasnet_ns.networks.weights import read_safetensors, read_weights, save_safetensors, save_weights
 from sdf_tools.errors import MissingLibraryError
@@ -40,6 +41,11 @@ class SignedDistanceField(nn.Module):
         super().__init__()
         self.description = {"network": network, "network_config": dict(network_config or {})}
         self.network = build_network(network, in_dim=3, out_dim=1, **(network_config or {}))
+        output = self.network.output_layer()
+        if output is not None and output.bias is not None:
+            # torch draws it up to the size of the distances themselves. Masks that first have to take such a constant
+            # away do not come back from it: up to a third more error at the end (docs/choosing.md).
+            nn.init.zeros_(output.bias)
         self.register_buffer("center", torch.zeros(3, dtype=torch.float64) if center is None else center.double())
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
 
@@ -61,22 +67,27 @@ class SignedDistanceField(nn.Module):
         values, jacobian = self.network.value_and_gradient(2 * points)
         return values[..., 0], 2 * jacobian[..., 0, :]
 
-    def save(self, path: Path | str, step: int | None = None) -> None:
+    def save(self, path: Path | str, step: int | None = None, bits: int = 32) -> None:
         """Write the field; the file appears whole or not at all.
 
         Args:
             path: ``.safetensors`` (weights, and a JSON description in the metadata, which other frameworks read too),
                 or anything else for a file that ``torch.load(weights_only=True)`` accepts.
             step: training steps done, kept in the file where it is known.
+            bits: of the trained weights: 32, 16 (half precision), or 8 (deflated, see
+                :mod:`sasnet_ns.networks.packing`), a quarter of the file or less and somewhat farther off.
 
         Raises:
+            ValueError: another number of bits.
             MissingLibraryError: .safetensors without safetensors.
         """
+        trained = [name for name, _ in self.named_parameters()]
+        state = pack_state(self.state_dict(), trained, bits)
         if Path(path).suffix == ".safetensors":
             frame = {"center": self.center.tolist(), "scale": float(self.scale)}
-            save_safetensors(path, {**self.description, **frame, "step": step}, self.state_dict())
+            save_safetensors(path, {**self.description, **frame, "step": step}, state)
             return
-        content = {"description": self.description, "state": self.state_dict()}
+        content = {"description": self.description, "state": state}
         save_weights(path, content if step is None else {**content, "step": step})
 
     @classmethod
@@ -105,7 +116,7 @@ class SignedDistanceField(nn.Module):
                 content = read_weights(path, device)
                 description, state, step = content["description"], content["state"], content.get("step")
             field = cls(description["network"], description["network_config"])
-            field.load_state_dict(state)
+            field.load_state_dict(unpack_state(state, field.state_dict()))
         except FileNotFoundError as error:
             raise ValueError(f"there is no field at '{path}'.") from error
         except MissingLibraryError:

@@ -7,16 +7,18 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from sasnet_ns.kernels import tune
 from sasnet_ns.networks.base import Network
-from sasnet_ns.training.divergence import DivergenceGuard
+from sasnet_ns.training.checkpoint import Checkpoint, Keeper, on_cpu
+from sasnet_ns.training.divergence import DivergedError, DivergenceGuard
 from sasnet_ns.training.recipe import Recipe, build_optimizers, learning_rate_factor
+from sasnet_ns.training.thread_choice import ThreadChoice, threads_kept
 
 
 @dataclass
@@ -56,6 +58,7 @@ StepMaker = Callable[[list[torch.optim.Optimizer], Callable[[int], list[float]]]
 """Optimisers, and step to their learning rates, to what takes the steps."""
 
 
+@threads_kept()
 def train(
     network: Network,
     recipe: Recipe,
@@ -67,6 +70,8 @@ def train(
     evaluate: Callable[[], float] | None = None,
     evaluate_every: int = 0,
     history: History | None = None,
+    checkpoint: Checkpoint | None = None,
+    generator: torch.Generator | None = None,
     make_steps: StepMaker | None = None,
 ) -> History:
     """Optimise a network in place.
@@ -81,7 +86,12 @@ def train(
         evaluate: PSNR over the signal, dB.
         evaluate_every: steps between evaluations, a multiple of ``report_every``; 0 for none.
         history: filled as training goes, so that an interruption (KeyboardInterrupt passes through) keeps it.
-        make_steps: makes what takes the steps in the place of ``loss_at`` and this loop; None for these.
+        checkpoint: where the state is kept at intervals and at the end; training goes on from what is there, with a
+            warning that says so, to the same bits as if it had never ended. Ctrl-C and SIGTERM then wait for the end of
+            the step and keep its state. The caller removes it.
+        generator: what ``loss_at`` draws from, if it does; its state belongs to the checkpoint.
+        make_steps: makes what takes the steps in the place of ``loss_at`` and this loop, perhaps several at once; None
+            for these. Checkpoints are then those of a block's end, and the same bits need the same ones of the device.
 
     Returns:
         The history.
@@ -89,61 +99,157 @@ def train(
     Training that runs away is taken back to where it was well and goes on more slowly, with a warning, twice at most.
 
     Raises:
-        DivergedError: (a ValueError) it ran away once more.
+        DivergedError: (a ValueError) it ran away once more; the checkpoint is removed.
+        ValueError: the checkpoint is that of another run, or damaged.
+        OSError: the checkpoint cannot be written.
     """
     tune()
     history = History() if history is None else history
-    optimizers = build_optimizers(network, recipe)
-    peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in optimizers.items()}
-    parameters = [parameter for role in network.parameter_roles().values() for parameter in role]
-    guard = DivergenceGuard(network.state_dict, optimizers.values())
-
-    def rates_at(step: int) -> list[float]:
-        factor = learning_rate_factor(step, recipe) * guard.rate
-        return [peaks[role] * factor for role in optimizers]
-
-    def take(step: int) -> Tensor:
-        for optimizer, rate in zip(optimizers.values(), rates_at(step), strict=True):
-            optimizer.param_groups[0]["lr"] = rate
-        for parameter in parameters:
-            parameter.grad = None
-        loss = loss_at(step)
-        loss.backward()
-        for optimizer in optimizers.values():
-            optimizer.step()
-        return loss.detach()
-
-    steps = None if make_steps is None else make_steps(list(optimizers.values()), rates_at)
-    started, paused, done = time.perf_counter(), 0.0, 0
-    while done < recipe.steps:
-        losses = [take(done)] if steps is None else steps.run(done, steps.block(done, recipe.steps))[:, 0].unbind()
-        for loss in losses:
-            done += 1
-            if after_step is not None:
-                after_step(done)
-            went_back = guard.after_step(done, loss)
-            value = math.nan
-            if done % report_every == 0 or done == recipe.steps:
-                value = float(loss)
-                if went_back is None and not math.isfinite(value):  # at once: the next look may be fifty steps away
-                    went_back = guard.roll_back(done, f"the loss is {value} at step {done:,}")
-            if went_back is not None:
-                warnings.warn(went_back, stacklevel=2)
-                if steps is not None:
-                    steps.reset()
-            if done % report_every and done != recipe.steps:
-                continue
-            history.step.append(done)
-            history.seconds.append(time.perf_counter() - started - paused)
-            history.loss.append(value)
-            history.psnr.append(float("nan"))
-            if evaluate is not None and evaluate_every and (done % evaluate_every == 0 or done == recipe.steps):
-                before = time.perf_counter()
-                history.psnr[-1] = evaluate()
-                paused += time.perf_counter() - before
-            if report is not None:
-                report(done, value)
+    state = _State(network, recipe, history, generator)
+    done = state.resume(checkpoint) if checkpoint is not None else 0
+    if report is not None and done:
+        report(done, history.loss[-1] if history.loss else math.nan)
+    optimizers = list(state.optimizers.values())
+    steps = _SingleSteps(state, loss_at) if make_steps is None else make_steps(optimizers, state.rates_at)
+    keeper, clock, threads = Keeper(checkpoint), _Clock(state.seconds), ThreadChoice()
+    with keeper.signals_wait():
+        while done < recipe.steps:
+            sentence = None
+            for loss in steps.run(done, steps.block(done, recipe.steps))[:, 0].unbind():
+                done += 1
+                last = done == recipe.steps
+                if after_step is not None:
+                    after_step(done)
+                value = float(loss) if done % report_every == 0 or last else None
+                if sentence is None:  # what came later in a block has been taken back with it
+                    sentence = _watch(state.guard, keeper, done, loss, value)
+                if value is None:
+                    continue
+                history.step.append(done)
+                history.seconds.append(clock.seconds())
+                history.loss.append(value)
+                history.psnr.append(math.nan)
+                if evaluate is not None and evaluate_every and (done % evaluate_every == 0 or last):
+                    with clock.stopped():
+                        history.psnr[-1] = evaluate()
+                if report is not None:
+                    report(done, value)
+            threads.after_step()
+            if sentence is not None:
+                warnings.warn(sentence, stacklevel=2)
+                steps.reset()
+            if keeper.due(done == recipe.steps):
+                with clock.stopped():
+                    keeper.keep(state.describe(done, clock.seconds()))
     return history
+
+
+def _watch(guard: DivergenceGuard, keeper: Keeper, done: int, loss: Tensor, value: float | None) -> str | None:
+    """What :meth:`DivergenceGuard.after_step` returns and raises; ``value`` is the loss where it is known already."""
+    try:
+        sentence = guard.after_step(done, loss)
+        # At once where a report looks: the guard's next look may be fifty steps away.
+        if sentence is None and value is not None and not math.isfinite(value):
+            sentence = guard.roll_back(done, f"the loss is {value} at step {done:,}")
+    except DivergedError:  # from what is kept it would only come again
+        keeper.forget()
+        raise
+    return sentence
+
+
+class _Clock:
+    """Seconds of training, those of earlier processes included and pauses left out."""
+
+    def __init__(self, before: float) -> None:
+        self._began = time.perf_counter() - before
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        before = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - before
+
+
+class _State:
+    """Everything that changes from step to step."""
+
+    def __init__(self, network: Network, recipe: Recipe, history: History, generator: torch.Generator | None) -> None:
+        self.network, self.recipe, self.history, self.generator = network, recipe, history, generator
+        self.optimizers = build_optimizers(network, recipe)
+        self.peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in self.optimizers.items()}
+        self.guard = DivergenceGuard(network.state_dict, self.optimizers.values())
+        self.seconds = 0.0  # spent before this process
+
+    def rates_at(self, step: int) -> list[float]:
+        """Learning rates of the optimisers, in their order."""
+        factor = learning_rate_factor(step, self.recipe) * self.guard.rate
+        return [peak * factor for peak in self.peaks.values()]
+
+    def describe(self, done: int, seconds: float) -> dict[str, Any]:
+        """As tensors on the CPU and plain values."""
+        return {
+            "step": done,
+            "steps": self.recipe.steps,
+            "seconds": seconds,
+            "network": on_cpu(dict(self.network.state_dict())),
+            "optimizers": {role: on_cpu(optimizer.state_dict()) for role, optimizer in self.optimizers.items()},
+            "guard": self.guard.state_dict(),
+            "history": asdict(self.history),
+            "generator": None if self.generator is None else self.generator.get_state(),
+        }
+
+    def resume(self, checkpoint: Checkpoint) -> int:
+        """Take over what a checkpoint holds, if there is one; the number of steps done."""
+        kept = checkpoint.read()
+        if kept is None:
+            checkpoint.require_room(list(self.network.parameters()))
+            return 0
+        try:
+            self.network.load_state_dict(kept["network"])
+            for role, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(kept["optimizers"][role])
+            self.guard.load_state_dict(kept["guard"])
+            if self.generator is not None:
+                self.generator.set_state(kept["generator"])
+            for name, rows in kept["history"].items():
+                getattr(self.history, name)[:] = rows
+            step, self.seconds = kept["step"], kept["seconds"]
+        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"'{checkpoint.path}' does not fit this run ({str(error).splitlines()[0]}); remove it to begin anew."
+            ) from None
+        warnings.warn(
+            f"going on after step {step:,} of {self.recipe.steps:,}, as '{checkpoint.path}' has it.", stacklevel=3
+        )
+        return step
+
+
+class _SingleSteps:
+    """Steps of losses by autograd, one at a time."""
+
+    def __init__(self, state: _State, loss_at: Callable[[int], Tensor]) -> None:
+        self._loss_at, self._rates_at, self._optimizers = loss_at, state.rates_at, list(state.optimizers.values())
+        self._parameters = [p for role in state.network.parameter_roles().values() for p in role]
+
+    def block(self, step: int, until: int) -> int:
+        return 1
+
+    def run(self, step: int, count: int = 1) -> Tensor:
+        for optimizer, rate in zip(self._optimizers, self._rates_at(step), strict=True):
+            optimizer.param_groups[0]["lr"] = rate
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss = self._loss_at(step)
+        loss.backward()
+        for optimizer in self._optimizers:
+            optimizer.step()
+        return loss.detach().reshape(1, 1)
+
+    def reset(self) -> None:
+        pass  # rates are looked up, and states read, in each step
 
 
 @contextlib.contextmanager

@@ -15,15 +15,21 @@ from sasnet_ns.kernels import compiled_updates, muon_step
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
-def orthogonalize(matrix: Float[Tensor, "rows cols"], steps: int = 5) -> Float[Tensor, "rows cols"]:
-    """Replace a matrix's singular values by about 1 with Newton-Schulz iterations (Jordan et al. 2024)."""
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
-    x = x / (x.norm() + 1e-7)
+def orthogonalize(matrix: Float[Tensor, "*K rows cols"], steps: int = 5) -> Float[Tensor, "*K rows cols"]:
+    """Replace a matrix's singular values by about 1 with Newton-Schulz iterations (Jordan et al. 2024).
+
+    Args:
+        matrix: a matrix, or K of them.
+        steps: iterations.
+    """
+    wide = matrix.shape[-2] <= matrix.shape[-1]
+    x = matrix if wide else matrix.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    add_product = torch.addmm if matrix.ndim == 2 else torch.baddbmm
     for _ in range(steps):
-        gram = x @ x.T
-        x = _A * x + torch.addmm(gram, gram, gram, beta=_B, alpha=_C) @ x
-    return x if wide else x.T
+        gram = x @ x.mT
+        x = _A * x + add_product(gram, gram, gram, beta=_B, alpha=_C) @ x
+    return x if wide else x.mT
 
 
 def orthogonalize_all(matrices: Sequence[Float[Tensor, "rows cols"]], steps: int = 5) -> list[Tensor]:
@@ -59,7 +65,7 @@ class Muon(torch.optim.Optimizer):
     matrix product was measured some fifty times slower than a float32 one; this one computes in the parameters' dtype.
 
     Args:
-        params: 2-D parameters.
+        params: matrices, or stacks of them (K, rows, cols), of which each matrix is updated by itself.
         lr: learning rate, on Adam's scale; a tensor where CUDA graphs read it.
         momentum: Nesterov momentum.
         ns_steps: Newton-Schulz iterations.
@@ -70,7 +76,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.95, ns_steps: int = 5) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "ns_steps": ns_steps})
-        if any(p.ndim != 2 for group in self.param_groups for p in group["params"]):
+        if any(p.ndim not in (2, 3) for group in self.param_groups for p in group["params"]):
             raise ValueError("Muon is for weight matrices; give other parameters to Adam.")
 
     @torch.no_grad()
@@ -86,16 +92,24 @@ class Muon(torch.optim.Optimizer):
             for p in trained:
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            gradients, buffers = [p.grad for p in trained], [self.state[p]["momentum_buffer"] for p in trained]
-            if compiled_updates([*trained, *gradients, *buffers]):
-                rate, steps = float(group["lr"]), group["ns_steps"]
-                muon_step(trained, gradients, buffers, lr=rate, momentum=momentum, ns_steps=steps)
-                continue
             if not trained:
+                continue
+            momenta = [self.state[p]["momentum_buffer"] for p in trained]
+            fast = compiled_updates([*trained, *(p.grad for p in trained), *momenta])
+            parameters, buffers = _matrices(trained), _matrices(momenta)
+            gradients = _matrices([p.grad for p in trained])
+            if fast:
+                rate, steps = float(group["lr"]), group["ns_steps"]
+                muon_step(parameters, gradients, buffers, lr=rate, momentum=momentum, ns_steps=steps)
                 continue
             torch._foreach_lerp_(buffers, gradients, 1 - momentum)
             updates = orthogonalize_all(torch._foreach_lerp(gradients, buffers, momentum), group["ns_steps"])
-            torch._foreach_mul_(updates, [-0.2 * max(p.shape) ** 0.5 for p in trained])
+            torch._foreach_mul_(updates, [-0.2 * max(p.shape) ** 0.5 for p in parameters])
             torch._foreach_mul_(updates, group["lr"])  # a number, or a tensor on the device
-            torch._foreach_add_(trained, updates)
+            torch._foreach_add_(parameters, updates)
         return loss
+
+
+def _matrices(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Matrices, and those that stacks consist of, as views."""
+    return [m for t in tensors for m in ((t,) if t.ndim == 2 else t.unbind())]

@@ -92,7 +92,7 @@ def sdf_losses(
         predicted = field(batch.points, bands)
         error = _distance_error(predicted, batch, objective, progress)
     else:
-        loss, shares = _point_loss(batch, objective, progress)
+        loss, shares = point_loss(batch.kind, objective, progress)
         error, values = fused.with_graph(batch.points, batch.sdf[:, None], loss, shares, scale=2.0)
         predicted = values[:, 0]
     losses = {"sdf": error}
@@ -118,10 +118,16 @@ def _distance_error(predicted: Tensor, batch: SDFBatch, objective: SDFObjective,
     return distance_weighted_loss(compared, batch.sdf, near=objective.near, far_weight=far_weight)
 
 
-def _point_loss(batch: SDFBatch, objective: SDFObjective, progress: float) -> tuple[PointLoss, Tensor | None]:
-    """The same error as a loss of points, and their weights."""
+def point_loss(kind: Tensor, objective: SDFObjective, progress: float) -> tuple[PointLoss, Tensor | None]:
+    """The error of the distances as a loss of points, and their weights.
+
+    Args:
+        kind: of the batch's points, (B,).
+        objective: terms and weights.
+        progress: share of training done, 0 to 1.
+    """
     if objective.loss == "coarse_to_fine":
-        return PointLoss(power=2), torch.where(batch.kind == FINE, 1.0, objective.coarse_weight)
+        return PointLoss(power=2), torch.where(kind == FINE, 1.0, objective.coarse_weight)
     far_weight, absolute = objective.far_weight_at(progress), objective.loss == "sign_agnostic"
     return PointLoss(power=1, near=objective.near, far_weight=far_weight, absolute=absolute), None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from sasnet_ns.kernels import Adam
 from sasnet_ns.networks.base import Network, ParameterRole
@@ -47,8 +48,8 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
     return shape(progress, 1.0, recipe.final_factor)
 
 
-def build_optimizer(role: ParameterRole, parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimiser of one role's parameters at its peak learning rate."""
+def build_optimizer(role: ParameterRole, parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser of one role's parameters, of one network or stacked ones, at its peak learning rate."""
     if role == "hidden" and recipe.optimizer == "muon":
         return Muon(parameters, lr=recipe.hidden_learning_rate)
     rate = recipe.mask_learning_rate if role == "masks" else recipe.learning_rate

@@ -12,6 +12,8 @@ import torch
 
 from sdf_tools.geometry import Mesh, PointCloud
 
+FITTED_STEPS = 1_000
+
 Method = Callable[[PointCloud, bool], Iterator["Attempt"]]
 
 
@@ -38,13 +40,25 @@ def ours(cloud: PointCloud, quick: bool) -> Iterator[Attempt]:
     yield timed(lambda: reconstruct(cloud), "")
 
 
+def ours_fitted(cloud: PointCloud, quick: bool) -> Iterator[Attempt]:
+    """SASNet fitted for 1,000 steps to the prepared cloud, all else as it is."""
+    from sasnet_ns.fitting.shape import ShapeFit, fit_shape
+    from sasnet_ns.training.recipe import Recipe
+
+    def work() -> Mesh:
+        fitted = fit_shape(cloud, ShapeFit(recipe=Recipe(steps=FITTED_STEPS)), device="cpu", progress=False)
+        return fitted.extract_mesh(256)
+
+    yield timed(work, f"{FITTED_STEPS:,} steps")
+
+
 def open3d_poisson(cloud: PointCloud, quick: bool) -> Iterator[Attempt]:
     """Screened Poisson on normals of k neighbours, oriented by Open3D; strays removed first by Open3D.
 
     Every pair of k and depth; the caller keeps the best, which its user could not know.
     """
-    for k in (12, 60) if quick else (12, 30, 60):
-        for depth in (7, 9) if quick else (7, 8, 9):
+    for k in (12, 60):
+        for depth in (7, 9):
             yield timed(lambda k=k, depth=depth: _poisson(cloud, k, depth), f"k={k} d={depth}")  # type: ignore[misc]
 
 
@@ -69,9 +83,8 @@ def _poisson(cloud: PointCloud, k: int, depth: int) -> Mesh:
 
 def pymeshlab_poisson(cloud: PointCloud, quick: bool) -> Iterator[Attempt]:
     """MeshLab's normals (smoothed once), then its screened Poisson."""
-    for k in (20,) if quick else (12, 60):
-        for depth in (8,) if quick else (7, 9):
-            yield timed(lambda k=k, depth=depth: _meshlab(cloud, k, depth), f"k={k} d={depth}")  # type: ignore[misc]
+    for k, depth in ((20, 8),) if quick else ((12, 9), (60, 7)):
+        yield timed(lambda k=k, depth=depth: _meshlab(cloud, k, depth), f"k={k} d={depth}")  # type: ignore[misc]
 
 
 def _meshlab(cloud: PointCloud, k: int, depth: int) -> Mesh:
@@ -93,9 +106,9 @@ def _meshlab(cloud: PointCloud, k: int, depth: int) -> Mesh:
     return Mesh(torch.from_numpy(vertices), torch.from_numpy(faces))
 
 
-def methods() -> dict[str, Method]:
-    """Every method that can run here."""
-    found: dict[str, Method] = {"ours": ours}
+def methods(fitted: bool = True) -> dict[str, Method]:
+    """Every method that can run here; ``fitted`` includes those that train."""
+    found: dict[str, Method] = {"ours": ours, **({"ours fitted": ours_fitted} if fitted else {})}
     if importlib.util.find_spec("open3d"):
         found["Open3D Poisson"] = open3d_poisson
     if importlib.util.find_spec("pymeshlab"):

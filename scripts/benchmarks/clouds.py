@@ -1,14 +1,17 @@
-"""Point clouds as they come, to meshes without a network: ours beside screened Poisson at its best setting.
+"""Point clouds as they come, to meshes: ours without and with a network beside screened Poisson at its best setting.
 
 Rivals run at several neighbourhood sizes and depths, and the attempt with the best IoU counts, with its own time; ours
-runs as it is. Distances in box units (longest side 0.9); processor time of one thread. ``--quick`` takes one shape and
-fewer settings. Meshes come from ``SASNET_CLOUD_MESHES`` or the development data; absent ones are skipped.
+runs as it is. Distances in box units (longest side 0.9); processor time of one thread. ``--quick`` takes one shape,
+fewer settings and no network. Meshes come from ``SASNET_CLOUD_MESHES`` or the development data; absent ones are
+skipped. Rows that are in the ``--json`` file already are kept, so a run that was stopped goes on; ``SASNET_CLOUDS``
+names what to run: comma-separated shapes, clouds and methods with a slash between (``lucy//ours,ours fitted``).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +23,13 @@ from benchmarks import cloud_cases
 from benchmarks.cloud_methods import Attempt, Method, methods
 
 from sdf_tools.geometry import Mesh, PointCloud
+from sdf_tools.io.writing import write_json
 
 QUICK_SHAPES = ("horse", "spot", "armadillo")
-SHAPES = ("horse", "nefertiti", "fandisk", "armadillo", "ADIS16480", "spot")
-POINTS = 30_000
+SHAPES = ("horse", "nefertiti", "fandisk", "armadillo", "ADIS16480", "spot", "lucy")
+POINTS, MANY = 30_000, 300_000
+MANY_CLOUDS = ("clean", "noise 0.25 %", "noise 1 %", "strays 20 %")  # of MANY points, of the armadillo
+SEED = 1  # the clouds that the constants were chosen on have 0
 
 
 @dataclass
@@ -45,20 +51,40 @@ class Row:
 
 
 def run(json_path: Path | None, quick: bool, ways: dict[str, Method] | None = None) -> None:
-    """Every cloud with every method; ``ways`` replaces the methods (a fitted network's, say), ours first."""
-    ways = ways or methods()
-    rows: list[Row] = []
+    """Every cloud with every method that has no row yet; ``ways`` replaces the methods, ours first."""
+    shapes, clouds, wanted = _wanted()
+    ways = ways or {name: way for name, way in methods(fitted=not quick).items() if not wanted or name in wanted}
+    rows = [Row(**row) for row in json.loads(json_path.read_text())] if json_path and json_path.is_file() else []
     present = [shape for shape in (QUICK_SHAPES if quick else SHAPES) if cloud_cases.truth(shape) is not None]
     torch.set_num_threads(1)
-    for shape in present[:1] if quick else present:
+    present = [shape for shape in present if not shapes or shape in shapes]
+    plan = [(shape, name, POINTS) for shape in (present[:1] if quick else present) for name in cloud_cases.CASES]
+    plan += [("armadillo", name, MANY) for name in MANY_CLOUDS if "armadillo" in present and not quick]
+    for shape, name, count in plan:
+        label = name if count == POINTS else f"{name}, {count:,} points"
+        missing = _missing(ways, rows, shape, label)
+        if (clouds and label not in clouds) or not missing:
+            continue
         mesh = cloud_cases.truth(shape)
         assert mesh is not None
-        for name in cloud_cases.CASES:
-            rows += compare(cloud_cases.make(shape, name, mesh, POINTS), ways, quick)
-            _report(rows, json_path)
-    if not quick and (cloud_cases.folder() / "bunny_raw_scans_362k.npz").is_file():
-        rows += bunny(ways)
-        _report(rows, json_path)
+        case = dataclasses.replace(cloud_cases.make(shape, name, mesh, count, SEED), name=label)
+        for method, way in missing.items():
+            _report(rows, compare(case, {method: way}, quick), json_path)
+    scans = (cloud_cases.folder() / "bunny_raw_scans_362k.npz").is_file()
+    if not quick and scans and (not shapes or "bunny" in shapes):
+        for method, way in _missing(ways, rows, "bunny", "raw scans").items():
+            _report(rows, bunny({method: way}), json_path)
+
+
+def _wanted() -> tuple[list[str], list[str], list[str]]:
+    parts = (os.environ.get("SASNET_CLOUDS", "") + "//").split("/")[:3]
+    shapes, clouds, wanted = ([name.strip() for name in part.split(",") if name.strip()] for part in parts)
+    return shapes, clouds, wanted
+
+
+def _missing(ways: dict[str, Method], rows: list[Row], shape: str, cloud: str) -> dict[str, Method]:
+    done = {row.method for row in rows if row.shape == shape and row.cloud == cloud}
+    return {name: way for name, way in ways.items() if name not in done}
 
 
 def compare(case: cloud_cases.Case, ways: dict[str, Method], quick: bool) -> list[Row]:
@@ -73,7 +99,7 @@ def compare(case: cloud_cases.Case, ways: dict[str, Method], quick: bool) -> lis
                 best = row if best is None or row.iou > best.iou else best
         if best is not None:
             rows.append(best)
-    return with_ratios(rows)
+    return rows
 
 
 def judge(case: cloud_cases.Case, method: str, attempt: Attempt) -> Row:
@@ -89,9 +115,10 @@ def judge(case: cloud_cases.Case, method: str, attempt: Attempt) -> Row:
 
 
 def with_ratios(rows: list[Row]) -> list[Row]:
-    """Times over the time of Open3D's Poisson on the same cloud, or of the last method."""
-    base = next((row for row in rows if row.method.startswith("Open3D")), rows[-1] if rows else None)
-    return [dataclasses.replace(row, time_ratio=row.seconds / base.seconds) for row in rows] if base else rows
+    """Times over the time of Open3D's Poisson on the same cloud; None without it."""
+    base = {(row.shape, row.cloud): row.seconds for row in rows if row.method.startswith("Open3D")}
+    ratios = [(row, base.get((row.shape, row.cloud))) for row in rows]
+    return [dataclasses.replace(row, time_ratio=row.seconds / time if time else None) for row, time in ratios]
 
 
 def bunny(ways: dict[str, Method]) -> list[Row]:
@@ -123,13 +150,19 @@ def bunny(ways: dict[str, Method]) -> list[Row]:
             )  # fmt: skip
             best = row if best is None or there + back < best.mesh_to_truth + best.truth_to_mesh else best
         rows += [best] if best else []
-    return with_ratios(rows)
+    return rows
 
 
-def _report(rows: list[Row], json_path: Path | None) -> None:
-    print(markdown(rows[-3:]), flush=True)
+def _report(rows: list[Row], fresh: list[Row], json_path: Path | None) -> None:
+    """Print the ``fresh`` rows and add them to all."""
+    if json_path is not None and json_path.is_file():  # another run may have added some
+        rows[:] = [Row(**row) for row in json.loads(json_path.read_text())]
+    rows += fresh
+    rows[:] = with_ratios(rows)
+    if fresh:
+        print(markdown(rows[-len(fresh) :]), flush=True)
     if json_path is not None:
-        json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+        write_json(json_path, [dataclasses.asdict(row) for row in rows])
 
 
 def markdown(rows: list[Row]) -> str:

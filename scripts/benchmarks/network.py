@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,14 @@ GRID: dict[str, Any] = {
 STEPS = 3000  # of the default network
 TIMED = 60  # steps of each variant, in turn, before anything is trained
 RATES = (1 / 3, 1.0, 3.0)
-RIVALS = ("the paper's", "sasnet-grid", "ngp", "siren")  # one seed; the parts of the network have three
+ONE_SEED = (
+    "ReLU for hidden sines",
+    "no frequencies",
+    "the paper's",
+    "sasnet-grid",
+    "ngp",
+    "siren",
+)  # the others have three
 
 
 @dataclass
@@ -62,13 +70,13 @@ class Row:
     parameters: int
     ms_a_step: float
     steps: int
-    iou: float
-    accuracy: float
-    completeness: float
-    normal_error_deg: float
-    hausdorff: float
-    spread: float
-    pieces: int
+    iou: float = float("nan")
+    accuracy: float = float("nan")
+    completeness: float = float("nan")
+    normal_error_deg: float = float("nan")
+    hausdorff: float = float("nan")
+    spread: float = float("nan")
+    pieces: int = 0
 
 
 class ReLUNetwork(SASNet):
@@ -100,6 +108,7 @@ def _default(change: Callable[[Any], None] | None = None, **options: Any) -> Sig
 
 def _relu() -> SignedDistanceField:
     field = _default()
+    assert isinstance(field.network, SASNet)
     field.network = ReLUNetwork(field.network.config)
     return field
 
@@ -136,37 +145,47 @@ def run(json_path: Path | None, quick: bool) -> None:
     workers = os.cpu_count() or 1
     # Spawned: a fork would share the parent's thread pools, which do not survive it.
     context = multiprocessing.get_context("spawn")
+    rates_path = None if json_path is None else json_path.with_suffix(".rates.json")
+    tried, rows = _written(rates_path), _written(json_path)  # what an earlier call has done is kept
     with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as executor:
-        timed = list(executor.map(step_times, [shapes["armadillo"]] * workers))
-        times = {variant: statistics.mean(each[variant] for each in timed) for variant in VARIANTS}
-        # What the machine would need for ReLU in one pass is not known; autograd's time would be unfair to it.
-        times["ReLU for hidden sines"] = 0.8 * times["default"]
+        times = {row.variant: row.ms_a_step for row in [*tried, *rows]}
+        if times.keys() != VARIANTS.keys():
+            timed = list(executor.map(step_times, [shapes["armadillo"]] * workers))
+            times = {variant: statistics.mean(each[variant] for each in timed) for variant in VARIANTS}
+            # What the machine would need for ReLU in one pass is not known; autograd's time would be unfair to it.
+            times["ReLU for hidden sines"] = 0.8 * times["default"]
         counts = {variant: round(steps * times["default"] / spent) for variant, spent in times.items()}
 
-        def fits(jobs: list[tuple[str, str, int, float]]) -> Iterable[Row]:
+        def fits(jobs: list[tuple[str, str, int, float]], done: list[Row], path: Path | None) -> None:
+            known = {(row.shape, row.variant, row.seed, row.rate) for row in done}
             futures = [
                 executor.submit(fit, shape, shapes[shape], variant, counts[variant], seed, rate, times[variant])
                 for shape, variant, seed, rate in jobs
+                if (shape, variant, seed, rate) not in known
             ]
             for future in as_completed(futures):
-                yield future.result()
+                done.append(future.result())
+                write_rows(path, done)
 
         rates = dict.fromkeys(VARIANTS, 1.0)
         if not quick:
-            tried = list(fits([("armadillo", variant, 0, rate) for variant in VARIANTS for rate in RATES]))
+            fits([("armadillo", variant, 0, rate) for variant in VARIANTS for rate in RATES], tried, rates_path)
             for variant in VARIANTS:
                 rates[variant] = min((row for row in tried if row.variant == variant), key=_distance).rate
             show("Learning rates", tried)
-            write_rows(json_path and json_path.with_suffix(".rates.json"), tried)
-        rows: list[Row] = []
         jobs = [
-            (s, v, seed, rates[v]) for s in shapes for v in VARIANTS for seed in range(seeds if v not in RIVALS else 1)
+            (shape, variant, seed, rates[variant])
+            for shape in shapes
+            for variant in VARIANTS
+            for seed in range(1 if variant in ONE_SEED else seeds)
         ]
-        for row in fits(jobs):
-            rows.append(row)
-            write_rows(json_path, rows)
+        fits(jobs, rows, json_path)
     show("Parts of the default network at equal time, every fit", rows)
     summarize(rows)
+
+
+def _written(path: Path | None) -> list[Row]:
+    return [] if path is None or not path.is_file() else [Row(**row) for row in json.loads(path.read_text())]
 
 
 def _distance(row: Row) -> float:
@@ -175,7 +194,7 @@ def _distance(row: Row) -> float:
 
 
 @functools.lru_cache(2)
-def _prepared(data: str) -> tuple[NormalizedShape, SDFPool]:
+def prepared(data: str) -> tuple[NormalizedShape, SDFPool]:
     frame = prepare_shape(data)
     return frame, PoolConfig().build_pool(frame.shape)
 
@@ -187,13 +206,13 @@ def step_times(data: str) -> dict[str, float]:
         for variant, make in VARIANTS.items():
             field = make()
             started = time.perf_counter()
-            _train(field, _prepared(data)[1], TIMED, 0, 1.0)
+            train_variant(field, prepared(data)[1], TIMED, 0, 1.0)
             spent = 1e3 * (time.perf_counter() - started) / TIMED
             best[variant] = min(best.get(variant, spent), spent)
     return best
 
 
-def _train(field: SignedDistanceField, pool: SDFPool, steps: int, seed: int, rate: float) -> None:
+def train_variant(field: SignedDistanceField, pool: SDFPool, steps: int, seed: int, rate: float) -> None:
     recipe = Recipe(steps=steps)
     for name in ("learning_rate", "hidden_learning_rate", "mask_learning_rate"):
         setattr(recipe, name, rate * getattr(recipe, name))
@@ -208,14 +227,14 @@ def _train(field: SignedDistanceField, pool: SDFPool, steps: int, seed: int, rat
 
 def fit(shape: str, data: str, variant: str, steps: int, seed: int, rate: float, step_time: float) -> Row:
     """Train one variant and measure its surface; numbers are NaN for one without any."""
-    frame, pool = _prepared(data)
+    frame, pool = prepared(data)
     with seeded(seed):
         field = VARIANTS[variant]()
     truth = frame.shape
     assert isinstance(truth, Mesh)
-    row = Row(shape, variant, seed, rate, field.network.parameter_count(), step_time, steps, *[float("nan")] * 6, 0)
+    row = Row(shape, variant, seed, rate, field.network.parameter_count(), step_time, steps)
     try:
-        _train(field, pool, steps, seed, rate)
+        train_variant(field, pool, steps, seed, rate)
         mesh, _ = drop_specks(extract_mesh(field, 320))
     except ValueError as error:  # it diverged, or has no surface
         print(f"{shape}, {variant}, rates times {rate:.2f}: {error}")

@@ -51,8 +51,8 @@ def cases(quick: bool) -> dict[str, tuple[Any, ...]]:
     from sasnet_ns.kernels import _triton_sine as sine
 
     found: dict[str, tuple[Any, ...]] = {}
-    level = {"levels_ptr": "*i32", "count": 10_000, "table_mask": 4095}
-    least = {"levels_ptr": "*i32", "count": 1, "table_mask": 1}
+    level = {"levels_ptr": "*i32", "count": 10_000, "entries": 20_000, "table_mask": 4095}
+    least = {"levels_ptr": "*i32", "count": 1, "entries": 16, "table_mask": 1}
     shape = {"levels": 8, "features": 2, "padded": 2, "block": grid.BLOCK, "in_dim": 3, "smooth": True}
     for tangent in (False, True):
         flags = {**shape, "tangent": tangent}

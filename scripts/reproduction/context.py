@@ -40,6 +40,7 @@ class Context:
         limit: images or volumes of a data set to use; None for the item's own number.
         workers: runs at the same time.
         device: cpu or cuda.
+        checkpoint_seconds: between savings of a run's middle.
     """
 
     output: Path
@@ -50,6 +51,7 @@ class Context:
     limit: int | None = None
     workers: int = 1
     device: str = "cpu"
+    checkpoint_seconds: float = 60.0
     done: list[Path] = field(default_factory=list)
 
     @property
@@ -66,7 +68,7 @@ class Context:
 
     def run(self, jobs: list[Job]) -> list[dict[str, Any]]:
         """Results of jobs, from the cache where they are there."""
-        return run_jobs(jobs, self.output / "runs", self.workers, self.device)
+        return run_jobs(jobs, self.output / "runs", self.workers, self.device, self.checkpoint_seconds)
 
     def files(self, folder: str, count: int | None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
         """The first files of a data set by name.

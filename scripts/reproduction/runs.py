@@ -8,14 +8,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sdf_tools.io.writing import sync_folder, write_json
+
+if TYPE_CHECKING:
+    from sasnet_ns.training.checkpoint import Checkpoint
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -64,11 +68,14 @@ class Job:
         return json.loads(path.read_text()) if path.is_file() else None
 
 
-def run_jobs(jobs: list[Job], root: Path, workers: int, device: str | None) -> list[dict[str, Any]]:
+def run_jobs(
+    jobs: list[Job], root: Path, workers: int, device: str | None, checkpoint_seconds: float = 60.0
+) -> list[dict[str, Any]]:
     """Do what is not done yet and return all results, in the jobs' order.
 
-    A result is the content of ``metrics.json``, or ``{"error": sentence}``. Ctrl-C passes through; finished runs stay.
-    On the CPU ``workers`` processes share the cores, each with its part of the threads.
+    A result is the content of ``metrics.json``, or ``{"error": sentence}``. Ctrl-C passes through; finished runs stay,
+    and one that was under way goes on from ``FOLDER.training.pt``, written every ``checkpoint_seconds``. On the CPU
+    ``workers`` processes share the cores, each with its part of the threads.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -79,7 +86,8 @@ def run_jobs(jobs: list[Job], root: Path, workers: int, device: str | None) -> l
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, disable=not todo) as bar:
         task = bar.add_task("runs", total=len(todo))
-        for folder, error in _outcomes(todo, root, workers, device):
+        do = partial(_guarded, root=root, device=device, checkpoint_seconds=checkpoint_seconds)
+        for folder, error in _outcomes(todo, workers, do):
             if error:
                 errors[folder] = error
                 bar.console.print(f"{todo[folder].label}: {error}")
@@ -93,17 +101,17 @@ def run_jobs(jobs: list[Job], root: Path, workers: int, device: str | None) -> l
     return results
 
 
-def _outcomes(todo: dict[str, Job], root: Path, workers: int, device: str | None) -> Iterator[tuple[str, str | None]]:
+def _outcomes(todo: dict[str, Job], workers: int, do: Callable[..., str | None]) -> Iterator[tuple[str, str | None]]:
     """Folder and error (or None) of each job as it ends."""
     if workers <= 1 or len(todo) <= 1:
         for folder, job in todo.items():
-            yield folder, _guarded(job, root, device, show=True)
+            yield folder, do(job, show=True)
         return
     threads = str(max(1, available_cores() // workers))
     with _environment(dict.fromkeys(_THREAD_VARIABLES, threads)):
         pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
         try:
-            futures = {pool.submit(_guarded, job, root, device): folder for folder, job in todo.items()}
+            futures = {pool.submit(do, job): folder for folder, job in todo.items()}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BaseException:
@@ -127,18 +135,21 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _guarded(job: Job, root: Path, device: str | None, show: bool = False) -> str | None:
+def _guarded(job: Job, root: Path, device: str | None, checkpoint_seconds: float, show: bool = False) -> str | None:
     """Do a job; one that cannot be done does not stop the others. Returns the reason."""
     try:
-        _do(job, root, device, show)
+        _do(job, root, device, checkpoint_seconds, show)
     except (ValueError, ImportError, RuntimeError) as error:
         return str(error).splitlines()[0]
     return None
 
 
-def _do(job: Job, root: Path, device: str | None, show: bool) -> None:
-    """Fit, measure, and move the whole folder into place at the end."""
+def _do(job: Job, root: Path, device: str | None, checkpoint_seconds: float, show: bool) -> None:
+    """Fit, measure, and move the whole folder into place at the end; a killed fit goes on from what it kept."""
+    from sasnet_ns.training.checkpoint import Checkpoint
+
     final = job.folder(root)
+    checkpoint = Checkpoint(final.with_name(f"{final.name}.training.pt"), checkpoint_seconds)
     partial = final.with_name(final.name + f".partial{os.getpid()}")
     for left in final.parent.glob(f"{final.name}.partial*"):
         if not _alive(int(left.name.rpartition("partial")[2])) or left == partial:
@@ -146,13 +157,14 @@ def _do(job: Job, root: Path, device: str | None, show: bool) -> None:
     partial.mkdir(parents=True)
     try:
         if job.kind == "shape":
-            _fit_shape(job, partial, device, show)
+            _fit_shape(job, partial, device, show, checkpoint)
         else:
-            _fit_grid(job, partial, device, show)
+            _fit_grid(job, partial, device, show, checkpoint)
         write_json(partial / "job.json", dataclasses.asdict(job))
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         sync_folder(final.parent)
+        checkpoint.remove()
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -179,7 +191,7 @@ def load_signal(job: Job) -> Any:
     return read_image(job.data, job.size) if job.kind == "image" else read_volume(job.data, size=job.size)
 
 
-def _fit_grid(job: Job, folder: Path, device: str | None, show: bool) -> None:
+def _fit_grid(job: Job, folder: Path, device: str | None, show: bool, checkpoint: Checkpoint) -> None:
     from sasnet_ns.fitting.grid_fit import GridFit, fit_grid
     from sasnet_ns.fitting.image import write_image_results
     from sasnet_ns.fitting.image_metrics import EdgeRegion
@@ -190,7 +202,7 @@ def _fit_grid(job: Job, folder: Path, device: str | None, show: bool) -> None:
     config = config_from(GridFit, sized(job.fit, len(signal.grid), signal.channels), job.label)
     # Kernels are compiled or loaded before the history's clock runs.
     fit_grid(signal, replace(config, recipe=replace(config.recipe, steps=1)), device=device, progress=False)
-    fitted = fit_grid(signal, config, device=device, progress=show)
+    fitted = fit_grid(signal, config, device=device, progress=show, checkpoint=checkpoint)
     if fitted.interrupted:
         raise KeyboardInterrupt
     if job.kind == "image":
@@ -199,7 +211,7 @@ def _fit_grid(job: Job, folder: Path, device: str | None, show: bool) -> None:
         write_volume_results(fitted, folder, draw=False)
 
 
-def _fit_shape(job: Job, folder: Path, device: str | None, show: bool) -> None:
+def _fit_shape(job: Job, folder: Path, device: str | None, show: bool, checkpoint: Checkpoint) -> None:
     from sasnet_ns.fitting import ShapeFit, fit_shape
     from sasnet_ns.shapes.named import resolve_mesh
     from sasnet_ns.training.config import config_from
@@ -208,7 +220,7 @@ def _fit_shape(job: Job, folder: Path, device: str | None, show: bool) -> None:
     from sdf_tools.metrics import evaluate
 
     config = config_from(ShapeFit, sized(job.fit, 3, 1), job.label)
-    fitted = fit_shape(job.data, config, device=device, progress=show)
+    fitted = fit_shape(job.data, config, device=device, progress=show, checkpoint=checkpoint)
     if fitted.interrupted:
         raise KeyboardInterrupt
     fitted.field.save(folder / "field.pt")

@@ -106,42 +106,70 @@ def choose_widths(points, sides, starts, normals, neighbours, distances, scales,
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def fit_quadrics(points, sides, starts, normals, neighbours, distances, widths, oriented, order, out, turned, trust):
+def sort_into_cells(points, low, cell, count, first, order):
+    """Fill ``order`` (N,): the points, those of a cell together; ``first`` (cells + 1,): where each begins."""
+    key = np.empty(len(points), np.int64)
+    for i in range(len(points)):
+        x, y, z = (points[i, 0] - low[0]) / cell, (points[i, 1] - low[1]) / cell, (points[i, 2] - low[2]) / cell
+        key[i] = (np.int64(x) * count[1] + np.int64(y)) * count[2] + np.int64(z)
+        first[key[i] + 1] += 1
+    for c in range(len(first) - 1):
+        first[c + 1] += first[c]
+    place = first.copy()
+    for i in range(len(points)):
+        order[place[key[i]]] = i
+        place[key[i]] += 1
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def fit_quadrics(
+    points, sides, corner, cell, count, first, starts, normals, widths, oriented, order, out, turned, trust
+):
     """Fill ``out`` and ``turned`` (M, 3): the weighted quadric's point over each start, and its normal there.
 
     Weights fall to zero at ``widths`` (M,) as ``(1 - (d / w)^2)^2``, times how far the side of a point agrees.
     ``trust`` (M, 2): standard deviation of the residuals, and the part of it that the height at the start keeps.
+    ``points`` and ``sides`` (N, 3) are in the order of :func:`sort_into_cells`.
     """
     m, m2, low = np.zeros((6, 6)), np.zeros((6, 6)), np.zeros((6, 6))
     right, a, c, unit, z = np.zeros(6), np.zeros(6), np.zeros(6), np.zeros(6), np.zeros(6)
     u, v = np.zeros(3), np.zeros(3)
     unit[0] = 1.0
-    for row in range(len(neighbours)):
+    begin, end = np.empty(3, np.int64), np.empty(3, np.int64)
+    for row in range(len(starts)):
         n = normals[row]
         _frame(n, u, v)
         size = max(widths[row], 1e-300)
         m[:], m2[:], right[:] = 0.0, 0.0, 0.0
         total, squares = 0.0, 0.0
-        for k in range(neighbours.shape[1]):
-            d = distances[row, k] / size
-            if d >= 1.0:
-                break
-            j = neighbours[row, k]
-            w = (1.0 - d * d) ** 2
-            if oriented:
-                w *= max(0.0, sides[j, 0] * n[0] + sides[j, 1] * n[1] + sides[j, 2] * n[2])
-            if w == 0.0:
-                continue
-            dx, dy, dz = points[j, 0] - starts[row, 0], points[j, 1] - starts[row, 1], points[j, 2] - starts[row, 2]
-            h = dx * n[0] + dy * n[1] + dz * n[2]
-            _monomials((dx * u[0] + dy * u[1] + dz * u[2]) / size, (dx * v[0] + dy * v[1] + dz * v[2]) / size, a)
-            total += w
-            squares += w * h * h
-            for p in range(6):
-                right[p] += w * a[p] * h
-                for q in range(p + 1):
-                    m[p, q] += w * a[p] * a[q]
-                    m2[p, q] += w * w * a[p] * a[q]
+        for i in range(3):
+            begin[i] = max(0, np.int64(np.floor((starts[row, i] - size - corner[i]) / cell)))
+            end[i] = min(count[i] - 1, np.int64(np.floor((starts[row, i] + size - corner[i]) / cell)))
+        for x in range(begin[0], end[0] + 1):
+            for y in range(begin[1], end[1] + 1):
+                # Cells along z lie side by side.
+                here = (x * count[1] + y) * count[2]
+                for j in range(first[here + begin[2]], first[here + max(begin[2], end[2] + 1)]):
+                    dx, dy = points[j, 0] - starts[row, 0], points[j, 1] - starts[row, 1]
+                    dz = points[j, 2] - starts[row, 2]
+                    d2 = (dx * dx + dy * dy + dz * dz) / (size * size)
+                    if d2 >= 1.0:
+                        continue
+                    w = (1.0 - d2) ** 2
+                    if oriented:
+                        w *= max(0.0, sides[j, 0] * n[0] + sides[j, 1] * n[1] + sides[j, 2] * n[2])
+                    if w == 0.0:
+                        continue
+                    h = dx * n[0] + dy * n[1] + dz * n[2]
+                    s, t = (dx * u[0] + dy * u[1] + dz * u[2]) / size, (dx * v[0] + dy * v[1] + dz * v[2]) / size
+                    _monomials(s, t, a)
+                    total += w
+                    squares += w * h * h
+                    for p in range(6):
+                        right[p] += w * a[p] * h
+                        for q in range(p + 1):
+                            m[p, q] += w * a[p] * a[q]
+                            m2[p, q] += w * w * a[p] * a[q]
         for i in range(3):
             out[row, i], turned[row, i] = starts[row, i], n[i]
         trust[row, 0], trust[row, 1] = 0.0, 1.0

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from sdf_tools.errors import MissingLibraryError
-from sdf_tools.spatial.neighbours import nearest_neighbours
+from sdf_tools.spatial.neighbours import morton_order, nearest_neighbours
 from sdf_tools.threads import in_threads
 
 MOST = 200  # neighbours of a fit
 GAMMA = 1.0  # half the width of the confidence intervals, standard deviations
 WIDER = 1.3  # weights fall to zero there, times the width chosen with equal weights
+EVERY = 4  # a width is chosen for one point in so many; its neighbours have the same
+NEAR = 5  # chosen ones whose median is a point's width
+FINEST = 1 << 21  # cells of the grid that fits look up points in, at most
 BLOCK = 1 << 15
 
 
@@ -47,50 +50,55 @@ def project(
     """
     kernels = _kernels()
     starts = points if starts is None else starts
-    search, again = nearest_neighbours(points), nearest_neighbours(starts)
+    search = nearest_neighbours(points)
     most = min(max(most, 2 * neighbours), 300, len(points))
     least = min(max(16, neighbours), most)
     scales = np.unique(np.minimum(np.geomspace(least, most, max(2, round(np.log(most / least) / 0.34) + 1)), most))
     scales = scales.astype(np.int64)
-    scatter = np.full(len(points), max(noise, 1e-300))
-    width = np.empty(len(points))
-    blocks = _blocks(len(points))
-    found: tuple[np.ndarray, np.ndarray] | None = None
-    for rows in blocks:
-        distance, index = found = search(starts[rows], most)
+    some = np.sort(morton_order(starts)[::EVERY])
+    probes, facing = np.ascontiguousarray(starts[some]), np.ascontiguousarray(normals[some])
+    scatter = np.full(len(some), max(noise, 1e-300))
+    width = np.empty(len(some))
+    for start in range(0, len(some), BLOCK):
+        rows = slice(start, start + BLOCK)
+        distance, index = search(probes[rows], most)
 
         def choose(part: slice, rows: slice = rows, distance: np.ndarray = distance, index: np.ndarray = index) -> None:
             kernels.choose_widths(
-                points, normals, starts[rows][part], normals[rows][part], index[part], distance[part], scales,
+                points, normals, probes[rows][part], facing[rows][part], index[part], distance[part], scales,
                 scatter[rows][part], GAMMA, oriented, width[rows][part],
             )  # fmt: skip
 
         in_threads(choose, len(index))
+        np.minimum(width[rows], np.maximum(distance[:, -1], 1e-300) / WIDER, out=width[rows])
+    near = nearest_neighbours(probes)(starts, min(NEAR, len(some)))[1]
+    widths = WIDER * np.median(width[near], axis=1)
+
+    cells = _Cells(kernels, points, normals, float(np.median(widths)))
     out, turned, trust = np.empty_like(points), np.empty_like(points), np.empty((len(points), 2))
-    for rows in blocks:
-        # One block's neighbours are kept; those of all would take 3 KB a point.
-        distance, index = found if found is not None and len(blocks) == 1 else search(starts[rows], most)
-        near = again(starts[rows], min(16, len(points)))[1]
-        smooth = np.minimum(WIDER * np.median(width[near], axis=1), np.maximum(distance[:, -1], 1e-300))
 
-        def fit(
-            part: slice,
-            rows: slice = rows,
-            distance: np.ndarray = distance,
-            index: np.ndarray = index,
-            smooth: np.ndarray = smooth,
-        ) -> None:
-            kernels.fit_quadrics(
-                points, normals, starts[rows][part], normals[rows][part], index[part], distance[part], smooth[part],
-                oriented, 6, out[rows][part], turned[rows][part], trust[rows][part],
-            )  # fmt: skip
+    def fit(rows: slice) -> None:
+        kernels.fit_quadrics(
+            cells.points, cells.sides, cells.low, cells.size, cells.count, cells.first, starts[rows], normals[rows],
+            widths[rows], oriented, 6, out[rows], turned[rows], trust[rows],
+        )  # fmt: skip
 
-        in_threads(fit, len(index))
+    in_threads(fit, len(points))
     return out, turned, np.maximum(trust[:, 0], noise) * trust[:, 1]
 
 
-def _blocks(count: int) -> list[slice]:
-    return [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+class _Cells:
+    """Points and their normals in the order of a grid's cells, so that all within a radius are quickly listed."""
+
+    def __init__(self, kernels: Any, points: np.ndarray, sides: np.ndarray, size: float) -> None:
+        self.low = points.min(0)
+        extent = np.ptp(points, axis=0)
+        self.size = max(size, float(extent.max()) / 1024, float(np.prod(extent) / FINEST) ** (1 / 3), 1e-300)
+        self.count = (extent / self.size).astype(np.int64) + 1
+        self.first = np.zeros(int(np.prod(self.count)) + 1, np.int64)
+        order = np.empty(len(points), np.int64)
+        kernels.sort_into_cells(points, self.low, self.size, self.count, self.first, order)
+        self.points, self.sides = np.ascontiguousarray(points[order]), np.ascontiguousarray(sides[order])
 
 
 def _kernels() -> Any:

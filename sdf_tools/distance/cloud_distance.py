@@ -9,6 +9,7 @@ from sdf_tools.geometry import PointCloud
 from sdf_tools.spatial.closest_triangles import SurfacePoints
 from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.spatial.winding_tree import WindingTree
+from sdf_tools.threads import in_threads
 from sdf_tools.vectors import unit_vectors
 
 METHODS = ("imls", "knn_mean")
@@ -119,6 +120,23 @@ class CloudDistance:
         self, points: np.ndarray, distance: np.ndarray, index: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """IMLS value, its normal, and how much to trust it: 1 within 2 spacings of the cloud, 0 beyond 4."""
+        from sdf_tools.distance._imls_kernels import imls
+
+        height, normal = np.empty(len(points)), np.empty((len(points), 3))
+
+        def part(rows: slice) -> None:
+            imls(
+                points[rows], distance[rows], index[rows], self.points, self.normals, self.trust, self._spacing,
+                self.unsigned, height[rows], normal[rows],
+            )  # fmt: skip
+
+        in_threads(part, len(points))
+        return height, normal, np.clip(2 - distance[:, 0] / (2 * self._spacing[index[:, 0]]), 0, 1)
+
+    def local_plainly(
+        self, points: np.ndarray, distance: np.ndarray, index: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """IMLS value and normal at (M, 3) points with (M, k) nearest, in numpy: the definition of the compiled loop."""
         spacing = self._spacing[index[:, 0]]
         excess = distance**2 - distance[:, :1] ** 2  # relative to the nearest, so that far weights do not vanish
         weight = np.exp(-excess / (spacing[:, None] ** 2)) * self.trust[index]
@@ -129,7 +147,7 @@ class CloudDistance:
         # not to the neighbour's own: planes alone would shrink convex shapes.
         mean = (normals + normal[:, None]) / 2
         height = np.einsum("nkj,nkj->nk", points[:, None] - self.points[index], mean)
-        return (weight * height).sum(1), normal, np.clip(2 - distance[:, 0] / (2 * spacing), 0, 1)
+        return (weight * height).sum(1), normal
 
     def _sided(self, index: np.ndarray) -> np.ndarray:
         """(N, k, 3) normals of the points ``index``; without a sign, on the side of the first one's."""

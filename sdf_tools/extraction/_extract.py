@@ -39,6 +39,7 @@ def extract_mesh(
     coarse_resolution: int = 64,
     thorough: bool = False,
     probes: int = 16_384,
+    seeds: np.ndarray | torch.Tensor | None = None,
     refine_steps: int = 0,
     normals: bool = False,
     cap: bool = False,
@@ -67,6 +68,7 @@ def extract_mesh(
         coarse_resolution=coarse_resolution,
         thorough=thorough,
         probes=probes,
+        seeds=seeds,
         refine_steps=refine_steps,
         normals=normals,
         cap=cap,
@@ -92,6 +94,7 @@ def extract_meshes(
     coarse_resolution: int = 64,
     thorough: bool = False,
     probes: int = 16_384,
+    seeds: np.ndarray | torch.Tensor | None = None,
     refine_steps: int = 0,
     normals: bool = False,
     cap: bool = False,
@@ -142,6 +145,8 @@ def extract_meshes(
         thorough: leave no cell unsettled, close to a surface neither, whatever it takes, with a wider margin on the
             slopes; for an occupancy that is every node of the full lattice.
         probes: random evaluations in step 4.
+        seeds: (N, 3) places near the surface, where they are known (the points of a cloud): it is followed from their
+            cells too. With ``search="growth"`` and a small ``coarse_resolution`` little else is evaluated.
         refine_steps: regula falsi steps that move each vertex along its edge onto the level set; one evaluation per
             vertex and step.
         normals: whether to add vertex normals from the field's gradient (automatic differentiation where possible,
@@ -175,6 +180,7 @@ def extract_meshes(
         coarse_resolution=coarse_resolution,
         thorough=thorough,
         probes=probes,
+        seeds=seeds,
         refine_steps=refine_steps,
         normals=normals,
         cap=cap,
@@ -199,6 +205,7 @@ def _extract(
     coarse_resolution: int,
     thorough: bool,
     probes: int,
+    seeds: np.ndarray | torch.Tensor | None,
     refine_steps: int,
     normals: bool,
     cap: bool,
@@ -251,6 +258,9 @@ def _extract(
             lattice.know(start, nodes, values)
             lattice.seed(start, segments.axis, level)
         del found, probed, segments, start, nodes, values  # large ones, and the mesh needs room
+        if seeds is not None:
+            sampled.stage = "surface"
+            lattice.seed(*_edges_near(grid, seeds), level)
         count = lattice.close(level)
         if count == 0:
             raise ShapeError(
@@ -298,6 +308,16 @@ def make_grid(resolution: int, bounds: Bounds) -> Grid:
     side = high - low
     cells = np.maximum(1, np.round(side / side.max() * resolution)).astype(np.int64)
     return Grid(low, side / cells, cells)
+
+
+def _edges_near(grid: Grid, places: np.ndarray | torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The lattice edge along x nearest to each of (N, 3) places: lower nodes and axes, each once."""
+    at = (np.asarray(places, np.float64).reshape(-1, 3) - grid.low) / grid.spacing
+    at = at[((at >= 0) & (at <= grid.cells)).all(1)]
+    index = np.round(at).astype(np.int64)
+    index[:, 0] = np.minimum(at[:, 0].astype(np.int64), grid.cells[0] - 1)
+    keys = np.unique(grid.keys(index))
+    return np.ascontiguousarray(grid.split(keys)), np.zeros(len(keys), np.int64)
 
 
 def _box(bounds: Bounds) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -16,6 +17,20 @@ from sdf_tools.errors import ShapeError
 RATIO = 200  # no shape compresses further than this; zeros do, a thousandfold
 SMALL = 64 << 20  # bytes that any file may unpack to, whatever its ratio
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def allow_memory(amount: str | None) -> None:
+    """Set how much memory one file may ask for in this process and those that it starts; None changes nothing.
+
+    Args:
+        amount: as ``SDF_TOOLS_MAX_MEMORY`` takes it.
+
+    Raises:
+        ShapeError: no such amount.
+    """
+    if amount is not None:
+        os.environ["SDF_TOOLS_MAX_MEMORY"] = amount
+        memory_limit()
 
 
 def memory_limit() -> int:
@@ -34,7 +49,8 @@ def memory_limit() -> int:
             return int(amount)
         except ValueError:
             raise ShapeError(
-                f"SDF_TOOLS_MAX_MEMORY must be a number of bytes such as 4G or 500M, not '{given}'."
+                "the memory that a file may take (--max-memory, SDF_TOOLS_MAX_MEMORY) must be a number of bytes such "
+                f"as 4G or 500M, not '{given}'."
             ) from None
     try:
         with open("/proc/meminfo") as file:
@@ -54,7 +70,32 @@ def require_memory(needed: int, where: str) -> None:
     if needed > limit:
         raise ShapeError(
             f"'{where}' needs {_size(needed)} of memory, more than the {_size(limit)} it may take; "
-            "set SDF_TOOLS_MAX_MEMORY to allow more, or give a smaller file."
+            "allow more (--max-memory, SDF_TOOLS_MAX_MEMORY), or give a smaller file."
+        )
+
+
+def require_space(path: Path, needed: int, what: str) -> None:
+    """Refuse to begin what could not be written: the disk of ``path`` (which need not exist yet) has to have room.
+
+    Args:
+        path: a file or folder to come.
+        needed: bytes.
+        what: the subject of the sentence, in the plural ("checkpoints").
+
+    Raises:
+        ShapeError: fewer bytes are free.
+    """
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError:  # some network file systems do not say
+        return
+    if free < needed:
+        raise ShapeError(
+            f"'{path}': {what} need about {_size(needed)} of disk space, and {_size(free)} are free there; free some, "
+            "or give another folder."
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -149,6 +150,72 @@ def add_color_bar(
     rows = min(height, drawn.shape[0])
     strip[:rows] = drawn[:rows]
     return torch.cat([picture.float(), strip], dim=1)
+
+
+def picture_sheet(
+    pictures: Sequence[Sequence[Float[Tensor, "H W 3"] | None]],
+    titles: Sequence[Sequence[str]] = (),
+    *,
+    heading: str = "",
+    bar: tuple[float, float, str, str] | None = None,
+) -> Float[Tensor, "H2 W2 3"]:
+    """Pictures in rows and columns, with a line or two of text above them.
+
+    Args:
+        pictures: rows of pictures of one size; None leaves a place empty.
+        titles: rows of what stands above each picture; rows that are left out have nothing.
+        heading: above all.
+        bar: lowest value, highest value, matplotlib colour map and label of a colour bar beside the last row.
+
+    Returns:
+        (H2, W2, 3) float32 in [0, 1].
+
+    Raises:
+        ValueError: there is no picture, or they have several sizes.
+    """
+    with needs("matplotlib", "A sheet of pictures"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+        from matplotlib.figure import Figure
+    sizes = {tuple(picture.shape[:2]) for row in pictures for picture in row if picture is not None}
+    if len(sizes) != 1:
+        raise ValueError(f"A sheet needs pictures of one size; got {sorted(sizes) or 'none'}.")
+    height, width = sizes.pop()
+    dpi = 100
+    rows, count = len(pictures), max(len(row) for row in pictures)
+    lines = [max((text.count("\n") + 1 for text in row), default=0) for row in titles]
+    above = sum(0.18 * count + 0.12 for count in lines if count) + (0.35 if heading else 0.0)
+    figure = Figure(
+        figsize=(count * width / dpi + (1.1 if bar else 0.0), rows * height / dpi + above),
+        dpi=dpi,
+        layout="constrained",
+        facecolor="white",
+    )
+    canvas = FigureCanvasAgg(figure)
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+    axes = figure.subplots(rows, count, squeeze=False)
+    for row, line in zip(pictures, axes, strict=True):
+        for ax in line:
+            ax.axis("off")
+        for ax, picture in zip(line, row, strict=False):
+            if picture is not None:
+                ax.imshow(picture.numpy(), interpolation="none")
+    for line, texts in zip(axes, titles, strict=False):
+        for ax, text in zip(line, texts, strict=False):
+            ax.set_title(text, fontsize=10)
+    if heading:
+        figure.suptitle(heading, fontsize=12)
+    if bar is not None:
+        low, high, colormap, label = bar
+        drawn = figure.colorbar(
+            ScalarMappable(Normalize(low, high), colormap), ax=axes[-1, :].tolist(), label=label, shrink=0.9, aspect=28
+        )
+        drawn.ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    return torch.from_numpy(pixels.astype(np.float32) / 255)
 
 
 def _save(figure: Figure, path: Path) -> None:

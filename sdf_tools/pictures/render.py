@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdf_tools.errors import ShapeError
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.geometry import Mesh
 from sdf_tools.io.writing import write_atomically
 from sdf_tools.pictures.lighting import CAMERA_LIGHTS, shade
@@ -139,29 +139,73 @@ def turntable(
     supersampling: int = 2,
     occlusion_rays: int = 12,
     seed: int = 0,
+    progress: bool = False,
 ) -> list[Float[Tensor, "H W 3"]]:
-    """``frames`` pictures all the way round; the other options are :func:`render_mesh`'s."""
+    """``frames`` pictures all the way round, with a progress bar if asked; other options are :func:`render_mesh`'s.
+
+    Raises:
+        ShapeError: the mesh has no faces.
+        ValueError: fewer than two frames.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    if frames < 2:
+        raise ValueError(f"a turntable needs at least 2 frames, not {frames}.")
     draw = partial(render_mesh, mesh, size=size, color=color, supersampling=supersampling, seed=seed)
     start = camera or Camera()
     views = [replace(start, azimuth=start.azimuth + 360 * index / frames) for index in range(frames)]
-    return [draw(view, occlusion_rays=occlusion_rays) for view in views]
+    bar = track(views, "drawing", console=Console(stderr=True), transient=True, disable=not progress)
+    return [draw(view, occlusion_rays=occlusion_rays) for view in bar]
+
+
+STILL = (".png", ".jpg", ".jpeg")
+"""What one picture can be written as."""
+MOVING = (".gif", ".mp4", ".png")
+"""What several can be: .png as an animated PNG."""
+_FRAME_SECONDS = 0.08
+
+
+def check_picture_name(path: Path | str, moving: bool = False) -> None:
+    """ValueError unless :func:`save_picture` can write one picture, or several, to a file of this name."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in (*STILL, *MOVING):
+        raise ValueError(f"a picture must end in .png, .jpg, .gif or .mp4, not '{path}'.")
+    if moving and suffix not in MOVING:
+        raise ValueError(f"several pictures need a .gif, .mp4 or .png, not '{path}'.")
 
 
 def save_picture(picture: Float[Tensor, "H W 3"] | list[Float[Tensor, "H W 3"]], path: Path | str) -> None:
-    """Write a picture (.png .jpg), or several as an animation (.gif); the file appears whole or not at all."""
+    """Write a picture (.png .jpg), or several as an animation (.gif .mp4 .png); the file appears whole or not at all.
+
+    Raises:
+        ValueError: another ending.
+        MissingLibraryError: .mp4 without imageio and PyAV.
+    """
     from PIL import Image
 
     pictures = picture if isinstance(picture, list) else [picture]
-    images = [Image.fromarray((p.clamp(0, 1) * 255).round().to(torch.uint8).numpy()) for p in pictures]
     suffix = Path(path).suffix.lower()
-    if suffix not in (".png", ".jpg", ".jpeg", ".gif"):
-        raise ValueError(f"a picture must end in .png, .jpg or .gif, not '{path}'.")
-    if len(images) > 1 and suffix != ".gif":
-        raise ValueError(f"several pictures need a .gif, not '{path}'.")
-    more: dict[str, Any] = (
-        {"save_all": True, "append_images": images[1:], "duration": 80, "loop": 0} if suffix == ".gif" else {}
-    )
+    check_picture_name(path, len(pictures) > 1)
+    arrays = [(p.clamp(0, 1) * 255).round().to(torch.uint8).numpy() for p in pictures]
+    if suffix == ".mp4":
+        write_atomically(path, partial(_write_video, arrays))
+        return
+    images = [Image.fromarray(array) for array in arrays]
+    more: dict[str, Any] = {}
+    if len(images) > 1 or suffix == ".gif":
+        more = {"save_all": True, "append_images": images[1:], "duration": round(1000 * _FRAME_SECONDS), "loop": 0}
     write_atomically(path, partial(images[0].save, **more))
+
+
+def _write_video(frames: list[np.ndarray], path: Path) -> None:
+    """H.264 in .mp4; its pictures have even sides."""
+    with needs("imageio[pyav]", "A video"):
+        import av  # noqa: F401
+        import imageio.v3
+    height, width = (side - side % 2 for side in frames[0].shape[:2])
+    movie = np.stack([frame[:height, :width] for frame in frames])
+    imageio.v3.imwrite(path, movie, plugin="pyav", codec="h264", fps=round(1 / _FRAME_SECONDS))
 
 
 def _axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -72,9 +72,40 @@ def test_a_run_clears_what_a_killed_one_left(tmp_path, monkeypatch):
     job = Job("image", "toy:32", {"network": "siren"})
     left = job.folder(tmp_path).with_name(f"{job.folder(tmp_path).name}.partial{dead.pid}")
     left.mkdir()
-    monkeypatch.setattr(runs, "_fit_grid", lambda job, folder, device, show: (folder / "metrics.json").write_text("{}"))
+    monkeypatch.setattr(runs, "_fit_grid", lambda job, folder, *rest: (folder / "metrics.json").write_text("{}"))
     assert runs.run_jobs([job], tmp_path, 1, "cpu") == [{"folder": job.folder(tmp_path)}]
     assert [p.name for p in tmp_path.iterdir()] == [job.folder(tmp_path).name]
+
+
+def test_a_killed_row_goes_on_in_its_middle(tmp_path, monkeypatch):
+    import torch
+    from reproduction import runs
+
+    from sasnet_ns.fitting import grid_fit
+
+    fit = {"network": "siren", "network_config": {"width": 8}, "recipe": {"steps": 40}, "points_per_batch": 50}
+    job = Job("image", "toy:32", fit)
+    whole = runs.run_jobs([job], tmp_path / "whole", 1, "cpu")[0]
+
+    class Killed(BaseException):
+        pass
+
+    def killed(step: int) -> None:
+        if step == 25:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        finish = grid_fit.GridLoss.finish
+        patch.setattr(grid_fit.GridLoss, "finish", lambda self, step: [finish(self, step), killed(step)])
+        with pytest.raises(Killed):
+            runs.run_jobs([job], tmp_path / "out", 1, "cpu", checkpoint_seconds=0)
+    kept = job.folder(tmp_path / "out").with_name(f"{job.folder(tmp_path).name}.training.pt")
+    assert torch.load(kept, weights_only=True)["step"] == 24
+    with pytest.warns(UserWarning, match="going on after step 24 of 40"):
+        result = runs.run_jobs([job], tmp_path / "out", 1, "cpu")[0]
+    assert not kept.exists() and result["psnr"] == whole["psnr"]
+    states = [torch.load(r["folder"] / "checkpoint.pt", weights_only=True)["state"] for r in (whole, result)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_tables_show_spread_differences_and_order(tmp_path):

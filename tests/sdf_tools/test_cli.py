@@ -124,6 +124,11 @@ def test_evaluate_writes_json(run, ball, tmp_path, capsys):
 def test_render(run, ball, tmp_path):
     run("render", ball, "--output-path", tmp_path / "ball.png", "--size", 32)
     assert (tmp_path / "ball.png").read_bytes()[1:4] == b"PNG"
+    run("render", ball, "--output-path", tmp_path / "turn.png", "--size", 24, "--turntable", "--frames", 3)
+    from PIL import Image
+
+    with Image.open(tmp_path / "turn.png") as picture:
+        assert picture.n_frames == 3
 
 
 def test_info_takes_names_that_packages_register(run, capsys, monkeypatch):
@@ -207,6 +212,8 @@ def test_render_a_cloud(run, ball, tmp_path):
         ("evaluate", "--prediction", "ball.ply", "--reference", "ball.ply", "--json", "nowhere/m.json"),
         ("normals", "ball.ply", "--output-path", "out.ply"),
         ("render", "ball.ply", "--output-path", "out.tiff", "--size", "16"),
+        ("render", "ball.ply", "--output-path", "out.jpg", "--size", "16", "--turntable"),
+        ("render", "ball.ply", "--output-path", "out.gif", "--size", "16", "--frames", "1"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_1(run, ball, tmp_path, monkeypatch, arguments):

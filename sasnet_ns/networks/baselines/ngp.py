@@ -73,6 +73,11 @@ class HashGridMLP(Network):
             layers += [nn.Linear(n_in, n_out), nn.ReLU()]
         self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], out_dim))
 
+    def output_layer(self) -> nn.Linear | None:
+        """The last layer of the MLP."""
+        layer = self.mlp[-1]
+        return layer if isinstance(layer, nn.Linear) else None
+
     def _role(self, name: str, parameter: nn.Parameter) -> ParameterRole:
         return "masks" if name == "table" else "backbone"
 

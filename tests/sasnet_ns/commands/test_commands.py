@@ -30,6 +30,8 @@ SCRIPTS = {
     "render-scene": "render_scene",
     "evaluate": "evaluate_mesh",
     "repeat": "repeat",
+    "picture": "picture",
+    "page": "page",
 }
 
 
@@ -188,3 +190,16 @@ def test_the_command_that_resumes_keeps_what_was_typed() -> None:
     typed = ["ns-train", "sasnet-sdf", "--load_dir=old", "--vis", "tensorboard"]
     assert resume("sasnet-sdf", None, Path("m"), typed).endswith("sasnet-sdf --load-dir m --vis tensorboard")
     assert resume("sasnet-sdf", Path("a.ply"), Path("m"), ["pytest"]).endswith("sasnet-sdf --load-dir m --data a.ply")
+
+
+def test_extraction_wants_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("sdf_tools.io.limits.shutil.disk_usage", lambda path: usage._replace(free=100 << 20))
+    wanted = r"mesh.ply': meshes of 2048 cells along a side need about 304 MiB of disk space, and 100 MiB are free"
+    output = str(tmp_path / "mesh.ply")
+    with pytest.raises(SystemExit, match=wanted):
+        main(["extract", "--load-config", "run", "--output-path", output, "--resolution", "2048"])
+    with pytest.raises(SystemExit, match="run"):  # there is room for this one, and the run is looked for
+        main(["extract", "--load-config", str(tmp_path / "run"), "--output-path", output, "--resolution", "512"])

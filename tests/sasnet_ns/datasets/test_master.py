@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dataset_stubs import StubOptions, stub_fit
+from dataset_stubs import StubOptions, stub_fit, stub_together
 
 from sasnet_ns.datasets import Entry, Limits, Row, fit_shapes, latest_rows, list_shapes, shard_of, worst_rows
+from sasnet_ns.datasets.listing import grouped
 from sasnet_ns.datasets.rows import VARYING, Journal, read_journal
+from sasnet_ns.datasets.workers import fit_in_workers
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -67,6 +69,34 @@ def test_one_bad_shape_harms_nobody(tmp_path: Path) -> None:
     assert "more than 0.30 GB (--memory-limit)" in (rows["eats.ply"].error or "")
     assert (result.counts.total, result.counts.done, result.counts.failed) == (10, 10, 4)
     assert result.counts.fresh == 10 and not result.interrupted
+
+
+def test_in_groups_too_one_bad_shape_harms_nobody(tmp_path: Path) -> None:
+    good = [f"good{index}.ply" for index in range(9)]
+    source = make_files(tmp_path / "in", [*good, "bad.ply", "dies.ply", "hangs.ply"])
+
+    def engine(entries: Iterator[Entry], options: StubOptions) -> Iterator[Row]:
+        limits = Limits(seconds=1.5)  # of a group of four: 6 s
+        yield from fit_in_workers(grouped(entries, 4), options, 2, limits, tmp_path / "log", stub_fit, stub_together)  # type: ignore[arg-type]
+
+    result = fit_shapes(source, stub(tmp_path / "out"), engine=engine)  # type: ignore[arg-type]
+    rows = {row.path: row.status for row in latest_rows(tmp_path / "out")}
+    others = {"bad.ply": "failed", "dies.ply": "crashed", "hangs.ply": "timeout"}
+    assert rows == {**dict.fromkeys(good, "fitted"), **others}
+    assert result.counts.fresh == 12 and len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 12
+    # bad, dies, good0 and good1 are one group, hangs is in the last one: what they were with is done again alone
+    assert sorted((tmp_path / "out" / "groups.txt").read_text().split()) == sorted(["4", *["1"] * 6])
+
+
+def test_groups_have_the_same_options() -> None:
+    entries = [Entry(str(index), "", {"steps": index % 2} if index < 5 else {}) for index in range(8)]
+    found = [[entry.path for entry in group] for group in grouped(entries, 2)]
+    assert found == [["0", "2"], ["1", "3"], ["5", "6"], ["4"], ["7"]]
+    assert [len(group) for group in grouped(entries, 1)] == [1] * 8
+    many = (Entry(str(index), "", {"seed": index}) for index in range(1000))
+    waiting = grouped(many, 8)
+    next(waiting)
+    assert next(many).path == "65"  # not all of the list is read before the first group is given out
 
 
 def test_killed_at_random_it_ends_as_if_nothing_had_been(tmp_path: Path) -> None:

@@ -152,6 +152,32 @@ def test_sizes_and_threads(points: int, threads: int) -> None:
     assert_same(found, network, by_autograd(network, x, lambda values: (values - target.double()).square().mean()))
 
 
+def test_the_number_of_threads_changes_no_bit() -> None:
+    before = torch.get_num_threads()
+    network = make("sasnet")
+    x, target = data(network, 700)
+    found = []
+    try:
+        for threads in (4, 2, 1):
+            torch.set_num_threads(threads)
+            step = step_of(network)
+            assert step is not None
+            loss, values = step(x, target)
+            found.append([loss, values, *gradients(network).values()])
+        torch.set_num_threads(3)
+        several = step_of(network)
+        assert several is not None
+        several(x, target)
+        third = list(gradients(network).values())
+        torch.set_num_threads(2)  # as a run that gives a core away
+        several(x, target)
+        fewer = list(gradients(network).values())
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(third, fewer, strict=True))
+
+
 def test_a_large_table_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that would each need a gradient of the whole table take levels of it instead."""
     monkeypatch.setattr(_numba_step_plan, "LARGE_TABLE", 1)

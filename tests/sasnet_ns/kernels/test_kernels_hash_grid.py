@@ -143,7 +143,7 @@ def test_many_threads_give_the_same_table_gradient() -> None:
     from sasnet_ns.kernels import _numba_grid
 
     layout = HashGridLayout(2, (5, 30), 7)
-    x, g = torch.rand(9000, 2) * 2 - 1, torch.randn(9000, 4)
+    x, g = torch.rand(2, 9000, 2) * 2 - 1, torch.randn(2, 9000, 4)  # of two networks
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

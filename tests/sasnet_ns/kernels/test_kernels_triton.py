@@ -39,6 +39,20 @@ for in_dim in DIMENSIONS:
         run = lambda backend, dtype: derivatives(lambda x, t: hash_grid(x, t, layout, backend), [x, table], dtype)
         check(f"hash grid {in_dim} {interpolation}", run("triton", torch.float32), run("torch", torch.float64))
 
+layout = HashGridLayout(2, (3, 9), 6, 2, "smoothstep")  # three networks in one launch, more than a block of points each
+x, table = torch.rand(3, 140, 2) * 2.2 - 1.1, torch.randn(3, layout.total_entries, 2)
+run = lambda backend, dtype: derivatives(lambda x, t: hash_grid(x, t, layout, backend), [x, table], dtype)
+check("hash grids", run("triton", torch.float32), run("torch", torch.float64))
+z, bias, mask = torch.randn(3, 70, 30), torch.randn(3, 30), torch.rand(3, 70, 5)
+run = lambda backend, dtype: derivatives(
+    lambda z, b, m: masked_sine(z, b, 3.0, m, (7, 5, 0, 3, 5), backend), [z, bias, mask], dtype)
+check("masked sines", run("triton", torch.float32), run("torch", torch.float64))
+x, weight = torch.rand(3, 70, 3), 5 * torch.randn(3, 30, 3)
+run = lambda backend, dtype: derivatives(
+    lambda b, m: masked_sine_embedding(x.to(dtype), weight.to(dtype), b, m, (7, 5, 0, 3, 5), backend), [bias, mask],
+    dtype)
+check("embeddings", run("triton", torch.float32), run("torch", torch.float64))
+
 z, bias, mask = torch.randn(70, 90), torch.randn(90), torch.rand(70, 5)  # one group is empty
 run = lambda backend, dtype: derivatives(
     lambda z, b, m: masked_sine(z, b, 3.0, m, (7, 5, 0, 3, 5), backend), [z, bias, mask], dtype)

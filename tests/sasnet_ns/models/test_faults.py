@@ -248,22 +248,19 @@ def test_an_exploding_gradient_makes_no_error_small() -> None:
 
 
 def test_same_seed_same_bits_with_one_and_with_two_threads(make_trainer: Any) -> None:
-    """Two runs on as many threads end in the same bits; another number of threads adds up in another order."""
     before = torch.get_num_threads()
-    ends: dict[int, dict[str, torch.Tensor]] = {}
+    end: dict[str, torch.Tensor] = {}
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            for turn in range(2):
-                trainer = make_trainer(timestamp=f"{threads}-{turn}", max_num_iterations=12, steps_per_geometry_eval=0)
-                trainer.train()
-                here = {name: value.clone() for name, value in trainer.pipeline.model.field.state_dict().items()}
-                for name, value in ends.setdefault(threads, here).items():
-                    assert torch.equal(value, here[name]), (threads, name)
+            trainer = make_trainer(timestamp=str(threads), max_num_iterations=12, steps_per_geometry_eval=0)
+            trainer.train()
+            here = {name: value.clone() for name, value in trainer.pipeline.model.field.state_dict().items()}
+            end = end or here
+            for name, value in end.items():
+                assert torch.equal(value, here[name]), (threads, name)
     finally:
         torch.set_num_threads(before)
-    for name, value in ends[1].items():
-        assert (value - ends[2][name]).abs().max() < 1e-4, name
 
 
 def test_description_is_plain_json(make_trainer: Any) -> None:

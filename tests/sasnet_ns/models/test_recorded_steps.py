@@ -23,9 +23,10 @@ Make = Callable[..., Any]
 def test_a_run_is_the_same_without_the_host(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     ordinary = make_trainer(timestamp="ordinary")
     ordinary.train()
+    assert ordinary._device_steps is None  # nothing is recorded unless that is asked for
     monkeypatch.setattr(sdf_trainer, "why_no_graph", lambda field, objective: None)
     monkeypatch.setattr(sdf_trainer, "DeviceSteps", functools.partial(DeviceSteps, graph=False))
-    alone = make_trainer(timestamp="alone")
+    alone = make_trainer(timestamp="alone", cuda_graph=True)
     alone.train()
     assert isinstance(alone._device_steps, DeviceSteps)
     for a, b in zip(alone.pipeline.parameters(), ordinary.pipeline.parameters(), strict=True):

@@ -9,6 +9,7 @@ import torch
 
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.networks.export import export_field
+from sasnet_ns.networks.packing import pack_state, unpack_state
 
 SMALL = {"embedding_width": 32, "hidden_widths": (16, 16), "groups": (4, 4), "grid_levels": 3, "grid_log2_entries": 8}
 
@@ -68,4 +69,52 @@ def test_onnx_gives_the_same_distances(field: SignedDistanceField, tmp_path: Pat
 def test_another_suffix_is_refused(field: SignedDistanceField, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pt2"):
         export_field(field, tmp_path / "field.pth")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_fewer_bits_are_smaller_and_near(field: SignedDistanceField, tmp_path: Path, suffix: str) -> None:
+    x = torch.rand(3000, 3) - 0.5
+    field.requires_grad_(False)
+    size, off = {}, {}
+    for bits in (32, 16, 8):
+        path = tmp_path / f"field{bits}{suffix}"
+        export_field(field, path, bits)
+        loaded = SignedDistanceField.load(path)
+        size[bits], off[bits] = path.stat().st_size, float((loaded(x) - field(x)).detach().abs().max())
+        assert loaded.center.tolist() == [1.0, 2.0, 3.0] and float(loaded.scale) == 0.25
+        assert torch.equal(loaded.network.frequencies, field.network.frequencies)
+    assert size[8] < size[16] < size[32]
+    reach = float(field(x).abs().max())
+    assert off[32] == 0 < off[16] < 2e-3 * reach and off[8] < 0.1 * reach
+
+
+@pytest.mark.parametrize("count", [256, 300])
+def test_eight_bits_are_within_half_a_step_of_their_run(count: int) -> None:
+    values = torch.randn(count, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, count)
+    state = {"weight": values, "buffer": values, "bias": values[:3]}
+    packed = pack_state(state, ["weight", "bias"], 8)
+    assert packed["buffer"] is state["buffer"] and packed["bias"] is state["bias"]
+    back = unpack_state(packed, state)
+    assert set(back) == set(state)
+    for start in range(0, count, 64):
+        run = values[start : start + 64]
+        assert (back["weight"][start : start + 64] - run).abs().max() < 0.51 * run.abs().max() / 127
+    zero = {"weight": torch.zeros(256)}
+    assert unpack_state(pack_state(zero, zero, 8), zero)["weight"].abs().max() == 0
+
+
+def test_bytes_that_are_not_the_networks_are_refused(field: SignedDistanceField, tmp_path: Path) -> None:
+    state = {"weight": torch.randn(300)}
+    packed = pack_state(state, state, 8)
+    with pytest.raises(ValueError, match="not those of this network"):
+        unpack_state(packed, {"weight": torch.zeros(200)})
+    with pytest.raises(ValueError, match="damaged"):
+        unpack_state({**packed, "weight": packed["weight"].flip(0)}, state)
+    with pytest.raises(ValueError, match="16 bits cannot hold"):
+        pack_state({"weight": torch.full((300,), 1e6)}, ["weight"], 16)
+    with pytest.raises(ValueError, match="is a program"):
+        export_field(field, tmp_path / "field.pt2", 8)
+    with pytest.raises(ValueError, match="8, 16 or 32"):
+        export_field(field, tmp_path / "field.pt", 4)
     assert not list(tmp_path.iterdir())

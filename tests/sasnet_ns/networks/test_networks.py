@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -292,3 +293,15 @@ def test_grid_options_have_one_spelling_and_former_ones_still_load():
     before = build_network("ngp", 3, 1, levels=3, log2_entries=8, features=1)
     assert now.layout == before.layout
     assert build_network("sasnet", 3, 1, preset="sdf_fast").parameter_count() == 132_809
+
+
+def test_empty_bands_and_lost_masks_are_said() -> None:
+    with pytest.warns(UserWarning, match="no neuron of 96 is in band 1 of 4: band_allocation='equal'"):
+        SASNetConfig.sdf_grid(band_allocation="lattice").setup()
+    with pytest.warns(UserWarning, match="without its masks this network has 62,145 of 117,573 parameters"):
+        SASNetConfig.sdf_compact(masks=False).setup()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for preset in ("sdf", "sdf_compact", "sdf_grid", "image", "volume", "toy", "tiger_p", "tiger_d"):
+            assert min(getattr(SASNetConfig, preset)().setup().band_sizes) > 0, preset
+        SASNetConfig.sdf(masks=False).setup()  # the paper's network keeps most of what it has

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import socket
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,45 +31,6 @@ def test_depth_ends_where_the_farthest_thing_is() -> None:
     assert with_sensible_depth({"rgb": depth})["rgb"] is depth
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory, sphere_file: Path) -> Path:
-    from sdf_tools.geometry import Mesh
-    from sdf_tools.io.loading import load
-    from sdf_tools.pictures.scene_files import SceneSettings, write_scene
-
-    mesh = load(sphere_file)
-    assert isinstance(mesh, Mesh)
-    folder = tmp_path_factory.mktemp("scenes") / "ball"
-    write_scene(
-        mesh,
-        folder,
-        SceneSettings(
-            views=6, val_views=1, test_views=1, size=(24, 24), supersampling=1, occlusion_rays=0, sparse_points=200
-        ),
-    )
-    return folder
-
-
-def _trainer(name: str, scene: Path, folder: Path) -> Any:
-    from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
-
-    import sasnet_ns.methods as methods
-
-    config: Any = copy.deepcopy(getattr(methods, name).config)
-    config.output_dir, config.timestamp, config.vis = folder, "run", "viewer"
-    config.experiment_name, config.data = "scene", scene
-    config.max_num_iterations, config.machine.device_type = 20, "cpu"
-    config.pipeline.datamanager.dataparser = BlenderDataParserConfig(data=scene)
-    config.pipeline.datamanager.train_num_rays_per_batch = 32
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        config.viewer.websocket_port = int(probe.getsockname()[1])
-    config.save_config()
-    trainer = config.setup(local_rank=0, world_size=1)
-    trainer.setup()
-    return trainer
-
-
 class _Client:
     """A browser that remembers what it was sent."""
 
@@ -84,9 +42,8 @@ class _Client:
 
 
 @pytest.mark.parametrize("name", ["sasnet_neus_facto", "sasnet_nerfacto"])
-def test_real_viewer(name: str, scene: Path, tmp_path: Path, free_viewer: Callable[[Any], None]) -> None:
-    trainer = _trainer(name, scene, tmp_path)
-    free_viewer(trainer)
+def test_real_viewer(name: str, make_photo_trainer: Callable[..., Any]) -> None:
+    trainer = make_photo_trainer(name)
     trainer._init_viewer_state()
     viewer, control = trainer.viewer_state, trainer.pipeline.model.viewer_control
     assert (control.session is not None) == (name == "sasnet_neus_facto")
@@ -117,20 +74,3 @@ def test_real_viewer(name: str, scene: Path, tmp_path: Path, free_viewer: Callab
     assert "Training done" in viewer.stats_markdown.content
     machine.draw(machine, state, 16, 16)  # which writes the picture's size there
     assert "Training done" in viewer.stats_markdown.content and "16x16px" in viewer.stats_markdown.content
-
-
-@pytest.fixture
-def free_viewer() -> Any:
-    """Ends the viewers of the trainers that it is given."""
-    trainers: list[Any] = []
-    yield trainers.append
-    from nerfstudio.utils import writer
-
-    for trainer in trainers:
-        session = trainer.pipeline.model.viewer_control.session
-        if session is not None:
-            session.stop()
-        trainer.viewer_state.viser_server.stop()
-    writer.EVENT_WRITERS.clear()
-    writer.EVENT_STORAGE.clear()
-    writer.GLOBAL_BUFFER.clear()

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from primitives import cloud, sphere
 
+from sdf_tools.distance.cloud_distance import CloudDistance
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import PointCloud
+from sdf_tools.spatial.neighbours import nearest_neighbours
 
 
 def test_points_that_disagree_with_their_neighbours_count_less() -> None:
@@ -33,3 +37,21 @@ def test_a_scattered_cloud_with_normals_is_averaged_over_more_points() -> None:
     rough = PointCloud(good.points * (1 + noise)[:, None], good.normals)
     error = SignedDistance(rough)(good.points).abs().mean()
     assert error < 0.35 * noise.abs().mean()
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_the_compiled_mean_is_the_plain_one(unsigned: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    good = cloud(2000)
+    assert good.normals is not None
+    normals = good.normals + 0.1 * torch.randn(2000, 3, generator=generator).double()
+    if unsigned:
+        normals = normals * torch.where(torch.rand(2000, 1, generator=generator) < 0.5, -1.0, 1.0)
+    points = good.points + 0.003 * torch.randn(2000, 3, generator=generator).double()
+    distance = CloudDistance(PointCloud(points, torch.nn.functional.normalize(normals, dim=1)), "imls", unsigned)
+    asked = np.random.default_rng(0).uniform(-0.5, 0.5, (5000, 3))
+    near = nearest_neighbours(distance.points)(asked, 12)
+    height, normal, _ = distance._local(asked, *near)
+    plain_height, plain_normal = distance.local_plainly(asked, *near)
+    np.testing.assert_allclose(height, plain_height, atol=1e-12)
+    np.testing.assert_allclose(normal, plain_normal, atol=1e-12)

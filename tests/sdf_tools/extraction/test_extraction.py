@@ -337,3 +337,18 @@ class TestAfterwards:
         assert volume(small) == pytest.approx(volume(moved), rel=1e-2)
         with pytest.raises(ValueError, match="4 faces"):
             simplify(mesh, 2)
+
+
+def test_seeds_find_what_the_coarse_lattice_and_the_probes_do_not() -> None:
+    centers = torch.tensor([[-0.3, 0.0, 0.0], [0.3, 0.1, 0.0], [0.05, -0.3, 0.2]], dtype=torch.float64)
+
+    def balls(points: torch.Tensor) -> torch.Tensor:
+        return (torch.cdist(points.double(), centers) - 0.02).amin(1)
+
+    whole = extract_mesh(balls, 96)
+    seeds = torch.cat([centers + torch.tensor([0.0, 0.02, 0.0]), torch.tensor([[3.0, 0.0, 0.0]])])  # one is outside
+    seeded = extract_mesh(balls, 96, search="growth", coarse_resolution=2, probes=0, seeds=seeds)
+    assert len(seeded.vertices) == len(whole.vertices)
+    assert torch.equal(seeded.vertices.sort(0).values, whole.vertices.sort(0).values)
+    with pytest.raises(ShapeError, match="no surface"):
+        extract_mesh(balls, 96, search="growth", coarse_resolution=2, probes=0)

@@ -10,7 +10,7 @@ from primitives import box
 from sdf_tools.errors import ShapeError
 from sdf_tools.extraction import extract_mesh
 from sdf_tools.geometry import Mesh
-from sdf_tools.pictures.plots import sample_slice, slice_plot
+from sdf_tools.pictures.plots import picture_sheet, sample_slice, slice_plot
 from sdf_tools.pictures.render import Camera, error_colors, render_mesh, save_picture, turntable
 
 
@@ -52,12 +52,51 @@ def test_error_colors_grow_with_the_error():
 def test_turntable_and_files(ball, tmp_path):
     frames = turntable(ball, frames=3, size=(24, 24), occlusion_rays=0, supersampling=1)
     save_picture(frames, tmp_path / "turn.gif")
+    save_picture(frames, tmp_path / "turn.png")
     save_picture(frames[0], tmp_path / "one.png")
     assert (tmp_path / "turn.gif").read_bytes()[:3] == b"GIF"
-    assert (tmp_path / "one.png").read_bytes()[1:4] == b"PNG"
+    from PIL import Image
+
+    for name, count in (("turn.gif", 3), ("turn.png", 3), ("one.png", 1)):
+        with Image.open(tmp_path / name) as picture:
+            assert getattr(picture, "n_frames", 1) == count
     with pytest.raises(ValueError, match=r"\.gif"):
-        save_picture(frames, tmp_path / "turn.png")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.png", "turn.gif"]
+        save_picture(frames, tmp_path / "turn.jpg")
+    with pytest.raises(ValueError, match="at least 2 frames"):
+        turntable(ball, frames=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.png", "turn.gif", "turn.png"]
+
+
+def test_a_turntable_as_video(ball, tmp_path):
+    av = pytest.importorskip("av", reason="needs PyAV: pip install 'imageio[pyav]'")
+    frames = turntable(ball, frames=4, size=(33, 32), occlusion_rays=0, supersampling=1)
+    save_picture(frames, tmp_path / "turn.mp4")
+    with av.open(str(tmp_path / "turn.mp4")) as movie:
+        seen = [frame.to_ndarray(format="rgb24") for frame in movie.decode(video=0)]
+    assert len(seen) == 4 and seen[0].shape == (32, 32, 3)
+    assert abs(seen[0].mean() / 255 - float(frames[0][:32].mean())) < 0.05
+
+
+def test_a_sheet_has_every_picture_in_its_place():
+    red, green = torch.tensor([1.0, 0, 0]).expand(40, 50, 3), torch.tensor([0, 1.0, 0]).expand(40, 50, 3)
+    sheet = picture_sheet([[red, None], [green, red]], [["first", ""], ["second", "third"]], heading="all")
+    height, width = sheet.shape[:2]
+    is_red, is_green = ((sheet - color).abs().amax(-1) < 0.02 for color in (red[0, 0], green[0, 0]))
+    # No picture is scaled by more than what matplotlib's spacing takes.
+    assert is_green.sum() == pytest.approx(2000, rel=0.2) and is_red.sum() == pytest.approx(4000, rel=0.2)
+    assert is_red[: height // 2, : width // 2].any() and not is_red[: height // 2, width // 2 :].any()
+    assert is_green[height // 2 :, : width // 2].any() and is_red[height // 2 :, width // 2 :].any()
+    with pytest.raises(ValueError, match="one size"):
+        picture_sheet([[red, red[:20]]])
+    with pytest.raises(ValueError, match="one size"):
+        picture_sheet([[None]])
+
+
+def test_flat_faces_of_several_directions_differ():
+    picture = render_mesh(box(), Camera(35, 30), (96, 96), occlusion_rays=0, supersampling=1)
+    shades = picture.mean(-1)[(picture - picture[0, 0]).abs().amax(-1) > 0.01]
+    counts = torch.histc(shades, 40, 0.0, 1.0)
+    assert (counts > 300).sum() >= 3  # three faces are seen, each in a grey of its own
 
 
 def test_cameras_look_at_the_side_they_name():

@@ -1,0 +1,174 @@
+"""``sasnet picture`` and ``sasnet page`` on a small run of a sphere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sasnet_ns.commands._run_shape import run_shape
+from sasnet_ns.commands.cli import main
+from sasnet_ns.viewer.pictures import camera_towards
+from sdf_tools.geometry import Mesh
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory, sphere_file: Path) -> Path:
+    """The folder of a run of fit-shape on a sphere of radius 2."""
+    folder = tmp_path_factory.mktemp("runs") / "ball"
+    config = folder.parent / "small.yaml"
+    config.write_text(
+        "pool_size: 20000\npoints_per_batch: 1000\nrecipe: {warmup_steps: 10}\nobjective: {band_dropout: 0.2}\n"
+        "network_config: {preset: sdf_compact, embedding_width: 64, hidden_widths: [64, 64], groups: [2, 2], "
+        "bands: 2}\n"
+    )
+    options = ["--data", str(sphere_file), "--config", str(config), "--steps", "90", "--resolution", "0"]
+    main(["fit-shape", *options, "--output-dir", str(folder)])
+    return folder
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def colourful(picture: np.ndarray) -> float:
+    return float((picture.max(-1) - picture.min(-1) > 60).mean())
+
+
+def draw(fitted: Path, path: Path, *options: str) -> np.ndarray:
+    main(["picture", str(fitted), "--output-path", str(path), "--resolution", "32", "--size", "64", *options])
+    return pixels(path)
+
+
+def test_a_runs_surface(fitted: Path, tmp_path: Path) -> None:
+    clay = draw(fitted, tmp_path / "clay.png")
+    assert clay.shape == (64, 64, 3) and colourful(clay) < 0.01
+    assert 0.4 < (abs(clay - clay[0, 0]).max(-1) > 20).mean() < 0.95  # a ball
+    normals = draw(fitted, tmp_path / "normals.jpg", "--show", "normals")
+    assert colourful(normals) > 0.3
+    for quantity in ("error", "gradient", "curvature"):
+        coloured = draw(fitted, tmp_path / f"{quantity}.png", "--show", quantity)
+        assert coloured.shape[0] == 64 and coloured.shape[1] > 64  # a colour bar beside it
+        assert colourful(coloured[:, :64]) > 0.1
+
+
+def test_the_largest_error_is_the_last_colour(fitted: Path, tmp_path: Path) -> None:
+    whole = draw(fitted, tmp_path / "a.png", "--show", "error", "--largest", "1000")[:, :64]
+    # Every error is small beside 1000: viridis begins in violet, with blue above green.
+    ball = abs(whole - whole[0, 0]).max(-1) > 40
+    assert (whole[ball][:, 2] > whole[ball][:, 1]).mean() > 0.95
+
+
+def test_turntables_turn(fitted: Path, tmp_path: Path) -> None:
+    for name in ("turn.gif", "turn.png"):
+        draw(fitted, tmp_path / name, "--turntable", "--frames", "3", "--show", "normals")
+        with Image.open(tmp_path / name) as picture:
+            assert picture.n_frames == 3  # type: ignore[attr-defined]
+            first = np.asarray(picture.convert("RGB")).astype(int)
+            picture.seek(1)
+            assert abs(np.asarray(picture.convert("RGB")).astype(int) - first).mean() > 3
+
+
+def test_sheets(fitted: Path, tmp_path: Path) -> None:
+    masks = draw(fitted, tmp_path / "masks.png", "--show", "masks")
+    assert masks.shape[0] >= 3 * 64 and colourful(masks) > 0.05  # embedding and two hidden layers
+    levels = draw(fitted, tmp_path / "bands.png", "--show", "bands")
+    assert levels.shape[1] >= 3 * 64  # none, one and both bands
+    other = tmp_path / "other"
+    shutil.copytree(fitted, other)
+    both = tmp_path / "both.png"
+    main(["picture", str(fitted), str(other), "--output-path", str(both), "--resolution", "24", "--size", "64"])
+    assert pixels(both).shape[0] >= 2 * 64 and colourful(pixels(both)) > 0.05
+
+
+def test_plots(fitted: Path, tmp_path: Path) -> None:
+    plane = draw(fitted, tmp_path / "slice.png", "--show", "slice", "--axis", "x")
+    red, blue = plane[..., 0] - plane[..., 2] > 20, plane[..., 2] - plane[..., 0] > 20
+    assert red.mean() > 0.02 and blue.mean() > 0.1  # inside and outside
+    draw(fitted, tmp_path / "curves.png", "--show", "curves")
+    main(["picture", str(fitted), "--show", "curves", "--output-path", str(tmp_path / "curves.svg")])
+    assert "<svg" in (tmp_path / "curves.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["nowhere"], "there is no run"),
+        (["RUN", "--output-path", "x.tiff"], "must end in"),
+        (["RUN", "--output-path", "x.jpg", "--turntable"], "several pictures need"),
+        (["RUN", "--output-path", "x.gif", "--show", "masks"], "one run's surface"),
+        (["RUN", "--output-path", "x.jpg", "--show", "slice"], "a plot must end in"),
+        (["RUN", "RUN", "--show", "masks"], "draws one run"),
+        (["RUN", "--show", "slice", "--offset", "1e6"], "outside the trained box"),
+        (["RUN", "--resolution", "2"], "--resolution must be at least 8"),
+        (["RUN", "--output-path", "no/where.png"], "does not exist"),
+        (["RUN", "--show", "error", "--shape", "nose.ply"], "neither a file nor the name"),
+    ],
+)
+def test_picture_says_what_is_wrong(
+    fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["picture", *(str(fitted) if word == "RUN" else word for word in options)])
+    message = str(end.value.code)
+    assert message.startswith("sasnet picture: ") and sentence in message and message.endswith(".")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_field_alone_needs_the_shapes_name(fitted: Path, tmp_path: Path, sphere_file: Path) -> None:
+    alone = tmp_path / "field.pt"
+    shutil.copy(fitted / "field.pt", alone)
+    with pytest.raises(SystemExit) as end:
+        draw(alone, tmp_path / "error.png", "--show", "error")
+    assert "--shape" in str(end.value.code)
+    draw(alone, tmp_path / "error.png", "--show", "error", "--shape", str(sphere_file))
+    assert run_shape(alone).levels  # nothing says that they are not
+
+
+def test_the_runs_own_shape_is_found(fitted: Path, sphere_file: Path, tmp_path: Path) -> None:
+    known = run_shape(fitted)
+    assert isinstance(known.shape, Mesh) and known.why_not == "" and known.levels
+    assert float(known.shape.vertices[:, 0].mean()) == pytest.approx(10, abs=0.1)
+    moved = tmp_path / "moved"
+    shutil.copytree(fitted, moved)
+    description = json.loads((moved / "run.json").read_text())
+    description["data"]["path"] = str(tmp_path / "gone.ply")
+    description["options"]["objective"]["band_dropout"] = 0.0
+    (moved / "run.json").write_text(json.dumps(description))
+    known = run_shape(moved)
+    assert known.shape is None and "--shape" in known.why_not and not known.levels
+
+
+def test_page_of_a_run(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("plotly", reason="pages need plotly")
+    path = tmp_path / "ball.html"
+    small = ["--resolution", "24", "--masks", "2", "--slices", "3"]
+    main(["page", str(fitted), "--output-path", str(path), "--title", "Ball", *small])
+    assert "ball.html: " in capsys.readouterr().out
+    looks = re.findall(r'"name": "([^"]+)"', path.read_text(encoding="utf-8").split("const data = ")[1])
+    assert looks[:4] == ["shaded", "error", "gradient", "curvature"] and len(looks) == 6
+    main(["page", str(fitted), "--output-path", str(path), "--no-errors", *small])
+    assert '"name": "error"' not in path.read_text(encoding="utf-8")
+    for options, sentence in (
+        (["--output-path", str(tmp_path / "ball.txt")], r"ends in .html"),
+        (["--slices", "0"], "--slices must be at least 1"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["page", str(fitted), *options])
+        assert sentence in str(end.value.code)
+    with pytest.raises(SystemExit) as end:
+        main(["page", str(tmp_path / "nowhere"), "--output-path", str(path)])
+    assert "there is no run" in str(end.value.code)
+
+
+def test_the_camera_looks_at_the_front() -> None:
+    assert camera_towards(None, "y", turn=0).azimuth == 0
+    assert abs(camera_towards((0, 0, -1), "y", turn=0).azimuth) == pytest.approx(180)
+    assert camera_towards((1, 0, 0), "y", turn=0).azimuth == pytest.approx(90)
+    assert camera_towards((0, -1, 0), "z", turn=0).azimuth == pytest.approx(0)
