@@ -136,7 +136,7 @@ def train(
                     report(done, value)
             threads.after_step()
             if sentence is not None:
-                warnings.warn(sentence, stacklevel=2)
+                warnings.warn(sentence, stacklevel=3)
                 steps.reset()
             if keeper.due(done == recipe.steps):
                 with clock.stopped():
@@ -222,7 +222,7 @@ class _State:
                 f"'{checkpoint.path}' does not fit this run ({str(error).splitlines()[0]}); remove it to begin anew."
             ) from None
         warnings.warn(
-            f"going on after step {step:,} of {self.recipe.steps:,}, as '{checkpoint.path}' has it.", stacklevel=3
+            f"going on after step {step:,} of {self.recipe.steps:,}, as '{checkpoint.path}' has it.", stacklevel=4
         )
         return step
 

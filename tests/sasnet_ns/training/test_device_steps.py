@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.networks.weights import read_weights
 from sasnet_ns.training import device_steps
+from sasnet_ns.training.checkpoint import Checkpoint
 from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph, why_not
-from sasnet_ns.training.loop import History, train
+from sasnet_ns.training.loop import train
 from sasnet_ns.training.objective import SDFObjective, SDFStep
 from sasnet_ns.training.recipe import Recipe
 from sdf_tools.pools import SDFPool
@@ -43,8 +46,9 @@ def field(name: str) -> SignedDistanceField:
 
 
 def trained(
-    name: str, pool: SDFPool, objective: SDFObjective, on_device: dict[str, Any] | None, steps: int = STEPS
-) -> tuple[list[float], list[Tensor]]:
+    name: str, pool: SDFPool, objective: SDFObjective, on_device: dict[str, Any] | None, steps: int = STEPS,
+    checkpoint: Checkpoint | None = None, report: Callable[[int, float], None] | None = None,
+) -> tuple[list[float], list[Tensor]]:  # fmt: skip
     """Losses and final weights, by the ordinary loop or by steps on the device."""
     made = field(name)
     recipe = Recipe(steps=steps, warmup_steps=5)
@@ -59,7 +63,9 @@ def trained(
         def make(optimizers: Any, rates: Any) -> DeviceSteps:
             return DeviceSteps(made, objective, pool, POINTS, steps, optimizers, rates, **on_device)
 
-    history = train(made.network, recipe, loss_at, report_every=1, history=History(), make_steps=make)
+    history = train(
+        made.network, recipe, loss_at, report_every=1, report=report, checkpoint=checkpoint, make_steps=make
+    )
     return history.loss, [p.detach() for p in made.network.parameters()]
 
 
@@ -150,6 +156,39 @@ def test_recording_changes_nothing(pool: SDFPool, graphs: None) -> None:
     found = trained("sasnet", pool, SDFObjective(), {"graph": True})
     compare(found, trained("sasnet", pool, SDFObjective(), None))
     assert Recorded.replays == 2 * 2 + 3 + 4  # both graphs tried with two replays, 3 times ten steps, 4 times one
+
+
+def test_blocks_are_kept_at_their_ends_and_gone_on_with(pool: SDFPool, graphs: None, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "training.pt", every_seconds=0)
+
+    def stop(done: int, loss: float) -> None:
+        if done == 25:
+            raise ConnectionError
+
+    objective = SDFObjective()
+    with pytest.raises(ConnectionError):
+        trained("sasnet", pool, objective, {"graph": True}, checkpoint=checkpoint, report=stop)
+    assert read_weights(checkpoint.path)["step"] == 20
+    with pytest.warns(UserWarning, match="going on after step 20 of 34"):
+        resumed = trained("sasnet", pool, objective, {"graph": True}, checkpoint=checkpoint)
+    compare(resumed, trained("sasnet", pool, objective, None))
+
+
+def test_a_block_that_ran_away_is_taken_back_once(pool: SDFPool, graphs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report after every step sees ten losses that are no numbers; the state after them was replaced once."""
+    plain = Recorded.replay
+
+    def replay(self: Recorded) -> None:
+        plain(self)
+        steps = Recorded.steps[-1]
+        if Recorded.replays == 4:  # the second block of ten steps that counts
+            steps._results[10:20, 0] = float("nan")
+
+    monkeypatch.setattr(Recorded, "replay", replay)
+    with pytest.warns(UserWarning, match="The loss is nan at step 11: back to the state of step 0") as caught:
+        losses, weights = trained("sasnet", pool, SDFObjective(), {"graph": True})
+    assert sum("back to the state" in str(warning.message) for warning in caught) == 1
+    assert len(losses) == STEPS and all(bool(w.isfinite().all()) for w in weights)
 
 
 def test_a_recording_that_goes_wrong_costs_only_time(
