@@ -23,6 +23,7 @@ def run(context: Context) -> Iterator[Row]:
     count = 70 if context.tiny else 10_000
     yield from _grids(context, count)
     yield from _sines(context, count)
+    yield from _stacks(context, count)
     yield from _losses(context, count)
     yield from _arguments(context)
     if context.cuda:
@@ -107,6 +108,20 @@ def _sines(context: Context, count: int) -> Iterator[Row]:
         "embedding",
         lambda backend, b, m: masked_sine_embedding(x.to(b.dtype), weight.to(b.dtype), b, m, sizes, backend),
         [bias, mask],
+    )
+
+
+def _stacks(context: Context, count: int) -> Iterator[Row]:
+    """Three networks in one launch."""
+    resolutions, sizes = (3, 9), (7, 5, 0, 3, 5)
+    layout = HashGridLayout(2, resolutions, 6, 2, "smoothstep")
+    x = _off_borders(torch.rand(count, 2, device=context.device) * 2.2 - 1.1, resolutions).repeat(3, 1, 1)
+    table = torch.randn(3, layout.total_entries, 2, device=context.device)
+    yield compare("hash grid, 3 networks", lambda backend, x, t: hash_grid(x, t, layout, backend), [x, table])
+    z, bias = torch.randn(3, count, 90, device=context.device), torch.randn(3, 90, device=context.device)
+    mask = torch.rand(3, count, len(sizes), device=context.device)
+    yield compare(
+        "masked sine, 3 networks", lambda backend, z, b, m: masked_sine(z, b, 3.0, m, sizes, backend), [z, bias, mask]
     )
 
 

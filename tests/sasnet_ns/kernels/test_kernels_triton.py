@@ -101,9 +101,12 @@ torch.manual_seed(0)
 for half in (torch.bfloat16, torch.float16):
     z, bias, mask = torch.randn(70, 90).to(half), torch.randn(90), torch.rand(70, 3).to(half)
     both(lambda backend, z, b, m: masked_sine(z, b, 3.0, m, (7, 5, 3), backend), [z, bias, mask])
+    stack = [torch.randn(2, 40, 30).to(half), torch.randn(2, 30), torch.rand(2, 40, 3).to(half)]  # two networks
+    both(lambda backend, z, b, m: masked_sine(z, b, 3.0, m, (7, 5, 3), backend), stack)
     layout = HashGridLayout(2, (3, 9), 6, 2)
-    table = torch.randn(layout.total_entries, 2).to(half)
-    both(lambda backend, x, t: hash_grid(x, t, layout, backend), [torch.rand(40, 2), table])
+    for networks in ((), (2,)):
+        table = torch.randn(*networks, layout.total_entries, 2).to(half)
+        both(lambda backend, x, t: hash_grid(x, t, layout, backend), [torch.rand(*networks, 40, 2), table])
 print("half agrees")
 """
 
