@@ -91,7 +91,8 @@ def train(
             the step and keep its state. The caller removes it.
         generator: what ``loss_at`` draws from, if it does; its state belongs to the checkpoint.
         make_steps: makes what takes the steps in the place of ``loss_at`` and this loop, perhaps several at once; None
-            for these. Checkpoints are then those of a block's end, and the same bits need the same ones of the device.
+            for these. Checkpoints are then kept at the end of a block; a GPU adds in no fixed order, so that going on
+            there agrees but for rounding.
 
     Returns:
         The history.
