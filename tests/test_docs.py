@@ -202,9 +202,9 @@ def test_commands_parse(path: Path) -> None:
     assert [trouble for trouble in troubles if trouble] == []
 
 
-def test_the_readmes_options_are_options() -> None:
+def test_the_options_of_choosing_are_options() -> None:
     """The table of options: each is one of ns-train sasnet-sdf, or of the command that it begins with."""
-    rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "README.md").read_text(), re.M)
+    rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "choosing.md").read_text(), re.M)
     words = [shlex.split(row) for row in rows if "..." not in row and "--" in row]
     assert len(words) >= 8
     required = {"extract": ["--load-config", "x"]}

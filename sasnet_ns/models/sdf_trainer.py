@@ -30,7 +30,7 @@ LOW_IOU = 0.9
 NO_SHAPE = 0.01
 """The same below which a finished run has failed."""
 JUDGED_AFTER = 100
-"""Steps before which no run is called failed."""
+"""Steps before which no run is called failed, nor its IoU looked at for a fall."""
 
 
 @dataclass
@@ -183,7 +183,9 @@ class SASNetTrainer(ResumableTrainer):
         return {"center": field.center.tolist(), "scale": float(field.scale)}
 
     def collapsed(self, report: dict[str, float]) -> str | None:
-        """An intersection over union that has fallen to less than half of what it was."""
+        """An intersection over union that has fallen to less than half of what it was, the first steps left out."""
+        if self.completed_steps < JUDGED_AFTER:
+            return None
         iou, best = report["iou"], self._best_iou
         self._best_iou = max(best, iou)
         if best > 0.5 and not iou > 0.5 * best:

@@ -210,7 +210,7 @@ def _upsampled(whole: Signal, mode: str, steps: int) -> Iterator[tuple[str, Figu
         recipe = Recipe(steps=steps // 4, optimizer="adam", learning_rate=1e-3, mask_learning_rate=5e-3)
         if network == "ngp":
             recipe.learning_rate = 5e-3
-        fit = fit_grid(small, GridFit(network=network, recipe=recipe, points_per_batch=20_000), progress=False)
+        fit = fit_grid(small, GridFit(network=network, recipe=recipe, points_per_batch=10_000), progress=False)
         yield (
             f"{whole.name}: {network}",
             {

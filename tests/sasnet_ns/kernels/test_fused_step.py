@@ -152,7 +152,13 @@ def test_sizes_and_threads(points: int, threads: int) -> None:
     assert_same(found, network, by_autograd(network, x, lambda values: (values - target.double()).square().mean()))
 
 
-def test_the_number_of_threads_changes_no_bit() -> None:
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("runtime", ["torch's threads", "Python's threads"])
+def test_the_number_of_threads_changes_no_bit(large: bool, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if large:
+        monkeypatch.setattr(_numba_step_plan, "LARGE_TABLE", 1)
+    if runtime == "Python's threads":
+        monkeypatch.setattr(_openmp, "team", lambda: None)
     before = torch.get_num_threads()
     network = make("sasnet")
     x, target = data(network, 700)
