@@ -24,6 +24,7 @@ NAMES = (
     "viewer",
     "clouds",
     "network",
+    "registers",
     "contention",
     "strengths",
     "data_set",

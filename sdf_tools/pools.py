@@ -98,14 +98,40 @@ class SDFPool:
             begin += held
         return spans
 
+    def batches(self, count: int, step: int, steps: int) -> Float[Tensor, "steps count 4"]:
+        """What :meth:`batch` gives for consecutive steps, as one block in which each batch is one slice.
+
+        For loops that may not leave the device between steps; made by one gather.
+
+        Args:
+            count: points of a batch.
+            step: the first.
+            steps: how many.
+
+        Returns:
+            ``[i, :, :3]`` are the points of step ``step + i``, ``[i, :, 3]`` their signed distances.
+        """
+        rows, begin = [], 0
+        for wanted, held in zip(self.batch_counts(count), self.counts, strict=True):
+            if wanted:
+                firsts = torch.tensor([_first_card(wanted, held, s) for s in range(step, step + steps)])
+                cards = firsts.to(self.points.device)[:, None] + torch.arange(wanted, device=self.points.device)
+                rows.append(begin + cards % held)
+            begin += held
+        return torch.cat([self.points, self.sdf[:, None]], dim=1)[torch.cat(rows, dim=1)]
+
+
+def _first_card(wanted: int, held: int, step: int) -> int:
+    turn, first = divmod(step * wanted, held)
+    # Each turn of the deck begins elsewhere, or every turn would deal the same hands.
+    return (first + round(turn * held / GOLDEN_RATIO)) % held
+
 
 def _deal(wanted: int, held: int, step: int) -> list[tuple[int, int]]:
     """Ranges of a deck of ``held`` cards that a step gets when each gets the next ``wanted``."""
     if wanted == 0:
         return []
-    turn, first = divmod(step * wanted, held)
-    # Each turn of the deck begins elsewhere, or every turn would deal the same hands.
-    first = (first + round(turn * held / GOLDEN_RATIO)) % held
+    first = _first_card(wanted, held, step)
     ranges = [(first, min(first + wanted, held))]
     while (missing := wanted - sum(last - first for first, last in ranges)) > 0:
         ranges.append((0, min(missing, held)))

@@ -44,8 +44,8 @@ def fit_batch(
 
     Args:
         shapes: as :func:`fit_shape` takes them.
-        config: of all. Its network is SASNet, SIREN or ngp; band dropout, the sparsity of masks and ``seconds`` are for
-            one network at a time.
+        config: of all. Its network is SASNet, SIREN or ngp; band dropout, the sparsity of masks, ``seconds`` and
+            ``cuda_graph`` are for one network at a time.
         seeds: of each shape's samples and weights, instead of ``config.seed``.
         device: default CUDA if there is one, else the CPU.
         progress: True for a progress bar, or a function called with the step and the mean loss every tenth step.
@@ -98,6 +98,8 @@ def check_batch(config: ShapeFit) -> None:
     check_objective(config.objective)
     if config.seconds is not None:
         raise ValueError("shapes that are fitted together need a number of steps, not seconds.")
+    if config.cuda_graph:
+        raise ValueError("steps of shapes that are fitted together are not recorded; leave cuda_graph off.")
     if config.network not in ("sasnet", "siren", "ngp"):
         raise ValueError(f"{config.network} cannot be trained together with others; sasnet, siren and ngp can.")
 

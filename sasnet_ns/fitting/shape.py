@@ -17,7 +17,8 @@ from sasnet_ns.networks import SASNetConfig, SignedDistanceField
 from sasnet_ns.shapes.prepare import prepare_shape, require_inside
 from sasnet_ns.training.budget import steps_within
 from sasnet_ns.training.checkpoint import Checkpoint
-from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
+from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph
+from sasnet_ns.training.loop import History, Report, StepMaker, progress_bar, seeded, train
 from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
 from sasnet_ns.training.options import plain_options, tensor_digest
 from sasnet_ns.training.recipe import Recipe
@@ -47,6 +48,9 @@ class ShapeFit(PoolConfig):
     seconds: float | None = None
     """Seconds of training, instead of the recipe's number of steps: as many as fit, measured beforehand, and the
     schedule spans them. Another number of steps each time, so another result."""
+    cuda_graph: bool = False
+    """On a CUDA device, record steps and replay them: nothing but the launches is left to the processor. What cannot be
+    recorded is refused. Off by default, because it has never run on a device (docs/speed.md)."""
     spectrum: Literal["auto", "as_set"] = "as_set"
     """SASNet's frequencies for noisy clouds: auto lowers the band limit to what the noise leaves room for and says so,
     unless network_config is given. Clouds are cleaned beforehand, and then it gains nothing (docs/choosing.md)."""
@@ -162,7 +166,8 @@ def fit_shape(
 
     Raises:
         ShapeError: the shape cannot be fitted.
-        ValueError: training diverged, also with lower learning rates, or the checkpoint is another run's.
+        ValueError: training diverged, also with lower learning rates; the checkpoint is another run's; or
+            ``cuda_graph`` asks for what cannot be.
     """
     config = config or ShapeFit()
     return fit_prepared(prepare_fit(shape, config, device), config, progress, checkpoint)
@@ -227,7 +232,14 @@ def fit_prepared(
     elif config.seconds is not None:
         count = config.points_per_batch
         recipe = dataclasses.replace(config.recipe)
-        recipe.steps = steps_within(config.seconds, sdf, config.objective, recipe, lambda step: pool.batch(count, step))
+        recipe.steps = steps_within(
+            config.seconds,
+            sdf,
+            config.objective,
+            recipe,
+            lambda step: pool.batch(count, step),
+            make_steps_of=_step_makers(sdf, pool, config),
+        )
         config = dataclasses.replace(config, recipe=recipe)
     bar = (
         contextlib.nullcontext(progress)
@@ -262,13 +274,29 @@ def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report,
         losses, _ = steps.losses(pool.batch(config.points_per_batch, step), step)
         return functools.reduce(torch.add, losses.values())
 
-    history = History(loss=fitted.losses)
+    makers = _step_makers(fitted.field, pool, config)
     train(
         fitted.field.network,
         config.recipe,
         loss_at,
         after_step=steps.finish,
         report=report,
-        history=history,
+        history=History(loss=fitted.losses),
         checkpoint=checkpoint,
+        make_steps=None if makers is None else makers(fitted.field, config.recipe.steps),
+    )
+
+
+def _step_makers(
+    field: SignedDistanceField, pool: SDFPool, config: ShapeFit
+) -> Callable[[SignedDistanceField, int], StepMaker] | None:
+    """What records the steps of a field like this one, given the field and how many; None for the ordinary loop."""
+    if not config.cuda_graph:
+        return None
+    reason = why_no_graph(field, config.objective)
+    if reason is not None:
+        raise ValueError(f"cuda_graph: steps cannot be recorded, because {reason}.")
+    count, objective = config.points_per_batch, config.objective
+    return lambda field, steps: (
+        lambda optimizers, rates_at: DeviceSteps(field, objective, pool, count, steps, optimizers, rates_at)
     )

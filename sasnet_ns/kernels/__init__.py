@@ -9,6 +9,7 @@ from sasnet_ns.kernels.functional import Implementation, hash_grid, mask_decoder
 from sasnet_ns.kernels.fused_step import FusedStep
 from sasnet_ns.kernels.layout import HashGridLayout
 from sasnet_ns.kernels.optimizers import Adam, compiled_updates, muon_step
+from sasnet_ns.kernels.point_loss import point_loss
 from sasnet_ns.kernels.stacked_step import StackedStep
 from sasnet_ns.kernels.step_form import PointLoss, StepForm, StepLayer, stack_forms
 
@@ -27,6 +28,7 @@ __all__ = [
     "masked_sine",
     "masked_sine_embedding",
     "muon_step",
+    "point_loss",
     "stack_forms",
     "tune",
 ]

@@ -84,22 +84,22 @@ def _backward2(
 
 @_forward.register_fake
 def _(z, weight, bias, mask, omega, group_sizes, backend):  # type: ignore[no-untyped-def]
-    return z.new_empty(*z.shape[:2], bias.shape[1])
+    return bias.new_empty(*z.shape[:2], bias.shape[1])
 
 
 @_backward.register_fake
 def _(g, z, weight, bias, mask, omega, group_sizes, backend):  # type: ignore[no-untyped-def]
     (networks, rows), width = z.shape[:2], bias.shape[1]
     grad_z = z.new_empty(networks, rows if weight is None else 0, width)
-    grad_mask = z.new_empty(networks, rows if mask is not None else 0, len(group_sizes))
-    return grad_z, z.new_empty(networks, width), grad_mask
+    grad_mask = (z if mask is None else mask).new_empty(networks, rows if mask is not None else 0, len(group_sizes))
+    return grad_z, bias.new_empty(networks, width), grad_mask
 
 
 @_backward2.register_fake
 def _(g, vz, vb, vm, z, bias, mask, omega, group_sizes, backend):  # type: ignore[no-untyped-def]
     networks, rows, width = z.shape
-    grad_mask = z.new_empty(networks, rows if mask is not None else 0, len(group_sizes))
-    return z.new_empty(z.shape), z.new_empty(z.shape), z.new_empty(networks, width), grad_mask
+    grad_mask = (z if mask is None else mask).new_empty(networks, rows if mask is not None else 0, len(group_sizes))
+    return g.new_empty(z.shape), z.new_empty(z.shape), bias.new_empty(networks, width), grad_mask
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -1,7 +1,10 @@
 """Hash grid on CUDA, in Triton: the three operators of ``_hash_grid_ops``.
 
 One program handles a block of one network's points on one level (gather, scatter) or on all levels in turn (contract).
-The table gradient is accumulated by atomics, so its last digits depend on the order of arrival.
+The table gradient is accumulated by atomics, so its last digits depend on the order of arrival. Tables may be of half
+precision: their entries are read as they are, and arithmetic and gradients have the points' dtype.
+
+The number of points is no reason to compile again, whether 16 divides it or it is 1, and neither is the table's size.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sasnet_ns.kernels._device import on_device_of
 from sasnet_ns.kernels.layout import HashGridLayout
 
 
@@ -113,7 +117,7 @@ def _direction(v_ptr, points, valid, axis: tl.constexpr, in_dim: tl.constexpr, t
         return like * 0.0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "entries", "table_mask"])
 def _gather_kernel(  # type: ignore[no-untyped-def]
     x_ptr, v_ptr, table_ptr, g_ptr, out_ptr, levels_ptr, count, entries, table_mask,
     in_dim: tl.constexpr, levels: tl.constexpr, features: tl.constexpr, padded: tl.constexpr,
@@ -174,7 +178,7 @@ def _turned(  # type: ignore[no-untyped-def]
         return _factor(t, corner, axis), _signed(s, corner, axis) * v
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "entries", "table_mask"])
 def _contract_kernel(  # type: ignore[no-untyped-def]
     x_ptr, v_ptr, table_ptr, g_ptr, out_ptr, levels_ptr, count, entries, table_mask,
     in_dim: tl.constexpr, levels: tl.constexpr, features: tl.constexpr, padded: tl.constexpr,
@@ -272,10 +276,11 @@ def gather(x: Tensor, v: Tensor | None, table: Tensor, layout: HashGridLayout) -
     tangent, v = v is not None, x if v is None else v.contiguous()
     out = x.new_empty(networks, points, layout.out_dim)
     if points:
-        _gather_kernel[triton.cdiv(points, BLOCK), layout.levels, networks](
-            x, v, table, out, out, _levels(layout, x.device), points, layout.total_entries, layout.table_size - 1,
-            tangent=tangent, scatter=False, **_constants(layout),
-        )  # fmt: skip
+        with on_device_of(x):
+            _gather_kernel[triton.cdiv(points, BLOCK), layout.levels, networks](
+                x, v, table, out, out, _levels(layout, x.device), points, layout.total_entries, layout.table_size - 1,
+                tangent=tangent, scatter=False, **_constants(layout),
+            )  # fmt: skip
     return out
 
 
@@ -286,10 +291,11 @@ def scatter(x: Tensor, v: Tensor | None, g: Tensor, layout: HashGridLayout) -> T
     tangent, v = v is not None, x if v is None else v.contiguous()
     out = x.new_zeros(networks, layout.total_entries, layout.feature_dim)
     if points:
-        _gather_kernel[triton.cdiv(points, BLOCK), layout.levels, networks](
-            x, v, out, g, g, _levels(layout, x.device), points, layout.total_entries, layout.table_size - 1,
-            tangent=tangent, scatter=True, **_constants(layout),
-        )  # fmt: skip
+        with on_device_of(x):
+            _gather_kernel[triton.cdiv(points, BLOCK), layout.levels, networks](
+                x, v, out, g, g, _levels(layout, x.device), points, layout.total_entries, layout.table_size - 1,
+                tangent=tangent, scatter=True, **_constants(layout),
+            )  # fmt: skip
     return out
 
 
@@ -300,8 +306,9 @@ def contract(x: Tensor, v: Tensor | None, g: Tensor, table: Tensor, layout: Hash
     tangent, v = v is not None, x if v is None else v.contiguous()
     out = torch.empty_like(x)
     if points:
-        _contract_kernel[triton.cdiv(points, BLOCK), networks](
-            x, v, table, g, out, _levels(layout, x.device), points, layout.total_entries, layout.table_size - 1,
-            tangent=tangent, **_constants(layout),
-        )  # fmt: skip
+        with on_device_of(x):
+            _contract_kernel[triton.cdiv(points, BLOCK), networks](
+                x, v, table, g, out, _levels(layout, x.device), points, layout.total_entries, layout.table_size - 1,
+                tangent=tangent, **_constants(layout),
+            )  # fmt: skip
     return out

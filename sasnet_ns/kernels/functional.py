@@ -73,8 +73,9 @@ def hash_grid(
 
         features = _tcnn.hash_grid(points, table, layout).to(dtype)
     else:
-        points, table = _in_front(stacked, points, table.to(dtype))
-        features = _hash_grid_ops.hash_grid(points, table, layout, backend)
+        # Triton reads half entries as they are: no cast of the whole table in every call
+        points, entries = _in_front(stacked, points, table if backend == "triton" else table.to(dtype))
+        features = _hash_grid_ops.hash_grid(points, entries, layout, backend)
     return features.reshape(*x.shape[:-1], layout.out_dim)
 
 
@@ -97,7 +98,8 @@ def masked_sine(
         omega: SIREN's frequency factor; 1 for the frequency embedding.
         mask: (..., groups), usually in [0, 1]; any strides. None: no mask.
         group_sizes: neurons of each masked group, in order; a group may be empty.
-        implementation: ``auto``, ``torch``, ``numba`` or ``triton``. The fast paths are float32.
+        implementation: ``auto``, ``torch``, ``numba`` or ``triton``. The fast paths are float32; Triton takes ``z`` and
+            ``mask`` in half precision as well and computes in float32 (as the torch one does where the bias is).
 
     Returns:
         (..., width), differentiable twice.
@@ -112,7 +114,7 @@ def masked_sine(
     _check_networks(stacked, bias, z)
     flat_mask = None if mask is None else _rows(mask, stacked)
     flat = _rows(z, stacked)
-    backend = choose(implementation, z.device, _all_float32(z, bias, mask), ("numba", "triton"))
+    backend = choose(implementation, z.device, _fast_dtypes(implementation, [bias], [z, mask]), ("numba", "triton"))
     if backend == "torch":
         return _torch.masked_sine(flat, bias, omega, flat_mask, group_sizes).reshape(z.shape)
     flat, bias, flat_mask = _in_front(stacked, flat, bias, flat_mask)
@@ -154,7 +156,8 @@ def masked_sine_embedding(
     stacked, width = weight.ndim == 3, weight.shape[-2]
     _check_networks(stacked, weight, x)
     _check_groups(x.shape[:-1], width, bias, mask, group_sizes)
-    backend = choose(implementation, x.device, _all_float32(x, weight, bias, mask), ("numba", "triton"))
+    fast = _fast_dtypes(implementation, [x, weight, bias], [mask])
+    backend = choose(implementation, x.device, fast, ("numba", "triton"))
     by_hand = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if backend == "torch" or by_hand:
         z = (_rows(x, stacked) @ weight.mT).reshape(*x.shape[:-1], width)
@@ -227,5 +230,8 @@ def _check_groups(batch: torch.Size, width: int, bias: Tensor, mask: Tensor | No
         raise ShapeError(f"Group sizes {tuple(group_sizes)} must not be negative, and fit in width {width}.")
 
 
-def _all_float32(*tensors: Tensor | None) -> bool:
-    return all(tensor is None or tensor.dtype == torch.float32 for tensor in tensors)
+def _fast_dtypes(implementation: str, exact: Sequence[Tensor], any_precision: Sequence[Tensor | None]) -> bool:
+    """Whether the fast path takes these: float32, and on Triton half precision in what autocast lowers."""
+    on_triton = implementation == "triton" or exact[0].is_cuda
+    lower = (torch.float32, torch.bfloat16, torch.float16) if on_triton else (torch.float32,)
+    return all(t.dtype == torch.float32 for t in exact) and all(t is None or t.dtype in lower for t in any_precision)

@@ -93,8 +93,8 @@ class PointLoss:
     """2 for squared errors, 1 for absolute ones."""
     near: float | None = None
     """Distance at which a sample counts half as much as one on the surface, in the target's units; None: no weight."""
-    far_weight: float = 0.1
-    """Smallest weight of a far sample."""
+    far_weight: float | Tensor = 0.1
+    """Smallest weight of a far sample; a scalar tensor where CUDA graphs read it."""
     sign_margin: float = 0.5
     """Error that endangers a sample's sign, as a share of its distance."""
     absolute: bool = False

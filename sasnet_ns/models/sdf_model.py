@@ -36,7 +36,7 @@ class SASNetSDFModelConfig(NetworkChoice, ModelConfig):
     objective: SDFObjective = field(default_factory=SDFObjective)
     """Loss terms and their weights."""
     bfloat16: bool = False
-    """Train the hidden layers in bfloat16 (embedding and output stay float32). Pays on GPUs and on CPUs with AMX."""
+    """Train the hidden layers in bfloat16 (embedding and output stay float32). Meant for GPUs and CPUs with AMX."""
 
 
 class SASNetSDFModel(Model):

@@ -155,8 +155,13 @@ BOX_DIAGONAL = 3**0.5
 """Largest surface error: no surface in the box is farther away."""
 
 
-@torch.no_grad()
 def quick_metrics(field: SignedDistanceField, probe: GeometryProbe) -> dict[str, float]:
+    """:func:`quick_metric_tensors` as numbers."""
+    return {name: float(value) for name, value in quick_metric_tensors(field, probe).items()}
+
+
+@torch.no_grad()
+def quick_metric_tensors(field: SignedDistanceField, probe: GeometryProbe) -> dict[str, Tensor]:
     """Intersection over union and surface error without extracting a mesh.
 
     Args:
@@ -166,13 +171,13 @@ def quick_metrics(field: SignedDistanceField, probe: GeometryProbe) -> dict[str,
     Returns:
         ``iou`` over the probe's points, and ``surface_error``: the mean distance from the shape's surface to the
         field's, to first order |f| / |grad f|, in box units. A gradient counts as ``STEEPEST`` at most (a distance
-        has 1), so that one that explodes makes no error small.
+        has 1), so that one that explodes makes no error small. Scalar tensors: nothing here waits for the device.
     """
     predicted = in_chunks(field, probe.points) < 0
     both = (predicted & probe.inside).sum()
     either = (predicted | probe.inside).sum()
     errors = in_chunks(lambda part: _first_order_distance(field, part), probe.surface)
-    return {"iou": float(both / either.clamp_min(1)), "surface_error": float(errors.mean())}
+    return {"iou": both / either.clamp_min(1), "surface_error": errors.mean()}
 
 
 def _first_order_distance(field: SignedDistanceField, points: Tensor) -> Tensor:

@@ -6,15 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from sasnet_ns.models.described_trainer import RunConfig
 from sasnet_ns.models.next_commands import after_training
 from sasnet_ns.models.optimization import SparseLogOptimizers
-from sasnet_ns.models.sdf_pipeline import SASNetSDFPipeline, SASNetSDFPipelineConfig, quick_metrics
+from sasnet_ns.models.sdf_pipeline import SASNetSDFPipeline, SASNetSDFPipelineConfig, quick_metric_tensors
 from sasnet_ns.models.trainer import ResumableTrainer
+from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.shapes.named import canonical_name, shape_file
 from sasnet_ns.training.budget import steps_within
+from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph
+from sasnet_ns.training.loop import StepMaker
 from sasnet_ns.training.recipe import Recipe
 
 TRAINER_SECONDS = 5e-4
@@ -43,6 +49,11 @@ class SASNetTrainerConfig(RunConfig):
     """Seconds of training, instead of --max-num-iterations: as many steps as fit, measured beforehand, and the schedule
     spans them."""
 
+    cuda_graph: bool = False
+    """On a CUDA device, record a training step and replay it, so that nothing but its launch is left to the processor;
+    refuse to train where network, objective or optimizers forbid it, or several processes train. Off by default,
+    because it has never run on a device (docs/speed.md)."""
+
     def set_experiment_name(self) -> None:
         """Runs are named after the shape: a file's own name, not its folder's."""
         data = self.pipeline.datamanager.data
@@ -66,31 +77,96 @@ class SASNetTrainer(ResumableTrainer):
     config: SASNetTrainerConfig
     pipeline: SASNetSDFPipeline
     _best_iou = 0.0
+    _device_steps: DeviceSteps | None = None
 
     def setup_optimizers(self) -> SparseLogOptimizers:
         """Optimizers whose schedules span the whole run, whose length is chosen here if a budget is given."""
         config = self.config
         if config.seconds is not None and config.load_dir is None:
             pipeline, model = self.pipeline, config.pipeline.model
+            data, device_alone = pipeline.datamanager, config.cuda_graph and self.world_size == 1
+
+            def recorded(field: SignedDistanceField, steps: int) -> StepMaker:
+                return lambda optimizers, rates_at: DeviceSteps(
+                    field, model.objective, data.pool, data.config.points_per_batch, steps, optimizers, rates_at
+                )
+
+            device_alone = device_alone and why_no_graph(pipeline.model.field, model.objective) is None
             steps = steps_within(
                 config.seconds,
                 pipeline.model.field,
                 model.objective,
                 Recipe(),
-                lambda step: pipeline.datamanager.pool.batch(pipeline.datamanager.config.points_per_batch, step),
+                lambda step: data.pool.batch(data.config.points_per_batch, step),
                 overhead=TRAINER_SECONDS,
+                make_steps_of=recorded if device_alone else None,
             )
+            if self.world_size > 1:  # all train as long as the first, or they would wait for each other at the end
+                agreed = torch.tensor([steps], device=self.device)
+                torch.distributed.broadcast(agreed, 0)
+                steps = int(agreed)
             config.max_num_iterations = self.total_steps = steps
             CONSOLE.print(f"{config.seconds:g} s of training: {steps:,} steps", highlight=False)
         return super().setup_optimizers()
+
+    def take_step(self, step: int) -> Any:
+        """One optimisation step: recorded and replayed where that is asked for, else nerfstudio's own."""
+        if not self.config.cuda_graph:
+            return super().take_step(step)
+        if self._device_steps is None:
+            reason = self._why_no_graph()
+            if reason is not None:
+                raise SystemExit(f"sasnet-sdf: --cuda-graph True: steps cannot be recorded: {reason}.")
+            self._device_steps = self._make_device_steps()
+        self.pipeline.datamanager.train_count += 1
+        loss, error = self._device_steps.run(step)[0].unbind()
+        self.optimizers.scheduler_step_all(step)
+        return loss, {"sdf": loss}, {"sdf_error": error}
+
+    def _why_no_graph(self) -> str | None:
+        """Why steps cannot be recorded, a clause; None where they can."""
+        config, model = self.config, self.pipeline.model
+        reason = why_no_graph(model.field, config.pipeline.model.objective)
+        if reason is not None:
+            return reason
+        if self.world_size > 1:
+            return "several processes average their gradients in each step"
+        if self.mixed_precision or self.use_grad_scaler or config.log_gradients:
+            return "gradients are scaled or logged"
+        if any(steps != 1 for steps in config.gradient_accumulation_steps.values()):
+            return "gradients are accumulated over several steps"
+        if any(entry["optimizer"].max_norm is not None for entry in config.optimizers.values()):
+            return "gradients are clipped"
+        schedulers = list(self.optimizers.schedulers.values())
+        plain = all(isinstance(s, LambdaLR) and len(s.base_lrs) == 1 for s in schedulers)
+        if not plain or self.optimizers.schedulers.keys() != self.optimizers.optimizers.keys():
+            return "learning rates do not depend on the step alone"
+        return None
+
+    def _make_device_steps(self) -> DeviceSteps:
+        schedulers = [self.optimizers.schedulers[name] for name in self.optimizers.optimizers]
+        data, model = self.pipeline.datamanager, self.config.pipeline.model
+
+        def rates_at(step: int) -> list[float]:
+            return [float(s.base_lrs[0]) * s.lr_lambdas[0](step) for s in schedulers if isinstance(s, LambdaLR)]
+
+        return DeviceSteps(
+            self.pipeline.model.field, model.objective, data.pool, data.config.points_per_batch, self.total_steps,
+            self.optimizers.optimizers.values(), rates_at, bfloat16=model.bfloat16,
+        )  # fmt: skip
+
+    def _slow_down(self, sentence: str) -> None:
+        super()._slow_down(sentence)
+        if self._device_steps is not None:
+            self._device_steps.reset()
 
     def report_interval(self) -> int:
         """Steps between two reports; 0 for none."""
         return self.config.steps_per_geometry_eval
 
-    def measure(self) -> dict[str, float]:
+    def measure(self) -> dict[str, Tensor]:
         """Intersection over union and surface error."""
-        return quick_metrics(self.pipeline.model.field, self.pipeline.datamanager.probe)
+        return quick_metric_tensors(self.pipeline.model.field, self.pipeline.datamanager.probe)
 
     def describe(self, report: dict[str, float]) -> str:
         """The same in words."""
@@ -120,7 +196,7 @@ class SASNetTrainer(ResumableTrainer):
         """A field whose inside has next to nothing in common with the shape's, after enough steps to tell."""
         if self.completed_steps < JUDGED_AFTER:
             return None
-        iou = (self._last_report or self.measure())["iou"]
+        iou = float((self._last_report or self.measure())["iou"])
         if iou >= NO_SHAPE:
             return None
         return (

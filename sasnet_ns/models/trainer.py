@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -52,7 +52,7 @@ class ResumableTrainer(DescribedTrainer):
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
             config.machine.device_type = "cpu"
-        if config.machine.device_type == "cpu":
+        if config.machine.device_type == "cpu" and not local_rank:
             threads = torch.get_num_threads()
             CONSOLE.print(f"Training on the CPU with {threads} thread{'s' * (threads > 1)}: no CUDA device is used.")
         with warnings.catch_warnings():
@@ -178,7 +178,7 @@ class ResumableTrainer(DescribedTrainer):
 
     def train_iteration(self, step: int) -> Any:
         """One optimisation step, and a report when it is due."""
-        loss, *dictionaries = super().train_iteration(step)
+        loss, *dictionaries = self.take_step(step)
         self.completed_steps = step + 1
         loss = loss.detach()
         # A running mean on the device: reading it waits for the device, so only reports do.
@@ -187,10 +187,11 @@ class ResumableTrainer(DescribedTrainer):
         went_back = self._guard.after_step(self.completed_steps, loss)
         if went_back is not None:
             self._slow_down(went_back)
-        if self._mean_loss is not None and self.completed_steps % _STEPS_PER_ROW == 0:
-            self._note({"loss": float(self._mean_loss)})
         every = self.report_interval()
-        if every and self.completed_steps % every == 0:
+        due = bool(every) and self.completed_steps % every == 0
+        if self._mean_loss is not None and self.completed_steps % _STEPS_PER_ROW == 0 and not due:
+            self._note({"loss": float(self._mean_loss)})
+        if due:
             self._report()
             collapse = self.collapsed(self._last_report)
             if collapse is not None:
@@ -198,6 +199,10 @@ class ResumableTrainer(DescribedTrainer):
         if self._progress is not None and not self._progress.disable and step % 10 == 0:
             self._progress.update(self._task, completed=self.completed_steps, refresh=True)
         return loss, *({name: value.detach() for name, value in values.items()} for values in dictionaries)
+
+    def take_step(self, step: int) -> Any:
+        """One optimisation step: loss, terms of the loss, metrics, as nerfstudio's ``train_iteration`` gives them."""
+        return super().train_iteration(step)
 
     def _slow_down(self, sentence: str) -> None:
         """Say that training was taken back, and lower the learning rates of the rest of the run, resumed or not."""
@@ -233,8 +238,8 @@ class ResumableTrainer(DescribedTrainer):
         """Steps between two reports; 0 for none."""
         return 0
 
-    def measure(self) -> dict[str, float]:
-        """What a report tells beside the loss; the model is in evaluation mode meanwhile."""
+    def measure(self) -> dict[str, float] | dict[str, Tensor]:
+        """What a report tells beside the loss, numbers or tensors; the model is in evaluation mode meanwhile."""
         return {}
 
     def describe(self, report: dict[str, float]) -> str:
@@ -256,11 +261,13 @@ class ResumableTrainer(DescribedTrainer):
         self.pipeline.model.eval()
         metrics = self.measure()
         self.pipeline.model.train(was_training)
-        loss = float("nan") if self._mean_loss is None else float(self._mean_loss)
-        self._last_report = {"loss": loss, **metrics}
+        loss: float | Tensor = float("nan") if self._mean_loss is None else self._mean_loss
+        self._last_report = read_numbers({"loss": loss, **metrics})
         self._note(self._last_report)
         for name, value in self._last_report.items():
             writer.put_scalar(f"Geometry/{name}", value, done)
+        if self.local_rank:
+            return
         CONSOLE.print(
             f"step {done:>5,}/{total:,}  loss {self._last_report['loss']:.2e}  {self.describe(self._last_report)}  "
             f"{1e3 * per_step:.0f} ms/step  {clock((total - done) * per_step)} left",
@@ -325,6 +332,8 @@ class ResumableTrainer(DescribedTrainer):
                 self._train_complete_viewer()
 
     def _print_summary(self) -> None:
+        if self.local_rank:
+            return
         seconds = time.perf_counter() - self._started
         per_step = 1e3 * seconds / max(1, self.completed_steps - self._start_step)
         rows = {"steps": f"{self.completed_steps:,}, {clock(seconds)} of training, {per_step:.2f} ms each"}
@@ -339,6 +348,13 @@ class ResumableTrainer(DescribedTrainer):
         for name, text in rows.items():
             # Unwrapped, so that the commands can be copied.
             CONSOLE.print(f"{name:>13}  {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def read_numbers(values: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """Numbers and scalar tensors as numbers, waiting for the device once."""
+    tensors = {name: value.detach().double() for name, value in values.items() if isinstance(value, Tensor)}
+    read = dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True)) if tensors else {}
+    return {name: read[name] if name in read else float(value) for name, value in values.items()}
 
 
 def clock(seconds: float) -> str:

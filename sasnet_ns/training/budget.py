@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from sasnet_ns.networks import SignedDistanceField
-from sasnet_ns.training.loop import train
+from sasnet_ns.training.loop import StepMaker, train
 from sasnet_ns.training.objective import SDFObjective, SDFStep
 from sasnet_ns.training.recipe import Recipe
 from sdf_tools.pools import SDFBatch
@@ -29,6 +29,7 @@ def steps_within(
     recipe: Recipe,
     batch_at: Callable[[int], SDFBatch],
     overhead: float = 0.0,
+    make_steps_of: Callable[[SignedDistanceField, int], StepMaker] | None = None,
 ) -> int:
     """The number of steps that take about ``seconds`` here and now, what this measurement takes included.
 
@@ -39,6 +40,7 @@ def steps_within(
         recipe: optimisers.
         batch_at: the batch of a step.
         overhead: seconds that each step takes outside of the loss and the optimisers.
+        make_steps_of: field and its number of steps to what takes them, where the ordinary loop does not.
 
     Raises:
         ValueError: the budget is not positive.
@@ -52,11 +54,17 @@ def steps_within(
     times: list[float] = []
 
     def loss_at(step: int) -> torch.Tensor:
-        times.append(time.perf_counter())
         losses, _ = steps.losses(batch_at(step), step)
         return functools.reduce(torch.add, losses.values())
 
-    train(trial.network, tried, loss_at, report_every=tried.steps)
-    step_time = (time.perf_counter() - times[TRIED]) / TRIED + overhead
+    train(
+        trial.network,
+        tried,
+        loss_at,
+        report=lambda done, loss: times.append(time.perf_counter()),  # the loss is there: nothing is under way
+        report_every=TRIED,
+        make_steps=None if make_steps_of is None else make_steps_of(trial, tried.steps),
+    )
+    step_time = (times[1] - times[0]) / TRIED + overhead
     left = seconds - (time.perf_counter() - began)
     return max(LEAST, int(left / step_time))

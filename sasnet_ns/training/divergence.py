@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sasnet_ns.training.checkpoint import on_cpu
+
 CHECK_EVERY = 50
 """Steps between two looks at the loss; each waits for the device."""
 KEEP_EVERY = 200
@@ -70,7 +72,7 @@ class DivergenceGuard:
         self._recent.append(loss.detach())
         if rest:
             return None
-        value = float(torch.stack(self._recent).median())
+        value = float(torch.stack([seen.to(loss.device) for seen in self._recent]).median())
         self._recent.clear()
         if self._has_run_away(value):
             return self.roll_back(done, f"the loss is {value:.3g} at step {done:,}, after {self._lowest:.3g}")
@@ -84,24 +86,28 @@ class DivergenceGuard:
         return {
             "first": self._first,
             "lowest": self._lowest,
-            "recent": [loss.cpu() for loss in self._recent],
+            "recent": on_cpu(self._recent),
             "rate": self.rate,
             "left": self._left,
             "kept_at": self._kept_at,
-            "kept": self._kept,
+            "kept": on_cpu(self._kept),
             "kept_moments": [
-                [moments.get(parameter, {}) for parameter in _parameters(optimizer)]
+                [on_cpu(moments.get(parameter, {})) for parameter in _parameters(optimizer)]
                 for optimizer, moments in zip(self._optimizers, self._kept_moments, strict=True)
             ],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Know what another guard of the same loop knew."""
+        """Know what another guard of the same loop knew; optimisers' states must have been loaded before."""
         self._first, self._lowest, self._recent = state["first"], state["lowest"], list(state["recent"])
         self.rate, self._left = state["rate"], state["left"]
         self._kept_at, self._kept = state["kept_at"], dict(state["kept"])
         self._kept_moments = [
-            {parameter: kept for parameter, kept in zip(_parameters(optimizer), moments, strict=True) if kept}
+            {
+                parameter: _beside(kept, optimizer.state.get(parameter, {}))
+                for parameter, kept in zip(_parameters(optimizer), moments, strict=True)
+                if kept
+            }
             for optimizer, moments in zip(self._optimizers, state["kept_moments"], strict=True)
         ]
 
@@ -150,11 +156,7 @@ class DivergenceGuard:
         for optimizer, moments in zip(self._optimizers, self._kept_moments, strict=True):
             optimizer.state.clear()
             for parameter, kept in moments.items():
-                on = parameter.device
-                optimizer.state[parameter] = {
-                    name: _copy(value, on if value.dim() else value.device) if isinstance(value, Tensor) else value
-                    for name, value in kept.items()
-                }
+                optimizer.state[parameter] = {name: _copy(value) for name, value in kept.items()}
         return (
             f"{reason[:1].upper()}{reason[1:]}: back to the state of step {self._kept_at:,}, with "
             f"{self.rate:g} of the learning rates."
@@ -165,5 +167,13 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _copy(value: Any, device: torch.device | str = "cpu") -> Any:
-    return value.detach().to(device, copy=True) if isinstance(value, Tensor) else value
+def _beside(kept: Mapping[str, Any], moments: Mapping[str, Any]) -> dict[str, Any]:
+    """Kept values on the devices of the present ones: a fused Adam counts its steps where the parameter is."""
+    return {
+        name: value.to(moments[name].device) if isinstance(value, Tensor) else value for name, value in kept.items()
+    }
+
+
+def _copy(value: Any) -> Any:
+    """A copy where the value is: on a GPU nothing waits for it."""
+    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +41,23 @@ class History:
 Report = Callable[[int, float], None]
 
 
+class TakesSteps(Protocol):
+    """Takes whole steps itself, see :class:`sasnet_ns.training.device_steps.DeviceSteps`."""
+
+    def block(self, step: int, until: int) -> int:
+        """Steps to take at once."""
+
+    def run(self, step: int, count: int = 1) -> Tensor:
+        """Take them; the losses are in the first column."""
+
+    def reset(self) -> None:
+        """Learning rates or state have changed from outside."""
+
+
+StepMaker = Callable[[list[torch.optim.Optimizer], Callable[[int], list[float]]], TakesSteps]
+"""Optimisers, and step to their learning rates, to what takes the steps."""
+
+
 @threads_kept()
 def train(
     network: Network,
@@ -54,6 +72,7 @@ def train(
     history: History | None = None,
     checkpoint: Checkpoint | None = None,
     generator: torch.Generator | None = None,
+    make_steps: StepMaker | None = None,
 ) -> History:
     """Optimise a network in place.
 
@@ -71,6 +90,9 @@ def train(
             warning that says so, to the same bits as if it had never ended. Ctrl-C and SIGTERM then wait for the end of
             the step and keep its state. The caller removes it.
         generator: what ``loss_at`` draws from, if it does; its state belongs to the checkpoint.
+        make_steps: makes what takes the steps in the place of ``loss_at`` and this loop, perhaps several at once; None
+            for these. Checkpoints are then kept at the end of a block; a GPU adds in no fixed order, so that going on
+            there agrees but for rounding.
 
     Returns:
         The history.
@@ -85,56 +107,71 @@ def train(
     tune()
     history = History() if history is None else history
     state = _State(network, recipe, history, generator)
-    first = state.resume(checkpoint) if checkpoint is not None else 0
-    if report is not None and first:
-        report(first, history.loss[-1] if history.loss else float("nan"))
-    keeper = Keeper(checkpoint)
-    optimizers, guard = state.optimizers, state.guard
-    parameters = [parameter for role in network.parameter_roles().values() for parameter in role]
-    started, paused, threads = time.perf_counter() - state.seconds, 0.0, ThreadChoice()
+    done = state.resume(checkpoint) if checkpoint is not None else 0
+    if report is not None and done:
+        report(done, history.loss[-1] if history.loss else math.nan)
+    optimizers = list(state.optimizers.values())
+    steps = _SingleSteps(state, loss_at) if make_steps is None else make_steps(optimizers, state.rates_at)
+    keeper, clock, threads = Keeper(checkpoint), _Clock(state.seconds), ThreadChoice()
     with keeper.signals_wait():
-        for step in range(first, recipe.steps):
-            factor = learning_rate_factor(step, recipe)
-            for role, optimizer in optimizers.items():
-                optimizer.param_groups[0]["lr"] = state.peaks[role] * factor * guard.rate
-            for parameter in parameters:
-                parameter.grad = None
-            loss = loss_at(step)
-            loss.backward()
-            for optimizer in optimizers.values():
-                optimizer.step()
-            done = step + 1
-            if after_step is not None:
-                after_step(done)
-            threads.after_step()
-            last = done == recipe.steps
-            try:
-                sentence = guard.after_step(done, loss)
-                # At once where a report looks: the guard's next look may be fifty steps away.
-                if sentence is None and (done % report_every == 0 or last) and not torch.isfinite(loss):
-                    sentence = guard.roll_back(done, f"the loss is {float(loss.detach())} at step {done:,}")
-            except DivergedError:  # from what is kept it would only come again
-                keeper.forget()
-                raise
-            if sentence is not None:
-                warnings.warn(sentence, stacklevel=2)
-            if done % report_every == 0 or last:
-                value = float(loss.detach())
+        while done < recipe.steps:
+            sentence = None
+            for loss in steps.run(done, steps.block(done, recipe.steps))[:, 0].unbind():
+                done += 1
+                last = done == recipe.steps
+                if after_step is not None:
+                    after_step(done)
+                value = float(loss) if done % report_every == 0 or last else None
+                if sentence is None:  # what came later in a block has been taken back with it
+                    sentence = _watch(state.guard, keeper, done, loss, value)
+                if value is None:
+                    continue
                 history.step.append(done)
-                history.seconds.append(time.perf_counter() - started - paused)
+                history.seconds.append(clock.seconds())
                 history.loss.append(value)
-                history.psnr.append(float("nan"))
+                history.psnr.append(math.nan)
                 if evaluate is not None and evaluate_every and (done % evaluate_every == 0 or last):
-                    before = time.perf_counter()
-                    history.psnr[-1] = evaluate()
-                    paused += time.perf_counter() - before
+                    with clock.stopped():
+                        history.psnr[-1] = evaluate()
                 if report is not None:
                     report(done, value)
-            if keeper.due(last):
-                before = time.perf_counter()
-                keeper.keep(state.describe(done, before - started - paused))
-                paused += time.perf_counter() - before
+            threads.after_step()
+            if sentence is not None:
+                warnings.warn(sentence, stacklevel=3)
+                steps.reset()
+            if keeper.due(done == recipe.steps):
+                with clock.stopped():
+                    keeper.keep(state.describe(done, clock.seconds()))
     return history
+
+
+def _watch(guard: DivergenceGuard, keeper: Keeper, done: int, loss: Tensor, value: float | None) -> str | None:
+    """What :meth:`DivergenceGuard.after_step` returns and raises; ``value`` is the loss where it is known already."""
+    try:
+        sentence = guard.after_step(done, loss)
+        # At once where a report looks: the guard's next look may be fifty steps away.
+        if sentence is None and value is not None and not math.isfinite(value):
+            sentence = guard.roll_back(done, f"the loss is {value} at step {done:,}")
+    except DivergedError:  # from what is kept it would only come again
+        keeper.forget()
+        raise
+    return sentence
+
+
+class _Clock:
+    """Seconds of training, those of earlier processes included and pauses left out."""
+
+    def __init__(self, before: float) -> None:
+        self._began = time.perf_counter() - before
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        before = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - before
 
 
 class _State:
@@ -146,6 +183,11 @@ class _State:
         self.peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in self.optimizers.items()}
         self.guard = DivergenceGuard(network.state_dict, self.optimizers.values())
         self.seconds = 0.0  # spent before this process
+
+    def rates_at(self, step: int) -> list[float]:
+        """Learning rates of the optimisers, in their order."""
+        factor = learning_rate_factor(step, self.recipe) * self.guard.rate
+        return [peak * factor for peak in self.peaks.values()]
 
     def describe(self, done: int, seconds: float) -> dict[str, Any]:
         """As tensors on the CPU and plain values."""
@@ -181,9 +223,34 @@ class _State:
                 f"'{checkpoint.path}' does not fit this run ({str(error).splitlines()[0]}); remove it to begin anew."
             ) from None
         warnings.warn(
-            f"going on after step {step:,} of {self.recipe.steps:,}, as '{checkpoint.path}' has it.", stacklevel=3
+            f"going on after step {step:,} of {self.recipe.steps:,}, as '{checkpoint.path}' has it.", stacklevel=4
         )
         return step
+
+
+class _SingleSteps:
+    """Steps of losses by autograd, one at a time."""
+
+    def __init__(self, state: _State, loss_at: Callable[[int], Tensor]) -> None:
+        self._loss_at, self._rates_at, self._optimizers = loss_at, state.rates_at, list(state.optimizers.values())
+        self._parameters = [p for role in state.network.parameter_roles().values() for p in role]
+
+    def block(self, step: int, until: int) -> int:
+        return 1
+
+    def run(self, step: int, count: int = 1) -> Tensor:
+        for optimizer, rate in zip(self._optimizers, self._rates_at(step), strict=True):
+            optimizer.param_groups[0]["lr"] = rate
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss = self._loss_at(step)
+        loss.backward()
+        for optimizer in self._optimizers:
+            optimizer.step()
+        return loss.detach().reshape(1, 1)
+
+    def reset(self) -> None:
+        pass  # rates are looked up, and states read, in each step
 
 
 @contextlib.contextmanager

@@ -32,6 +32,32 @@ def orthogonalize(matrix: Float[Tensor, "*K rows cols"], steps: int = 5) -> Floa
     return x if wide else x.mT
 
 
+def orthogonalize_all(matrices: Sequence[Float[Tensor, "rows cols"]], steps: int = 5) -> list[Tensor]:
+    """:func:`orthogonalize` of several matrices in one batch: 3 launches an iteration, however many they are.
+
+    Matrices are laid wide and padded with zeros to one size; rows and columns of zeros stay zero.
+
+    Args:
+        matrices: of one dtype and device.
+        steps: Newton-Schulz iterations.
+
+    Returns:
+        Tensors of the matrices' shapes, views of one block.
+    """
+    if not matrices:
+        return []
+    wide = [m if m.shape[0] <= m.shape[1] else m.T for m in matrices]
+    rows, columns = max(m.shape[0] for m in wide), max(m.shape[1] for m in wide)
+    x = matrices[0].new_zeros(len(wide), rows, columns)
+    torch._foreach_copy_([block[: m.shape[0], : m.shape[1]] for block, m in zip(x, wide, strict=True)], wide)
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+    found = [block[: m.shape[0], : m.shape[1]] for block, m in zip(x, wide, strict=True)]
+    return [f if f.shape == m.shape else f.T for f, m in zip(found, matrices, strict=True)]
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised (Jordan et al. 2024), scaled to Adam's step size (Liu et al. 2025, "match RMS").
 
@@ -40,7 +66,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         params: matrices, or stacks of them (K, rows, cols), of which each matrix is updated by itself.
-        lr: learning rate, on Adam's scale.
+        lr: learning rate, on Adam's scale; a tensor where CUDA graphs read it.
         momentum: Nesterov momentum.
         ns_steps: Newton-Schulz iterations.
 
@@ -66,18 +92,24 @@ class Muon(torch.optim.Optimizer):
             for p in trained:
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            gradients, buffers = [p.grad for p in trained], [self.state[p]["momentum_buffer"] for p in trained]
-            if compiled_updates([*trained, *gradients, *buffers]):
-                matrices = [[m for t in tensors for m in _matrices(t)] for tensors in (trained, gradients, buffers)]
-                muon_step(*matrices, lr=group["lr"], momentum=momentum, ns_steps=group["ns_steps"])
+            if not trained:
                 continue
-            for p, buffer in zip(trained, buffers, strict=True):
-                buffer.lerp_(p.grad, 1 - momentum)
-                update = orthogonalize(p.grad.lerp(buffer, momentum), group["ns_steps"])
-                p.add_(update, alpha=-0.2 * max(p.shape[-2:]) ** 0.5 * group["lr"])
+            momenta = [self.state[p]["momentum_buffer"] for p in trained]
+            fast = compiled_updates([*trained, *(p.grad for p in trained), *momenta])
+            parameters, buffers = _matrices(trained), _matrices(momenta)
+            gradients = _matrices([p.grad for p in trained])
+            if fast:
+                rate, steps = float(group["lr"]), group["ns_steps"]
+                muon_step(parameters, gradients, buffers, lr=rate, momentum=momentum, ns_steps=steps)
+                continue
+            torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+            updates = orthogonalize_all(torch._foreach_lerp(gradients, buffers, momentum), group["ns_steps"])
+            torch._foreach_mul_(updates, [-0.2 * max(p.shape) ** 0.5 for p in parameters])
+            torch._foreach_mul_(updates, group["lr"])  # a number, or a tensor on the device
+            torch._foreach_add_(parameters, updates)
         return loss
 
 
-def _matrices(tensor: Tensor | None) -> Sequence[Tensor]:
-    assert tensor is not None
-    return (tensor,) if tensor.ndim == 2 else tensor.unbind()
+def _matrices(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Matrices, and those that stacks consist of, as views."""
+    return [m for t in tensors for m in ((t,) if t.ndim == 2 else t.unbind())]

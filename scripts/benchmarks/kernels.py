@@ -7,6 +7,7 @@ the same run: no kernel can be faster once its data leave the caches. Times are 
 
 from __future__ import annotations
 
+import functools
 import shutil
 import warnings
 from collections.abc import Callable
@@ -18,7 +19,16 @@ from benchmarks.report import print_machine, print_table, write_rows
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
-from sasnet_ns.kernels import HashGridLayout, hash_grid, mask_decoder, masked_sine, tune
+from sasnet_ns.kernels import (
+    HashGridLayout,
+    Implementation,
+    PointLoss,
+    hash_grid,
+    mask_decoder,
+    masked_sine,
+    point_loss,
+    tune,
+)
 from sasnet_ns.kernels._choose import choose
 
 LAYOUT = HashGridLayout.geometric(3, 10, 16, 256, 10)
@@ -49,6 +59,7 @@ def run(json_path: Path | None, quick: bool) -> None:
         rows += time_hash_grid(points, device, machine["copy_gb_per_s"], quick)
         rows += time_masked_sine(points, device, machine["copy_gb_per_s"], quick)
         rows += time_decoder(points, device, machine["copy_gb_per_s"], quick)
+        rows += time_loss(points, device, machine["copy_gb_per_s"], quick)
     show(rows, machine)
     write_rows(json_path, rows, machine)
 
@@ -228,6 +239,22 @@ def time_decoder(points: int, device: torch.device, bandwidth: float, quick: boo
     layer = 4e-6 * 20 * points / bandwidth
     traffic = {"forward": 2 * layer, "forward+backward": 5 * layer}
     return time_passes("mask decoder", "torch", points, works, traffic, quick)
+
+
+def time_loss(points: int, device: torch.device, bandwidth: float, quick: bool) -> list[Row]:
+    """The default loss of distances and its gradient, in one call."""
+    predicted, target = torch.randn(2, points, 1, device=device)
+    loss = PointLoss(power=1, near=2.5e-4, far_weight=torch.tensor(0.03, device=device))
+    traffic = {"forward+backward": 12e-6 * points / bandwidth}
+    names: list[Implementation] = ["torch", "triton"] if device.type == "cuda" else ["torch"]
+    return [
+        row
+        for name in names
+        for row in time_passes(
+            "loss", name, points,
+            {"forward+backward": functools.partial(point_loss, predicted, target, loss, None, name)}, traffic, quick,
+        )
+    ]  # fmt: skip
 
 
 def show(rows: list[Row], machine: dict[str, float]) -> None:

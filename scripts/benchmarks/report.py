@@ -9,9 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.table import Table
-
 from sdf_tools.io.writing import write_json
 
 T = TypeVar("T")
@@ -30,6 +27,9 @@ def best_time(work: Callable[[], T], repeats: int = 3, enough: float = math.inf)
 
 def print_table(title: str, words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table: columns of words to the left, of numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(*words, title=title or None, title_justify="left")
     for name in numbers:
         table.add_column(name, justify="right")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from benchmarks.kernels import measure_machine
 from benchmarks.report import print_machine, print_table, write_rows
-from rich.progress import track
 from torch import Tensor
 
 from sasnet_ns.fitting import Recipe, SDFObjective
@@ -54,7 +53,7 @@ def run(json_path: Path | None, quick: bool) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = measure_machine(device)
     sizes = (10_000, 262_144) if device.type == "cuda" else (10_000,)
-    rows = [row for points in sizes for row in time_networks(points, device, 3 if quick else 9)]
+    rows = [row for points in sizes for row in time_networks(points, device, 3 if quick else 9, show=True)]
     show(rows, machine, device)
     write_rows(json_path, rows, machine)
 
@@ -73,8 +72,8 @@ def candidates() -> list[tuple[str, str, str, dict[str, Any]]]:
     return found + [(name, "torch", name, {"preset": "sdf"}) for name in ("finer", "pemlp", "gauss", "wire")]
 
 
-def time_networks(points: int, device: torch.device, rounds: int) -> list[Row]:
-    """Rows of every network, measured in turns."""
+def time_networks(points: int, device: torch.device, rounds: int, show: bool = False) -> list[Row]:
+    """Rows of every network, measured in turns, with a progress bar if ``show``."""
     torch.manual_seed(0)
     kind = torch.zeros(points, dtype=torch.uint8, device=device)
     x = torch.rand(points, 3, device=device) - 0.5
@@ -86,7 +85,12 @@ def time_networks(points: int, device: torch.device, rounds: int) -> list[Row]:
         works[label, backend] = passes(field, batch)
         parameters[label, backend] = field.network.parameter_count()
     times: dict[tuple[str, str, str], list[float]] = {}
-    for count in track(range(rounds + 1), description=f"{points:,} points"):
+    counts: Iterable[int] = range(rounds + 1)
+    if show:
+        from rich.progress import track
+
+        counts = track(counts, description=f"{points:,} points")
+    for count in counts:
         for (label, backend), passes_ in works.items():
             for work in PASSES:
                 elapsed = clock(passes_[work], device, 3)

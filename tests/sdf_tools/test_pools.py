@@ -73,3 +73,13 @@ def test_several_coarse_scales_share_the_coarse_half() -> None:
     sizes = coarse.sort().values
     assert sizes[:2250].mean() < 0.006 < 0.03 < sizes[2250:].mean()
     assert coarse[:2250].mean() == pytest.approx(float(coarse[2250:].mean()), rel=0.1)
+
+
+@pytest.mark.parametrize("count", [90, 700])
+def test_consecutive_batches_in_one_block_are_the_same_batches(count: int) -> None:
+    pool = build_sdf_pool(normalize(sphere(2)).shape, 1_003, uniform_share=0.17)
+    block = pool.batches(count, 5, 30)  # several turns of each deck, and of 700 points more than one turn in a batch
+    assert block.shape == (30, count, 4)
+    for index, rows in enumerate(block):
+        batch = pool.batch(count, 5 + index)
+        assert torch.equal(rows[:, :3], batch.points) and torch.equal(rows[:, 3], batch.sdf)

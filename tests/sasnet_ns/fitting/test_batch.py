@@ -104,6 +104,7 @@ def test_what_cannot_be_trained_together_is_refused() -> None:
     shape = synthetic_mesh(0, resolution=24)
     for config, words in (
         (small(seconds=3.0), "a number of steps"),
+        (small(cuda_graph=True), "leave cuda_graph off"),
         (small(objective=SDFObjective(band_dropout=0.1)), "band_dropout"),
         (small(objective=SDFObjective(mask_sparsity_weight=0.1)), "mask_sparsity_weight"),
         (ShapeFit(network="finer"), "finer cannot be trained together"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 pytest.importorskip("numba")
 from sasnet_ns.kernels.optimizers import Adam, compiled_updates, muon_step
-from sasnet_ns.training.muon import orthogonalize
+from sasnet_ns.training.muon import Muon, orthogonalize, orthogonalize_all
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (96, 80), (20, 48), (37, 53), (5, 3), (1, 7)])
@@ -82,3 +82,33 @@ def test_closure_and_other_tensors() -> None:
     assert not compiled_updates([p])
     assert not compiled_updates([torch.ones(4, 3).t()])
     assert not compiled_updates([])
+
+
+def test_matrices_of_all_shapes_are_orthogonalised_as_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(24, 16), (16, 24), (24, 24), (5, 40)]
+    matrices = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    for found, matrix in zip(orthogonalize_all(matrices), matrices, strict=True):
+        torch.testing.assert_close(found, orthogonalize(matrix), rtol=1e-10, atol=1e-12)
+    assert orthogonalize_all([]) == []
+
+
+def test_stacked_matrices_are_updated_alike_on_both_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled path, and the batched one that CUDA takes."""
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in ((3, 24, 16), (16, 40), (2, 8, 8))]
+    gradients = [torch.randn(t.shape, generator=generator) for t in start]
+    found = []
+    for compiled in (True, False):
+        if not compiled:
+            monkeypatch.setattr("sasnet_ns.training.muon.compiled_updates", lambda tensors: False)
+        parameters = [t.clone().requires_grad_() for t in start]
+        optimizer = Muon(parameters, lr=0.01)
+        for _ in range(3):
+            for p, g in zip(parameters, gradients, strict=True):
+                p.grad = g.clone()
+            optimizer.step()
+        found.append([*parameters, *(optimizer.state[p]["momentum_buffer"] for p in parameters)])
+    for a, b, before in zip(*found, [*start, *start], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(a, before)

@@ -1,0 +1,44 @@
+"""What every section gets, and what it yields."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Row = dict[str, Any]
+"""One line of a table: ``name`` first, then its columns; ``ok`` where something was compared."""
+
+
+@dataclass
+class Context:
+    """Where and how large.
+
+    Attributes:
+        device: to run on.
+        tiny: sizes that Triton's interpreter takes seconds for, whose timings say nothing.
+    """
+
+    device: torch.device
+    tiny: bool
+
+    @property
+    def cuda(self) -> bool:
+        """Whether there is a GPU, whose work is timed until it is done."""
+        return self.device.type == "cuda"
+
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Wall-clock seconds of one call, the device's share included."""
+        self.wait()
+        started = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - started
