@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-TRIED = 8
+TRIED = 16
 """Steps that are timed with each number of threads in question."""
 WATCHED = 32
 """Steps between two looks at whether the threads get their processors."""
@@ -53,7 +53,7 @@ class ThreadChoice:
         self.threads = torch.get_num_threads()
         self.most = 1 if "OMP_NUM_THREADS" in os.environ else self.threads
         self._waiting: list[int] = []
-        self._medians: dict[int, float] = {}
+        self._means: dict[int, float] = {}
         self._times: list[float] = []
         self._last = self._began = clock()
         self._chosen_at = 0.0
@@ -66,7 +66,7 @@ class ThreadChoice:
         now = self._clock()
         self._times.append(now - self._last)
         self._last = now
-        if self._medians or self._waiting:
+        if self._means or self._waiting:
             if len(self._times) >= TRIED:
                 self._end_trial(now)
         elif len(self._times) >= WATCHED:
@@ -81,16 +81,17 @@ class ThreadChoice:
             self._restart(now)
 
     def _end_trial(self, now: float) -> None:
-        # The first steps with other threads still wake them up.
-        self._medians[self.threads] = statistics.median(self._times[2:])
+        # The first steps with other threads still wake them up. The mean: on crowded cores a few steps take most of the
+        # time, which a median does not see.
+        self._means[self.threads] = statistics.fmean(self._times[2:])
         if self._waiting:
             self._take(self._waiting.pop(0))
         else:
-            present = next(iter(self._medians))
-            best = min(self._medians, key=lambda threads: self._medians[threads])
-            worth = self._medians[best] < WORTH * self._medians[present]
+            present = next(iter(self._means))
+            best = min(self._means, key=lambda threads: self._means[threads])
+            worth = self._means[best] < WORTH * self._means[present]
             self._take(best if worth else present)
-            self._medians, self._chosen_at = {}, now
+            self._means, self._chosen_at = {}, now
         self._restart(now)
 
     def _take(self, threads: int) -> None:

@@ -47,10 +47,10 @@ def test_one_thread_beside_other_work_and_two_after_it() -> None:
     machine = Machine()
     with threads_kept():
         machine.wall, machine.share = lambda threads: {1: 0.009, 2: 0.02}[threads], lambda threads: 1.2 / threads
-        machine.steps(70)
+        machine.steps(90)
         assert torch.get_num_threads() == 1
         machine.wall, machine.share = lambda threads: 0.008 / threads, lambda threads: 1.0
-        machine.steps(int(RETRIED_AFTER / 0.008) + 70)
+        machine.steps(int(RETRIED_AFTER / 0.008) + 90)
         assert torch.get_num_threads() == 2
         machine.choice.threads = 1
         torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def test_one_thread_beside_other_work_and_two_after_it() -> None:
 def test_two_threads_stay_where_one_is_no_faster() -> None:
     machine = Machine()
     machine.wall, machine.share = lambda threads: 0.01, lambda threads: 0.5
-    machine.steps(70)
+    machine.steps(90)
     assert torch.get_num_threads() == 2
 
 
