@@ -38,8 +38,8 @@ def fit_batch(
 ) -> list[FittedShape]:
     """Fit K networks of one architecture to K shapes, all in the same steps.
 
-    On a CPU each thread trains whole networks, and every field is bit for bit the one that :func:`fit_shape` gives on
-    one thread (``torch.set_num_threads(1)``); K should be a multiple of the threads. On CUDA the kernels are launched
+    On a CPU each thread trains whole networks, and every field is bit for bit the one that :func:`fit_shape` gives by
+    the compiled step; K should be a multiple of the threads. On CUDA the kernels are launched
     once for all K.
 
     Args:

@@ -17,7 +17,7 @@ class StackedStep:
 
     ``step(x, target)`` leaves the gradient of each network's loss by its own parameters in ``.grad`` of the form's
     tensors, in place of what was there. On a CPU a thread computes whole networks, and each gets the bits that
-    :class:`~sasnet_ns.kernels.FusedStep` gives it on one thread, whatever the others are; on CUDA the hash grids, the
+    :class:`~sasnet_ns.kernels.FusedStep` gives it by itself, whatever the others are; on CUDA the hash grids, the
     sines and the products of all K are one launch each.
 
     Args:

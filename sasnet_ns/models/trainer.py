@@ -129,7 +129,7 @@ class ResumableTrainer(DescribedTrainer):
             self._start_step,
             rollbacks=ROLLBACKS if self.world_size == 1 else 0,  # processes would go back without each other
         )
-        self._threads = ThreadChoice()
+        self._threads = ThreadChoice(self.device)
         with self._graceful_interrupt(), self._progress, threads_kept():
             self._task = self._progress.add_task("training", total=total, completed=self._start_step)
             # nerfstudio counts max_num_iterations from the resumed step on.

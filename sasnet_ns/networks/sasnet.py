@@ -257,17 +257,7 @@ class SASNet(Network):
             sine_uniform_(layer.weight, config.omega_0)
 
         self.mask_counts = _mask_counts(config)
-        self.mask_generator = (
-            MaskGenerator(
-                _layout(config),
-                masks=sum(self.mask_counts),
-                width=config.decoder_width,
-                feature_std=config.feature_std,
-                implementation=config.implementation,
-            )
-            if sum(self.mask_counts)
-            else None
-        )
+        self.mask_generator = _mask_generator(config) if sum(self.mask_counts) else None
         _warn(config, self.band_sizes, self.parameter_count())
 
     def _role(self, name: str, parameter: nn.Parameter) -> ParameterRole:
@@ -352,10 +342,9 @@ def _warn(config: SASNetConfig, band_sizes: Sequence[int], parameters: int) -> N
             stacklevel=4,
         )
     if not config.masks:
-        masks = sum(_mask_counts(dataclasses.replace(config, masks=True)))
-        features, width = config.grid_levels * config.grid_features, config.decoder_width
-        table = _layout(config).total_entries * config.grid_features
-        lost = table + (features + 1) * width + (width + 1) * masks
+        with torch.device("meta"):  # neither memory nor random numbers
+            generator = _mask_generator(dataclasses.replace(config, masks=True))
+        lost = sum(parameter.numel() for parameter in generator.parameters())
         if parameters < KEPT_WITHOUT_MASKS * (parameters + lost):
             warnings.warn(
                 f"without its masks this network has {parameters:,} of {parameters + lost:,} parameters; much of what "
@@ -364,8 +353,8 @@ def _warn(config: SASNetConfig, band_sizes: Sequence[int], parameters: int) -> N
             )
 
 
-def _layout(config: SASNetConfig) -> HashGridLayout:
-    return HashGridLayout.geometric(
+def _mask_generator(config: SASNetConfig) -> MaskGenerator:
+    layout = HashGridLayout.geometric(
         config.in_dim,
         levels=config.grid_levels,
         min_resolution=config.grid_min,
@@ -373,6 +362,9 @@ def _layout(config: SASNetConfig) -> HashGridLayout:
         log2_table_size=config.grid_log2_entries,
         feature_dim=config.grid_features,
         interpolation=config.grid_interpolation,
+    )
+    return MaskGenerator(
+        layout, sum(_mask_counts(config)), config.decoder_width, config.feature_std, config.implementation
     )
 
 

@@ -112,7 +112,7 @@ def train(
         report(done, history.loss[-1] if history.loss else math.nan)
     optimizers = list(state.optimizers.values())
     steps = _SingleSteps(state, loss_at) if make_steps is None else make_steps(optimizers, state.rates_at)
-    keeper, clock, threads = Keeper(checkpoint), _Clock(state.seconds), ThreadChoice()
+    keeper, clock, threads = Keeper(checkpoint), _Clock(state.seconds), ThreadChoice(state.device)
     with keeper.signals_wait():
         while done < recipe.steps:
             sentence = None
@@ -183,6 +183,7 @@ class _State:
         self.peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in self.optimizers.items()}
         self.guard = DivergenceGuard(network.state_dict, self.optimizers.values())
         self.seconds = 0.0  # spent before this process
+        self.device = next(network.parameters()).device
 
     def rates_at(self, step: int) -> list[float]:
         """Learning rates of the optimisers, in their order."""

@@ -42,16 +42,21 @@ class ThreadChoice:
     of autograd's may. Who sets ``OMP_NUM_THREADS`` has chosen: nothing is changed then.
 
     Args:
+        device: that trains; on a GPU nothing is changed either.
         clock: seconds.
         processor_clock: seconds of processor time of all threads of this process.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.perf_counter, processor_clock: Callable[[], float] = time.process_time
+        self,
+        device: torch.device | str = "cpu",
+        clock: Callable[[], float] = time.perf_counter,
+        processor_clock: Callable[[], float] = time.process_time,
     ) -> None:
         self._clock, self._processor_clock = clock, processor_clock
         self.threads = torch.get_num_threads()
-        self.most = 1 if "OMP_NUM_THREADS" in os.environ else self.threads
+        fixed = torch.device(device).type != "cpu" or "OMP_NUM_THREADS" in os.environ
+        self.most = 1 if fixed else self.threads
         self._waiting: list[int] = []
         self._means: dict[int, float] = {}
         self._times: list[float] = []

@@ -250,7 +250,7 @@ def test_an_exploding_gradient_makes_no_error_small() -> None:
 
 
 def test_same_seed_same_bits_with_one_and_with_two_threads(make_trainer: Any) -> None:
-    """Also one thread shares the points out into two parts, whose sums are added in the same order."""
+    """Also one thread shares the points out into parts, whose sums are added in the same order."""
     before = torch.get_num_threads()
     ends: list[dict[str, torch.Tensor]] = []
     try:

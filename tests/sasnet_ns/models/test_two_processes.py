@@ -90,13 +90,17 @@ def test_two_processes_train_on_the_joined_batch(tmp_path: Path, sphere_file: Pa
     for a, b in zip(one["trained"], other["trained"], strict=True):
         assert torch.equal(a, b)
     gradients, trained = _by_one_process(one["field"], one["pool"], bfloat16)
+    tolerance = 2e-2 if bfloat16 else 1e-4
+    table = one["field"].network.mask_generator.table.shape
     for name, found, wanted in (("gradient", one["averaged"], gradients), ("weights", one["trained"], trained)):
         for a, b in zip(found, wanted, strict=True):
-            # In bfloat16 weights are compared as a whole: Adam moves a grid entry with next to no gradient as far as
-            # any other, whichever way that was rounded (21 of 53,632 entries were further away than 2 %).
-            order = 2 if bfloat16 and name == "weights" else torch.inf
-            error, size = (float(torch.linalg.vector_norm(v, order)) for v in (a - b, b))
-            assert error < (2e-2 if bfloat16 else 1e-4) * size + 1e-9, name
+            far = int(((a - b).abs() >= tolerance * b.abs().max() + 1e-9).sum())
+            if bfloat16 and name == "weights" and a.shape == table:
+                # Adam moves an entry with next to no gradient as far as any other, whichever way bfloat16 rounded it
+                # (21 of 53,632): a few may be far, as long as the whole is not.
+                assert far < a.numel() / 1000 and float((a - b).norm()) < tolerance * float(b.norm())
+            else:
+                assert far == 0, name
     kept = SignedDistanceField.load(run := tmp_path / "sphere" / "sasnet-sdf" / "run")
     assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), one["trained"], strict=True))
     assert (run / "nerfstudio_models" / f"step-{STEPS - 1:09d}.ckpt").is_file()

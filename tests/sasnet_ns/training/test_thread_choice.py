@@ -22,11 +22,11 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class Machine:
     """A step takes what ``wall`` says of the number of threads; its processor time is ``share`` of what it could be."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         self.now = self.spent = 0.0
         self.wall: Callable[[int], float] = lambda threads: 0.008 / threads
         self.share: Callable[[int], float] = lambda threads: 1.0
-        self.choice = ThreadChoice(lambda: self.now, lambda: self.spent)
+        self.choice = ThreadChoice(device, lambda: self.now, lambda: self.spent)
 
     def steps(self, count: int) -> None:
         for _ in range(count):
@@ -67,6 +67,13 @@ def test_two_threads_stay_where_one_is_no_faster() -> None:
 def test_the_number_that_was_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     machine = Machine()
+    machine.wall, machine.share = lambda threads: 0.01 * threads, lambda threads: 0.3
+    machine.steps(200)
+    assert torch.get_num_threads() == 2
+
+
+def test_the_processor_beside_a_gpu_is_left_alone() -> None:
+    machine = Machine("cuda")
     machine.wall, machine.share = lambda threads: 0.01 * threads, lambda threads: 0.3
     machine.steps(200)
     assert torch.get_num_threads() == 2
