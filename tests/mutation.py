@@ -25,6 +25,14 @@ SWAPS = [(b"little", b"big"), (b"ascii", b"binary_little_endian"), (b"binary", b
          (b"count", b"byteOffset"), (b"5126", b"5121"), (b"VEC3", b"MAT4"), (b" ", b","), (b".", b",")]  # fmt: skip
 
 
+def examples(count: int) -> Any:
+    """Settings of a fuzzer's run: ``count`` mutants, the same ones every time, none of them shrunk."""
+    return hypothesis.settings(
+        max_examples=count, deadline=None, database=None, derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck), phases=[hypothesis.Phase.generate],
+    )  # fmt: skip
+
+
 def mutate(draw: Any, data: bytearray) -> None:
     """Do one to six things to the bytes, in place; ``draw`` is that of a composite strategy of hypothesis."""
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3, 6]))):

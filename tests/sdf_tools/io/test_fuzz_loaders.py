@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mutation import mutate
+from mutation import examples, mutate
 
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.geometry import Mesh, PointCloud, Shape, normalize
@@ -161,10 +161,7 @@ def run(suffix: str, count: int, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SDF_TOOLS_MAX_MEMORY", "256M")
     path = folder / f"mutant{suffix}"
 
-    @hypothesis.settings(
-        max_examples=count, deadline=None, database=None, derandomize=True,
-        suppress_health_check=list(hypothesis.HealthCheck), phases=[hypothesis.Phase.generate],
-    )  # fmt: skip
+    @examples(count)
     @hypothesis.given(mutants(suffix))
     def attack(data: bytes) -> None:
         path.write_bytes(data)
