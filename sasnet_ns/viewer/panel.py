@@ -183,7 +183,7 @@ class Panel:
         with gui.add_folder("Camera"):
             for label, names in (("Look from", PRESETS[:3]), ("or", PRESETS[3:])):
                 buttons = gui.add_button_group(label, names, hint="Put the camera there, the whole box in view.")
-                buttons.on_click(lambda event: self._cameras.place(event.client, event.target.value))
+                _on_every_click(buttons, lambda event: self._cameras.place(event.client, event.target.value))
             self.turntable = gui.add_button("Turntable", hint="Walk around the shape; click again to stop.")
             self.turntable.on_click(lambda event: self._cameras.toggle_turntable(event.client))
             if self._picture is not None:
@@ -302,6 +302,12 @@ class Panel:
             client.send_file_download(f"{self._name}.png", buffer.getvalue())
         finally:
             self.screenshot.disabled = False
+
+
+def _on_every_click(buttons: Any, act: Callable[[Any], None]) -> None:
+    """viser passes over a click on the button of a group that was clicked last, at first on the group's first one."""
+    buttons._impl.is_button = True
+    buttons.on_click(act)
 
 
 def _with(settings: Any, **changes: Any) -> Any:

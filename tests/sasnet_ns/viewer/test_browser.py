@@ -203,10 +203,11 @@ def _colour_slice_and_mask(tab: Page) -> None:
     slider.focus()
     for _ in range(20):
         tab.page.keyboard.press("ArrowRight")
-    tab.until_changed(sliced, "the slice somewhere else")
+    moved = tab.until_changed(sliced, "the slice somewhere else")
     tab.tick("Show slice")
 
-    before = tab.until(lambda p: _blue(p) < 0.02 and _colourful(p) > 0.02, "the surface without slice")
+    before = tab.until_changed(moved, "the surface without slice")
+    assert _colourful(before) > 0.02
     tab.page.get_by_role("button", name="Colour by mask").click()
     masked = tab.until_changed(before, "a mask")
     assert tab.page.get_by_text("mask 1 of the").count()
