@@ -327,9 +327,9 @@ def test_a_page_opens_from_disk(browser: Any, tmp_path: Path) -> None:
     from sasnet_ns.viewer.page import write_page
 
     torch.manual_seed(0)
-    options = {"preset": "sdf", "embedding_width": 32, "hidden_widths": (32,), "groups": (4,)}
+    options = {"preset": "sdf", "embedding_width": 64, "hidden_widths": (64, 64), "groups": (4, 4)}
     field = SignedDistanceField("sasnet", options)
-    start_as_sphere(field, Recipe(learning_rate=1e-2), 500, radius=0.3)
+    start_as_sphere(field, Recipe(learning_rate=1e-2), 1000, radius=0.3)
     path = write_page(field, tmp_path / "ball.html", resolution=32, masks=2, slices=5, slice_size=40)
     tab = Page(browser, path.as_uri(), panel=0)
     plain = tab.until(lambda picture: _covered(picture) > 0.02, "the surface")
