@@ -36,9 +36,15 @@ from sasnet_ns.training.objective import SDFStep
 from sdf_tools import evaluate, extract_mesh, sample_surface
 from sdf_tools.extraction import drop_specks
 from sdf_tools.geometry import Mesh, NormalizedShape
+from sdf_tools.io.loading import load
 from sdf_tools.pools import PoolConfig, SDFPool
 
-MORE_SHAPES = {"spot": SHARED / "meshes" / "spot.obj", "ADIS16480": SHARED / "meshes" / "ADIS16480.stl"}
+MORE_SHAPES = {
+    "spot": SHARED / "meshes" / "spot.obj",
+    "ADIS16480": SHARED / "meshes" / "ADIS16480.stl",
+    "bunny scans": SHARED / "meshes" / "bunny_raw_scans_362k.npz",
+}
+SCANNED = SHARED / "meshes" / "bunny_zippered.ply"  # what the scans are measured against; its base is open
 GRID: dict[str, Any] = {
     "grid_levels": 8,
     "grid_log2_entries": 12,
@@ -199,6 +205,13 @@ def prepared(data: str) -> tuple[NormalizedShape, SDFPool]:
     return frame, PoolConfig().build_pool(frame.shape)
 
 
+def _scanned(frame: NormalizedShape) -> Mesh:
+    """The mesh that the scans' authors made of them, in box units."""
+    mesh = load(SCANNED)
+    assert isinstance(mesh, Mesh)
+    return dataclasses.replace(mesh, vertices=frame.to_box(mesh.vertices))
+
+
 def step_times(data: str) -> dict[str, float]:
     """Milliseconds of a step of each variant: the fastest of three rounds in turn."""
     best: dict[str, float] = {}
@@ -230,8 +243,7 @@ def fit(shape: str, data: str, variant: str, steps: int, seed: int, rate: float,
     frame, pool = prepared(data)
     with seeded(seed):
         field = VARIANTS[variant]()
-    truth = frame.shape
-    assert isinstance(truth, Mesh)
+    truth = frame.shape if isinstance(frame.shape, Mesh) else _scanned(frame)
     row = Row(shape, variant, seed, rate, field.network.parameter_count(), step_time, steps)
     try:
         train_variant(field, pool, steps, seed, rate)
