@@ -15,7 +15,7 @@ from nerfstudio.fields.base_field import Field
 from nerfstudio.fields.nerfacto_field import NerfactoField
 from torch import Tensor, nn
 
-from sasnet_ns.networks import SASNet, build_network
+from sasnet_ns.networks import SASNet, build_network, network_values
 
 
 class DensityTrunk(nn.Module):
@@ -70,7 +70,7 @@ class DensityTrunk(nn.Module):
         x = self.coordinates(positions)
         inside = ((x > -1) & (x < 1)).all(dim=-1, keepdim=True)
         x = x.clamp(-1, 1)
-        values = self.network(x, bands=self.bands) if isinstance(self.network, SASNet) else self.network(x)
+        values = network_values(self.network, x, self.bands if isinstance(self.network, SASNet) else None)
         logarithm, features = values[..., :1], values[..., 1:]
         # trunc_exp, as in instant-ngp: large densities from small values, with a gradient that cannot overflow.
         return self.average_init_density * trunc_exp(logarithm) * inside, logarithm, features

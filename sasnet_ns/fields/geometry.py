@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sasnet_ns.networks import HashGridMLP, Network, SASNet, SignedDistanceField, build_network
+from sasnet_ns.networks import HashGridMLP, Network, SASNet, SignedDistanceField, build_network, network_values
 
 Distortion = Callable[[Tensor], Tensor]
 
@@ -98,10 +98,7 @@ class SceneGeometry(nn.Module):
         """Signed distance in scene units, then the features, at (..., 3) scene coordinates."""
         u = self.network_points(points)
         inside = u.clamp(-1, 1)
-        if isinstance(self.network, SASNet):
-            values = self.network(inside, bands=self.bands)
-        else:
-            values = self.network(inside)
+        values = network_values(self.network, inside, self.bands if isinstance(self.network, SASNet) else None)
         sdf = self.units * values[..., :1]
         if self.distortion is None:
             sdf = sdf + self.sign * _length(u - inside) / self.to_network[0, :3].norm()

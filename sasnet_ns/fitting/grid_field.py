@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sasnet_ns.fitting.signal import CoordinateGrid, Signal, axis_coordinates, grid_coordinates
-from sasnet_ns.networks import build_network
+from sasnet_ns.networks import build_network, network_values
 from sasnet_ns.networks.weights import read_weights, save_weights
 
 TargetRange = Literal["symmetric", "unit"]
@@ -83,7 +83,7 @@ class GridField(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch C"]:
         """Values, in [0, 1] where the fit is good, at (..., d) coordinates in [-1, 1]."""
-        return self.network(x) * self.value_scale + self.value_offset
+        return network_values(self.network, x) * self.value_scale + self.value_offset
 
     @property
     def device(self) -> torch.device:

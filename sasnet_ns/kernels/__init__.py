@@ -7,6 +7,7 @@ CUDA, numba on a CPU, and the twin where neither can be loaded or the dtype is n
 from sasnet_ns.kernels._process import tune
 from sasnet_ns.kernels.functional import Implementation, hash_grid, mask_decoder, masked_sine, masked_sine_embedding
 from sasnet_ns.kernels.fused_step import FusedStep
+from sasnet_ns.kernels.fused_values import FusedValues
 from sasnet_ns.kernels.layout import HashGridLayout
 from sasnet_ns.kernels.optimizers import Adam, compiled_updates, muon_step
 from sasnet_ns.kernels.point_loss import point_loss
@@ -16,6 +17,7 @@ from sasnet_ns.kernels.step_form import PointLoss, StepForm, StepLayer, stack_fo
 __all__ = [
     "Adam",
     "FusedStep",
+    "FusedValues",
     "HashGridLayout",
     "Implementation",
     "PointLoss",

@@ -77,7 +77,7 @@ def _sigmoid(a):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _activate(layer, omega, weights, neurons, work):  # type: ignore[no-untyped-def]
+def activate(layer, omega, weights, neurons, work):  # type: ignore[no-untyped-def]
     """Products of a layer to its output: bias and activation, a neuron's row at a time."""
     wide()
     kind, bias_start, target, wave, neuron = layer[KIND], layer[BIAS], layer[TARGET], layer[WAVE], layer[NEURON]
@@ -142,7 +142,7 @@ def _forward_layer(layer, omega, weights, neurons, work, flat):  # type: ignore[
     wide()
     inputs, outputs = layer[INPUTS], layer[OUTPUTS]
     product(weights, layer[WEIGHT], inputs, 1, flat, layer[SOURCE] * PITCH, PITCH, flat, layer[WAVE] * PITCH, PITCH, outputs, BLOCK, inputs, False)  # fmt: skip  # noqa: E501
-    _activate(layer, omega, weights, neurons, work)
+    activate(layer, omega, weights, neurons, work)
 
 
 @jit
@@ -167,7 +167,7 @@ def _backward_layer(layer, omega, weights, neurons, work, flat, ones, turned, tu
 
 
 @jit
-def _read_grid(work, first, axes, channels, smooth, table, levels, table_mask, rows, factors):  # type: ignore[no-untyped-def]
+def read_grid(work, first, axes, channels, smooth, table, levels, table_mask, rows, factors):  # type: ignore[no-untyped-def]
     """Features of a block's points; keeps their corners (levels, corners * CORNER) for the way back."""
     corners = 1 << len(axes)
     for level in range(levels.shape[0]):
@@ -279,7 +279,7 @@ def step_part(part, parts, x, target, weight, rules, weights, plan, omegas, neur
             for b in range(count, BLOCK):
                 work[axis, b] = ZERO
         if levels.shape[0]:
-            _read_grid(work, feature, axes, channels, smooth, table, levels, table_mask, places, shares)
+            read_grid(work, feature, axes, channels, smooth, table, levels, table_mask, places, shares)
         for index in range(plan.shape[0]):
             _forward_layer(plan[index], omegas[index], weights, neurons, work, flat)
         values = work[last[TARGET] : last[TARGET] + out_dim]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sasnet_ns.kernels import _numba_grid
 from sasnet_ns.kernels import _numba_step as kernel
-from sasnet_ns.kernels._numba import APART, array, run
+from sasnet_ns.kernels._numba import APART, array, run, threads_for
+from sasnet_ns.kernels._numba_values import values, values_part
 from sasnet_ns.kernels._vector import COLUMNS, LANES
 from sasnet_ns.kernels.layout import HashGridLayout
 from sasnet_ns.kernels.step_form import PointLoss, StepForm
@@ -115,6 +116,33 @@ class CompiledStep:
             scattered = _numba_grid.scatter(x.float()[None] * scale, None, slopes[None], form.layout)
             gradients.append((form.table, scattered[0]))
         return torch.tensor(memory.totals[:, 0].sum(), dtype=torch.float32), predicted, gradients
+
+
+class CompiledValues:
+    """The values of a network whose tensors are float32 on the CPU; may be called by several threads at once."""
+
+    def __init__(self, form: StepForm) -> None:
+        self._form = form
+        self._plan = _plan(form)
+        self._grid = _grid(form)
+        self._corners = 0 if form.layout is None else kernel.CORNER << form.layout.in_dim
+
+    def __call__(self, x: Tensor, scale: float) -> Tensor:
+        """(N, out_dim) at (N, in_dim) points, of which the network sees ``scale * x``."""
+        form, plan = self._form, self._plan
+        weights = np.empty(plan.values, np.float32)
+        for tensor, start in zip(form.parameters(), plan.starts, strict=True):
+            weights[start : start + tensor.numel()] = tensor.detach().numpy().reshape(-1)
+        parts = threads_for(x.shape[0], kernel.BLOCK)
+        table = np.empty((0, 2), np.float32) if form.table is None else array(form.table)
+        places = np.empty((parts, len(self._grid[3]), self._corners), np.uint32)
+        work = np.empty((parts, plan.rows, kernel.PITCH), np.float32)
+        predicted = torch.empty(x.shape[0], form.layers[-1].bias.shape[0])
+        network = (weights, plan.layers, plan.omegas, plan.neurons, plan.grid_rows[0])
+        scratch = (work, places, np.empty(places.shape, np.float32), predicted.numpy())
+        points = (np.zeros(1, np.int64), array(x.float()), np.float32(scale))
+        run(values, values_part, parts, *points, *network, *self._grid[:3], table, *self._grid[3:], *scratch)
+        return predicted
 
 
 def shares() -> int:

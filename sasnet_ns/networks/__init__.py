@@ -15,7 +15,7 @@ from sasnet_ns.networks.baselines.siren import Siren
 from sasnet_ns.networks.baselines.wire import Wire
 from sasnet_ns.networks.choice import NetworkChoice, NetworkName
 from sasnet_ns.networks.frequencies import FrequencyBands, sample_frequencies
-from sasnet_ns.networks.fused import fused_step, step_form
+from sasnet_ns.networks.fused import fused_step, network_values, step_form
 from sasnet_ns.networks.mask_generator import MaskGenerator
 from sasnet_ns.networks.registry import build_network, network_names, register_network
 from sasnet_ns.networks.sasnet import SASNet, SASNetConfig
@@ -48,6 +48,7 @@ __all__ = [
     "build_network",
     "fused_step",
     "network_names",
+    "network_values",
     "parameter_count",
     "parameter_counts",
     "register_network",

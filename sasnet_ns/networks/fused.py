@@ -1,13 +1,16 @@
-"""Which networks a fused training step can compute, and where their tensors are."""
+"""Which networks can be computed in one pass, in training and after it, and where their tensors are."""
 
 from __future__ import annotations
 
 import itertools
+import weakref
+from importlib.util import find_spec
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from sasnet_ns.kernels import FusedStep, StepForm, StepLayer
+from sasnet_ns.kernels import FusedStep, FusedValues, StepForm, StepLayer
 from sasnet_ns.networks.base import Network
 from sasnet_ns.networks.baselines.ngp import HashGridMLP
 from sasnet_ns.networks.baselines.siren import Siren
@@ -25,13 +28,72 @@ def fused_step(network: Network, bands: int | None = None) -> FusedStep | None:
         network: read again in every step; build a new one after its tensors have been replaced or moved.
         bands: a SASNet's low group and only this many of its high bands, as in ``SASNet.forward``; None for all.
     """
-    form = step_form(network, bands)
-    if form is None or getattr(network, "implementation", "auto") not in ("auto", "numba"):
-        return None
-    if isinstance(network, SASNet) and network.config.implementation not in ("auto", "numba"):
-        return None
-    step = FusedStep(form) if _plain(network) else None
+    form = step_form(network, bands) if _compiles(network) else None
+    step = None if form is None else FusedStep(form)
     return step if step is not None and step.backend == "numba" else None
+
+
+_VALUES: weakref.WeakKeyDictionary[Network, tuple[int | None, FusedValues]] = weakref.WeakKeyDictionary()
+"""The last pass of each network, and for how many bands."""
+
+
+def network_values(
+    network: Network, x: Float[Tensor, "*batch d"], bands: int | None = None, scale: float = 1.0
+) -> Float[Tensor, "*batch out"]:
+    """``network(scale * x)``, in one pass where there is one and no gradients are recorded.
+
+    Args:
+        network: any; those with a pass are named at :func:`fused_step`, and hooks are called all the same.
+        x: (..., in_dim); the network sees ``scale * x``, in [-1, 1].
+        bands: of a SASNet, see :meth:`SASNet.forward`.
+        scale: network coordinates per unit of ``x``.
+
+    Returns:
+        (..., out_dim) values.
+
+    Raises:
+        ValueError: ``bands`` is not between 0 and the number of bands.
+    """
+    values = None if torch.is_grad_enabled() or not x.numel() else _values(network, x, bands)
+    if values is not None:
+        return values(x.reshape(-1, x.shape[-1]), scale).reshape(*x.shape[:-1], -1)
+    return network(scale * x) if bands is None else network(scale * x, bands=bands)
+
+
+def in_one_pass(network: Network) -> bool:
+    """Whether :func:`network_values` has a compiled pass for a network."""
+    return _compiles(network) and step_form(network) is not None and find_spec("numba") is not None
+
+
+def _values(network: Network, x: Tensor, bands: int | None) -> FusedValues | None:
+    # Subclasses of tensors stand for something else: a trace, a batch under vmap.
+    if type(x) is not Tensor or x.device.type != "cpu" or x.shape[-1] != network.in_dim or not _compiles(network):
+        return None
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return None
+    if isinstance(network, SASNet) and bands is not None and not 0 <= bands <= network.config.bands:
+        return None
+    form = step_form(network, bands)
+    if form is None or any(map(torch._C._functorch.is_functorch_wrapped_tensor, form.tensors())):
+        return None
+    known, values = _VALUES.get(network, (None, None))
+    if values is None or known != bands or any(map(_differ, form.tensors(), values.form.tensors())):
+        values = FusedValues(form)
+        _VALUES[network] = (bands, values)
+    return values if values.backend == "numba" else None
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    return a is not b
+
+
+def _compiles(network: Network) -> bool:
+    """Whether nobody looks into the network's layers, or asks for other kernels."""
+    settings = (network, network.config) if isinstance(network, SASNet) else (network,)
+    if any(getattr(part, "implementation", "auto") not in ("auto", "numba") for part in settings):
+        return False
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    return not hooked and _plain(network)
 
 
 def step_form(network: Network, bands: int | None = None) -> StepForm | None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sasnet_ns.networks.fused import in_one_pass, network_values
 from sasnet_ns.networks.packing import pack_state, unpack_state
 from sasnet_ns.networks.registry import build_network
 from sasnet_ns.networks.weights import read_safetensors, read_weights, save_safetensors, save_weights
@@ -56,9 +57,12 @@ class SignedDistanceField(nn.Module):
             points: box coordinates.
             bands: of a SASNet, use the low group and only this many high bands; None uses all.
         """
-        if bands is None:
-            return self.network(2 * points)[..., 0]
-        return self.network(2 * points, bands=bands)[..., 0]
+        return network_values(self.network, points, bands, scale=2.0)[..., 0]
+
+    @property
+    def points_at_once(self) -> int | None:
+        """Points a call that suit it, where one compiled pass treats them in blocks anyway; None for no wish."""
+        return 65_536 if in_one_pass(self.network) else None
 
     def value_and_gradient(
         self, points: Float[Tensor, "*batch 3"]

@@ -167,11 +167,12 @@ def train(trainer: Any, steps: int, seconds: float = float("inf")) -> tuple[int,
     from nerfstudio.engine.callbacks import TrainingCallbackLocation
 
     trainer.pipeline.train()
+    take_step = getattr(trainer, "take_step", trainer.train_iteration)  # ours reports and guards around it
     started, step = time.perf_counter(), 0
     while step < steps and time.perf_counter() - started < seconds:
         for callback in trainer.callbacks:
             callback.run_callback_at_location(step, location=TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
-        trainer.train_iteration(step)
+        take_step(step)
         for callback in trainer.callbacks:
             callback.run_callback_at_location(step, location=TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
         step += 1

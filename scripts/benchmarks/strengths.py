@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,21 +62,19 @@ class Row:
 
 
 def run(json_path: Path | None, quick: bool) -> None:
-    """Every section; ``--quick``: a tenth of the steps."""
+    """Every section that the JSON file does not hold yet; ``--quick``: a tenth of the steps."""
     torch.set_num_threads(1)
+    rows = [] if json_path is None or not json_path.is_file() else [Row(**r) for r in json.loads(json_path.read_text())]
+    done = {row.section for row in rows}
     times = step_times("armadillo")
     steps = {name: round(STEPS * times["default"] / times[name]) // (10 if quick else 1) for name in NETWORKS}
     print_table("Steps", ("network",), ("steps", "ms"), [(n, f"{steps[n]:,}", f"{times[n]:.1f}") for n in NETWORKS])
-    rows: list[Row] = []
-    for section in (derivatives, offsets, noise, sparse, images, volumes):
-        title = (section.__doc__ or "").splitlines()[0]
-        for name, figures in section(steps):
-            rows.append(Row(section.__name__, name, figures))
+    for section in (derivatives, offsets, noise, sparse, images, volumes, levels):
+        title, name = (section.__doc__ or "").splitlines()[0], section.__name__
+        if name not in done:
+            rows += [Row(name, label, figures) for label, figures in section(steps)]
             write_rows(json_path, rows)
-        _show(title, [row for row in rows if row.section == section.__name__])
-    rows += [Row("levels", f"{bands} bands", figures) for bands, figures in levels(steps["default"])]
-    write_rows(json_path, rows)
-    _show((levels.__doc__ or "").splitlines()[0], [row for row in rows if row.section == "levels"])
+        _show(title, [row for row in rows if row.section == name])
 
 
 def _show(title: str, rows: list[Row]) -> None:
@@ -220,24 +219,24 @@ def _upsampled(whole: Signal, mode: str, steps: int) -> Iterator[tuple[str, Figu
         )
 
 
-def levels(steps: int) -> Iterator[tuple[int, Figures]]:
+def levels(steps: dict[str, int]) -> Iterator[tuple[str, Figures]]:
     """Levels of detail from one network, trained with a tenth of the steps without some of its bands"""
     frame, pool = prepared("armadillo")
     assert isinstance(frame.shape, Mesh)
     with seeded(0):
         field = VARIANTS["default"]()
-    losses = SDFStep(field, SDFObjective(band_dropout=0.1), steps)
+    losses = SDFStep(field, SDFObjective(band_dropout=0.1), steps["default"])
 
     def loss_at(step: int) -> Tensor:
         terms, _ = losses.losses(pool.batch(PoolConfig.points_per_batch, step), step)
         return functools.reduce(torch.add, terms.values())
 
-    train(field.network, Recipe(steps=steps), loss_at, report_every=steps)
+    train(field.network, Recipe(steps=steps["default"]), loss_at, report_every=steps["default"])
     pictures = []
     for bands in range(5):
         mesh, _ = drop_specks(extract_mesh(functools.partial(field, bands=bands), 320))
         result = evaluate(mesh, frame.shape, samples=100_000)
-        yield bands, _surface(result)
+        yield f"{bands} bands", _surface(result)
         if bands != 3:
             pictures.append(render_mesh(mesh, size=(480, 420)))
     save_picture(torch.cat(pictures, 1), PICTURES / "levels_of_detail.png")

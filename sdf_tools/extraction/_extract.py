@@ -153,7 +153,8 @@ def extract_meshes(
             else central differences).
         cap: whether to close the surface one cell inside the faces of the box.
         device: where a torch field lives; default where its parameters are, else the CPU.
-        chunk: points per call of the field; default 8,192 on the CPU and 262,144 elsewhere.
+        chunk: points per call of the field; default its own ``points_at_once`` if it has one, else 8,192 on the CPU and
+            262,144 elsewhere.
         seed: of the probes.
         progress: called as ``progress(stage, evaluations)`` while running.
         name: of the meshes.

@@ -51,7 +51,7 @@ class SampledField:
     Args:
         field: callable (N, 3) -> (N,) or (N, 1) on torch tensors or numpy arrays.
         device: where a torch field lives; default the device of a module's parameters, else the CPU.
-        chunk: points per call; default :func:`sdf_tools.chunks.chunk_size`.
+        chunk: points per call; default the field's own ``points_at_once``, else :func:`sdf_tools.chunks.chunk_size`.
         progress: called as ``progress(stage, evaluations)`` after every chunk.
         border: value that stands in for the field's on the faces of the box, or None.
     """
@@ -70,7 +70,7 @@ class SampledField:
             torch.device(device) if device else (parameter.device if parameter is not None else torch.device("cpu"))
         )
         self.dtype = parameter.dtype if parameter is not None and parameter.dtype == torch.float64 else torch.float32
-        self.chunk = chunk or chunk_size(self.device)
+        self.chunk = chunk or getattr(field, "points_at_once", None) or chunk_size(self.device)
         self.progress = progress
         self.border = border
         self.stage = "search"
