@@ -32,6 +32,7 @@ SCRIPTS = {
     "repeat": "repeat",
     "picture": "picture",
     "page": "page",
+    "compile": "compile_kernels",
 }
 
 
