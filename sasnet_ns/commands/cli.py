@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "picture": ("picture", "Draw trained fields: surfaces, errors, slices, masks, comparisons, curves."),
     "page": ("page", "Write a trained field as one HTML page that opens from disk, offline."),
     "evaluate": ("evaluate", "Measure a mesh against a reference."),
-    "compile": ("compile", "Compile the kernels of the CPU, so that no later command has to."),
+    "compile": ("compile", "Compile the CPU's kernels, so that no later command has to."),
 }
 """Sub-command to its module and what it does."""
 
