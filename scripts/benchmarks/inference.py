@@ -24,8 +24,9 @@ from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.networks.export import export_field, portable
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sasnet": ("sasnet", {}),
-    "sasnet sdf_grid": ("sasnet", {"preset": "sdf_grid"}),
+    "sasnet, the paper's": ("sasnet", {}),
+    "sasnet, default": ("sasnet", {"preset": "sdf_compact"}),
+    "sasnet-grid": ("sasnet-grid", {}),
     "siren": ("siren", {}),
     "ngp": ("ngp", {}),
 }
@@ -69,7 +70,7 @@ def time_network(label: str, points: Tensor, rounds: int) -> list[Row]:
     ways: list[tuple[str, int, Callable[[Tensor], Tensor]]] = [
         ("kernels", size, field) for size in ((2048, 8192, 32_768, 131_072) if cpu else (chunk, points.shape[0]))
     ]
-    ways.append(("torch", chunk, plain))
+    ways += [("kernels, layer by layer", chunk, lambda x: field.network(2 * x)[..., 0]), ("torch", chunk, plain)]
     if shutil.which("g++") or shutil.which("clang++"):
         ways.append(("torch.compile", chunk, torch.compile(plain, dynamic=False)))
     if cpu:
@@ -77,7 +78,7 @@ def time_network(label: str, points: Tensor, rounds: int) -> list[Row]:
             export_field(field, Path(folder) / "field.pt2")
             ways.append(("exported .pt2", chunk, torch.export.load(Path(folder) / "field.pt2").module()))
     if name == "sasnet":
-        ways.append(("kernels, no high bands", chunk, lambda x: field.network(2 * x, bands=0)[..., 0]))
+        ways.append(("kernels, no high bands", chunk, lambda x: field(x, bands=0)))
     with torch.no_grad():
         truth = evaluate(field, points, chunk)
         rows = []
