@@ -217,6 +217,8 @@ class Reconstruct(ReadsFiles):
     """Do not move noisy points onto the surface that they tell."""
     all_pieces: bool = False
     """Keep pieces with less than 2 % of the largest one's faces."""
+    max_points: int = 1_500_000
+    """Larger clouds are thinned to this many points, evenly."""
 
     def run(self) -> None:
         import warnings
@@ -238,6 +240,7 @@ class Reconstruct(ReadsFiles):
                 denoise=not self.keep_noise,
                 trim=self.trim,
                 all_pieces=self.all_pieces,
+                max_points=self.max_points,
             )
         for warning in said:
             print(warning.message, file=sys.stderr)

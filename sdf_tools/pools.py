@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from sdf_tools.cloud.thinning import MOST_POINTS
 from sdf_tools.distance.signed_distance import Sign, SignedDistance
 from sdf_tools.errors import ShapeError, nothing_inside
 from sdf_tools.geometry import Shape, positions
@@ -230,6 +231,8 @@ class PoolConfig:
     """Laplace scale of the fine samples around the surface, in box units (paper: 0.001)."""
     uniform_share: float = 0.15
     """Share of each batch drawn uniformly from the box instead, which keeps stray sheets out of empty space."""
+    max_points: int = MOST_POINTS
+    """Points of a cloud that are kept: a larger one is thinned evenly before anything else is done to it."""
     seed: int = 0
     """Seed of the samples; a step's batch depends on it and the step alone."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sdf_tools.cloud.preparation import PreparedCloud, prepare_cloud
+from sdf_tools.cloud.thinning import MOST_POINTS
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.extraction import extract_mesh
@@ -31,6 +32,7 @@ def reconstruct(
     denoise: bool = True,
     trim: float | None = None,
     all_pieces: bool = False,
+    max_points: int = MOST_POINTS,
 ) -> Mesh:
     """Mesh a point cloud, prepared as for fits (:func:`~sdf_tools.cloud.preparation.prepare_cloud`).
 
@@ -45,6 +47,7 @@ def reconstruct(
         denoise: move noisy points onto the surface they tell first.
         trim: drop faces further than this many spacings from every point, which leaves borders where no point was near.
         all_pieces: keep pieces with less than 2 % of the largest one's faces.
+        max_points: larger clouds are thinned to this many, evenly.
 
     Returns:
         The mesh in the cloud's units, with the colours of the nearest points where the cloud has ``colors``. What was
@@ -58,7 +61,7 @@ def reconstruct(
         raise ValueError(f"method must be imls or poisson, not '{method}'.")
     if trim is not None and not trim > 0:
         raise ValueError(f"trim must be a positive number of spacings, not {trim:g}.")
-    prepared = prepare_cloud(cloud, keep_outliers=keep_outliers, denoise=denoise)
+    prepared = prepare_cloud(cloud, keep_outliers=keep_outliers, denoise=denoise, max_points=max_points)
     if prepared.quality is None:
         raise ShapeError(f"'{cloud.name}' has {len(prepared.cloud.points)} points; a surface takes at least 16.")
     for sentence in prepared.said:

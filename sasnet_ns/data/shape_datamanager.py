@@ -128,7 +128,7 @@ class ShapeDataManager(DataManager):
             shape = resolve_shape(self.config.data)
             if isinstance(shape, PointCloud) and shape.normals is None:
                 CONSOLE.print(f"'{shape.name}' has no normals; estimating them.")
-            ready = prepare_shape(shape, orientation=self.config.orientation)
+            ready = prepare_shape(shape, orientation=self.config.orientation, max_points=self.config.max_points)
         for warning in caught:
             CONSOLE.print(str(warning.message), highlight=False, markup=False)
         return ready

@@ -192,7 +192,9 @@ def prepare_fit(shape: Shape | str, config: ShapeFit, device: torch.device | str
     """The first part of :func:`fit_shape`, with its arguments and errors."""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     agnostic = config.objective.loss == "sign_agnostic"
-    normalized = prepare_shape(shape, normals=not agnostic, orientation=config.orientation)
+    normalized = prepare_shape(
+        shape, normals=not agnostic, orientation=config.orientation, max_points=config.max_points
+    )
     distance = SignedDistance(normalized.shape, sign="unsigned" if agnostic else "auto")
     pool = config.build_pool(normalized.shape, distance=distance).to(device)
     if not agnostic:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from sdf_tools.geometry import Mesh, NormalizedShape, PointCloud, Shape
 
 
-def prepare_shape(shape: Shape | str, normals: bool = True, orientation: str = "check") -> NormalizedShape:
+def prepare_shape(
+    shape: Shape | str, normals: bool = True, orientation: str = "check", max_points: int | None = None
+) -> NormalizedShape:
     """Read a shape if it is a name or a file, find its inside, make a raw cloud ready, put it into box units.
 
     Clouds are prepared (:func:`sdf_tools.cloud.preparation.prepare_cloud`): repeated points merged, strays left out,
@@ -27,6 +29,8 @@ def prepare_shape(shape: Shape | str, normals: bool = True, orientation: str = "
             they are, and a cloud needs none.
         orientation: ``check`` mends triangles and given normals where that is certain and refuses what would be a
             guess, ``guess`` takes the better guess, ``trust`` takes them as they are.
+        max_points: of a cloud that are kept, see :func:`~sdf_tools.cloud.preparation.prepare_cloud`; None for its
+            default.
 
     Raises:
         ShapeError: there is no such shape, or it cannot be fitted.
@@ -39,7 +43,7 @@ def prepare_shape(shape: Shape | str, normals: bool = True, orientation: str = "
     validate_for_fitting(resolved)
     if isinstance(resolved, Mesh):
         return normalize(_prepare_mesh(resolved, orientation if normals else "trust"))
-    cloud, noise = _prepare_cloud(resolved, normals, orientation)
+    cloud, noise = _prepare_cloud(resolved, normals, orientation, max_points)
     normalized = normalize(cloud)
     return replace(normalized, noise=noise * normalized.scale)
 
@@ -71,12 +75,15 @@ def _prepare_mesh(mesh: Mesh, orientation: str) -> Mesh:
     return mesh
 
 
-def _prepare_cloud(cloud: PointCloud, normals: bool, orientation: str) -> tuple[PointCloud, float]:
+def _prepare_cloud(
+    cloud: PointCloud, normals: bool, orientation: str, max_points: int | None
+) -> tuple[PointCloud, float]:
     """The cloud made ready, and the noise that it came with, in its own units."""
     from sdf_tools.cloud.given_normals import mend_normals
     from sdf_tools.cloud.preparation import prepare_cloud
+    from sdf_tools.cloud.thinning import MOST_POINTS
 
-    prepared = prepare_cloud(cloud, normals)
+    prepared = prepare_cloud(cloud, normals, max_points=MOST_POINTS if max_points is None else max_points)
     _say(cloud.name, [*prepared.said])
     noise = 0.0 if prepared.quality is None else prepared.quality.noise
     if not normals or cloud.normals is None:

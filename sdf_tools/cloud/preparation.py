@@ -12,6 +12,7 @@ from sdf_tools.cloud.orientation import ANCHORS
 from sdf_tools.cloud.outliers import drop_outliers, find_outliers
 from sdf_tools.cloud.projection import project
 from sdf_tools.cloud.quality import CloudQuality, estimate_noise
+from sdf_tools.cloud.thinning import MOST_POINTS, one_a_cell, thin
 from sdf_tools.geometry import PointCloud, select_points
 
 FEWEST_ANCHORS = 6_000
@@ -35,7 +36,12 @@ class PreparedCloud:
 
 
 def prepare_cloud(
-    cloud: PointCloud, normals: bool = True, *, keep_outliers: bool = False, denoise: bool = True
+    cloud: PointCloud,
+    normals: bool = True,
+    *,
+    keep_outliers: bool = False,
+    denoise: bool = True,
+    max_points: int = MOST_POINTS,
 ) -> PreparedCloud:
     """Make a raw cloud ready: equal points merged, strays left out, noise taken off, normals estimated and oriented.
 
@@ -45,8 +51,16 @@ def prepare_cloud(
         keep_outliers: leave strays in.
         denoise: move noisy points onto the surface they tell (:func:`~sdf_tools.cloud.projection.project`) and take
             its normals. Clean clouds, noise below a twentieth of the spacing, stay as they are.
+        max_points: larger clouds are thinned to this many, evenly (:func:`~sdf_tools.cloud.thinning.thin`).
+
+    Raises:
+        ValueError: ``max_points`` is less than 16.
     """
     said: list[str] = []
+    thinned = thin(cloud, max_points)
+    if thinned is not cloud:
+        said.append(f"thinned evenly from {len(cloud.points):,} points to {len(thinned.points):,} (max_points)")
+        cloud = thinned
     merged = merge_equal(cloud)
     if len(merged.points) < len(cloud.points):
         said.append(f"merged {len(cloud.points) - len(merged.points):,} repeated points")
@@ -62,7 +76,7 @@ def prepare_cloud(
     if quality.rows > 0:
         # Along its rows a scanner tells far more than across them: planes through the nearest would be any.
         thinned = select_points(
-            cloud, torch.from_numpy(_one_a_cell(cloud.points.double().numpy(), quality.rows / ROW_PARTS))
+            cloud, torch.from_numpy(one_a_cell(cloud.points.double().numpy(), quality.rows / ROW_PARTS))
         )
         if len(thinned.points) >= 16:
             said.append(f"points lie in rows: thinned along them from {len(cloud.points):,} to {len(thinned.points):,}")
@@ -94,12 +108,6 @@ def merge_equal(cloud: PointCloud) -> PointCloud:
     sums = torch.zeros(len(first), 3, dtype=cloud.normals.dtype)
     sums.index_add_(0, torch.from_numpy(which.reshape(-1)), cloud.normals)
     return replace(kept, normals=torch.nn.functional.normalize(sums[order], dim=1))
-
-
-def _one_a_cell(points: np.ndarray, cell: float) -> np.ndarray:
-    """Indices of the first point in each cell of a grid, rising."""
-    key = np.floor((points - points.min(0)) / cell).astype(np.int64)
-    return np.sort(np.unique(key, axis=0, return_index=True)[1])
 
 
 def _clean(cloud: PointCloud, quality: CloudQuality) -> PointCloud:
