@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from sdf_tools.geometry import Mesh, NormalizedShape, PointCloud, Shape
 
 
+BYTES_A_FACE, BYTES_A_POINT = 800, 1_600
+"""Memory that preparing a shape and its pool takes, measured on 1.6 million triangles and 1.4 million points."""
+SAID_FROM = 1 << 30
+"""Bytes from which on it is said beforehand."""
+
+
 def prepare_shape(
     shape: Shape | str, normals: bool = True, orientation: str = "check", max_points: int | None = None
 ) -> NormalizedShape:
@@ -33,7 +39,8 @@ def prepare_shape(
             default.
 
     Raises:
-        ShapeError: there is no such shape, or it cannot be fitted.
+        ShapeError: there is no such shape, it cannot be fitted, or it needs more memory than it may take
+            (:func:`sdf_tools.io.limits.memory_limit`).
     """
     from sasnet_ns.shapes.named import resolve_shape
     from sdf_tools.geometry import Mesh, PointCloud, normalize
@@ -41,6 +48,7 @@ def prepare_shape(
 
     resolved = shape if isinstance(shape, Mesh | PointCloud) else resolve_shape(shape)
     validate_for_fitting(resolved)
+    _estimate_memory(resolved, max_points)
     if isinstance(resolved, Mesh):
         return normalize(_prepare_mesh(resolved, orientation if normals else "trust"))
     cloud, noise = _prepare_cloud(resolved, normals, orientation, max_points)
@@ -65,6 +73,22 @@ def require_inside(name: str, distances: Tensor) -> None:
             f"'{name}': no sample lies inside, so there is no surface that a signed distance could show; see "
             "`sdf-tools info`, and `sdf-tools repair` for faces that look inward or leave holes."
         )
+
+
+def _estimate_memory(shape: Shape, max_points: int | None) -> None:
+    """Say how much memory a large shape will take before the work begins, or refuse what there is not."""
+    from sdf_tools.cloud.thinning import MOST_POINTS
+    from sdf_tools.geometry import Mesh
+    from sdf_tools.io.limits import require_memory, size_text
+
+    if isinstance(shape, Mesh):
+        count, needed, what = shape.faces.shape[0], BYTES_A_FACE * shape.faces.shape[0], "triangles"
+    else:
+        count, what = shape.points.shape[0], "points"
+        needed = BYTES_A_POINT * min(count, MOST_POINTS if max_points is None else max_points)
+    require_memory(needed, f"{shape.name}, {count:,} {what}")
+    if needed > SAID_FROM:
+        _say(shape.name, [f"{count:,} {what}: preparing them takes about {size_text(needed)} of memory"])
 
 
 def _prepare_mesh(mesh: Mesh, orientation: str) -> Mesh:

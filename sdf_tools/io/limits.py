@@ -69,7 +69,7 @@ def require_memory(needed: int, where: str) -> None:
     limit = memory_limit()
     if needed > limit:
         raise ShapeError(
-            f"'{where}' needs {_size(needed)} of memory, more than the {_size(limit)} it may take; "
+            f"'{where}' needs {size_text(needed)} of memory, more than the {size_text(limit)} it may take; "
             "allow more (--max-memory, SDF_TOOLS_MAX_MEMORY), or give a smaller file."
         )
 
@@ -94,12 +94,13 @@ def require_space(path: Path, needed: int, what: str) -> None:
         return
     if free < needed:
         raise ShapeError(
-            f"'{path}': {what} need about {_size(needed)} of disk space, and {_size(free)} are free there; free some, "
-            "or give another folder."
+            f"'{path}': {what} need about {size_text(needed)} of disk space, and {size_text(free)} are free there; "
+            "free some, or give another folder."
         )
 
 
-def _size(number: int) -> str:
+def size_text(number: float) -> str:
+    """A number of bytes as people write it."""
     return f"{number / 2**30:.1f} GiB" if number >= 1 << 30 else f"{number / 2**20:.0f} MiB"
 
 
@@ -193,8 +194,8 @@ class Archive:
         where = f"{self.where}: {name}"
         if info.file_size > SMALL and info.file_size > RATIO * max(1, info.compress_size):
             raise ShapeError(
-                f"'{where}' would unpack from {_size(info.compress_size)} to {_size(info.file_size)}, as no shape "
-                "does; save it again with numpy.savez."
+                f"'{where}' would unpack from {size_text(info.compress_size)} to {size_text(info.file_size)}, as no "
+                "shape does; save it again with numpy.savez."
             )
         require_memory(2 * info.file_size, where)
         try:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sasnet_ns.shapes import prepare_shape
-from sasnet_ns.shapes.named import named_shape
+from sasnet_ns.shapes.named import named_shape, resolve_mesh
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.errors import ShapeError, ShapeWarning
 from sdf_tools.geometry import Mesh, PointCloud
@@ -79,3 +79,14 @@ def test_the_armadillo_needs_no_mending(recwarn: pytest.WarningsRecorder) -> Non
     ready = prepare_shape("armadillo")
     assert not [w for w in recwarn if issubclass(w.category, ShapeWarning)]
     assert np.isfinite(ready.scale)
+
+
+def test_memory_is_estimated_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = replace(resolve_mesh("armadillo"), name="big")
+    monkeypatch.setenv("SDF_TOOLS_MAX_MEMORY", "10M")
+    with pytest.raises(ShapeError, match=r"'big, 99,976 triangles' needs 76 MiB of memory, more than the 10 MiB"):
+        prepare_shape(mesh)
+    monkeypatch.delenv("SDF_TOOLS_MAX_MEMORY")
+    monkeypatch.setattr("sasnet_ns.shapes.prepare.SAID_FROM", 1 << 20)
+    with pytest.warns(ShapeWarning, match="99,976 triangles: preparing them takes about 76 MiB of memory"):
+        prepare_shape(mesh)
