@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -127,8 +128,9 @@ def synthetic_mesh(seed: int, resolution: int = 64, parts: int | None = None) ->
     """
     for attempt in range(100):
         try:
-            # Attempts of one seed must not be first attempts of another.
-            mesh = largest_component(extract_mesh(synthetic_field(seed + attempt * (1 << 32), parts), resolution))
+            # torch looks at 32 bits of a seed only, so an attempt's number is mixed into them.
+            mixed = int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0]) if attempt else seed
+            mesh = largest_component(extract_mesh(synthetic_field(mixed, parts), resolution))
         except ShapeError:  # the differences left nothing
             continue
         corners = mesh.vertices[mesh.faces]

@@ -199,5 +199,9 @@ def test_random_solids_are_closed_and_always_the_same() -> None:
     first, again, other = (synthetic_mesh(seed, resolution=24) for seed in (5, 5, 6))
     assert torch.equal(first.vertices, again.vertices) and first.vertices.shape != other.vertices.shape
     assert is_watertight(first.faces.numpy()) and is_watertight(other.faces.numpy())
+    # Seed 177 removes nearly all of its first solid: what is drawn instead is another one, always the same.
+    redrawn, once_more = synthetic_mesh(177, resolution=24), synthetic_mesh(177, resolution=24)
+    assert redrawn.faces.shape[0] > 2 * extract_mesh(synthetic_field(177), 24).faces.shape[0]
+    assert is_watertight(redrawn.faces.numpy()) and torch.equal(redrawn.vertices, once_more.vertices)
     outside = synthetic_field(5)(torch.tensor([[0.5, 0.5, 0.5]]))
     assert outside.dtype == torch.float32 and float(outside) > 0
