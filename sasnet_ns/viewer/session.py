@@ -138,6 +138,15 @@ class Session:
         return trainer is not None and trainer.training_state == "training" and self._stepping
 
     @property
+    def at_rest(self) -> bool:
+        """Whether live surface and slice are drawn as the settings say and as fine as they become."""
+        settings, step = self.settings, self._snapshot_step
+        surface = (step, self._final, settings) if settings.draw == "mesh" else ()
+        if self.training or step != self.status.step or self._drawn != surface:
+            return False
+        return not settings.slice or self._slice_drawn == (_slice_key(settings), step, _SLICE_SIZES[-1])
+
+    @property
     def reference(self) -> Reference | None:
         """Distance from the input; None if it cannot be read."""
         if self._make_reference is not None:
@@ -204,8 +213,11 @@ class Session:
             except Exception as error:  # drawing must never end with a traceback in the middle of training
                 CONSOLE.print(f"The viewer could not draw: {type(error).__name__}: {error}")
                 time.sleep(1.0)
-            with contextlib.suppress(Exception):
-                self.on_status()
+            self._tell()
+
+    def _tell(self) -> None:
+        with contextlib.suppress(Exception):
+            self.on_status()
 
     _threads = torch.get_num_threads()
 
@@ -234,6 +246,9 @@ class Session:
         self._draw_slice(settings, step, training)
 
     def _draw_surface(self, settings: ViewSettings, step: int, training: bool, due: bool) -> None:
+        if self._surface is None and not self.status.message:
+            self.status.message = "Extracting the first surface (on a new machine kernels are compiled first)"
+            self._tell()
         kind = self._new_surface(settings, step, training, due)
         drawn = (self._surface_step, self._surface and self._surface.resolution, settings)
         if self._surface is None or (not kind and drawn == self._drawn):
@@ -306,8 +321,7 @@ class Session:
                 self._slice_drawn, self.status.slice_scale = (), None
             return
         axes = plane_axes(settings.plane_normal)
-        key = (settings.plane_point, settings.plane_normal, settings.slice_color, settings.bands, settings.level,
-               settings.mask_layer, settings.mask_group, settings.band)  # fmt: skip
+        key = _slice_key(settings)
         for size in _SLICE_SIZES[:1] if training else _SLICE_SIZES:
             if self._slice_drawn == (key, step, size) or (
                 self._slice_drawn[:2] == (key, step) and size < self._slice_drawn[2]
@@ -324,6 +338,12 @@ class Session:
             self._slice_drawn = (key, step, size)
             if training:
                 self._budget.spend(time.thread_time() - started)
+
+
+def _slice_key(settings: ViewSettings) -> tuple[Any, ...]:
+    """What a picture of the plane depends on."""
+    return (settings.plane_point, settings.plane_normal, settings.slice_color, settings.bands, settings.level,
+            settings.mask_layer, settings.mask_group, settings.band)  # fmt: skip
 
 
 def run_folder(viewer: Viewer) -> Path:

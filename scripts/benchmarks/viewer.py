@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
-import socket
 import statistics
 import tempfile
 import threading
@@ -20,10 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_FLAGS = [
-    "--no-sandbox", "--use-angle=swiftshader", "--use-gl=angle", "--enable-unsafe-swiftshader", "--disable-quic",
-    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+import browser as web
+
 _COUNT_FRAMES = """seconds => new Promise(done => {
     let frames = 0; const end = performance.now() + 1000 * seconds;
     const tick = () => { frames += 1; performance.now() < end ? requestAnimationFrame(tick) : done(frames / seconds); };
@@ -38,24 +34,15 @@ def run(output: Path | None = None, quick: bool = False) -> None:
         output: also write the figures to this file as JSON.
         quick: shorter stretches and fewer moves.
     """
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        raise SystemExit("viewer: needs playwright; install it with 'pip install playwright'.") from None
-    if chromium is None:
-        raise SystemExit("viewer: needs a browser; install it with 'apt-get install chromium'.")
     seconds, rounds, moves = (6.0, 2, 3) if quick else (15.0, 3, 7)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as program:
+    with tempfile.TemporaryDirectory() as folder, web.chromium("viewer") as browser:
         trainer = _start_training("armadillo", Path(folder))
-        browser = program.chromium.launch(executable_path=chromium, args=_FLAGS)
         try:
             rows = {}
             for name, value in _measure(trainer, browser, seconds, rounds, moves):
                 print(f"{name:<45} {value:10.3g}", flush=True)
                 rows[name] = value
         finally:
-            browser.close()
             trainer.stop_training = True
             trainer.training_state = "training"
     if output is not None:
@@ -66,9 +53,7 @@ def _start_training(data: str, folder: Path) -> Any:
     from sasnet_ns.methods import sasnet_sdf
 
     config: Any = copy.deepcopy(sasnet_sdf.config)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        config.viewer.websocket_port = int(probe.getsockname()[1])
+    config.viewer.websocket_port = web.free_port()
     config.output_dir, config.timestamp, config.vis = folder, "run", "viewer"
     config.max_num_iterations, config.steps_per_save, config.steps_per_geometry_eval = 10**6, 10**9, 0
     config.pipeline.datamanager.data = Path(data)
@@ -107,7 +92,7 @@ def _measure(trainer: Any, browser: Any, seconds: float, rounds: int, moves: int
     page.get_by_role("button", name="Turntable").click()
     yield "frames a second while orbiting, training", page.evaluate(_COUNT_FRAMES, seconds)
     trainer.training_state = "paused"
-    _wait(lambda: session._surface is not None and session._surface.resolution == session._final, 300)
+    _wait(lambda: session.at_rest, 300)
     yield "frames a second while orbiting, at rest", page.evaluate(_COUNT_FRAMES, seconds)
     page.get_by_role("button", name="Turntable").click()
     first, sharp = _after_moves(trainer, session, page, moves)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,15 +18,11 @@ import pytest
 
 pytest.importorskip("nerfstudio")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium"),
-]
-FLAGS = [
-    "--no-sandbox", "--use-angle=swiftshader", "--use-gl=angle", "--enable-unsafe-swiftshader", "--disable-quic",
-    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
+
+import browser as web  # noqa: E402
+
+pytestmark = pytest.mark.skipif(web.find_chromium() is None, reason="needs chromium: apt-get install chromium")
 Make = Callable[..., Any]
 _PATIENCE = 150.0  # seconds; a busy machine makes everything slow, never wrong
 
@@ -35,15 +30,9 @@ _PATIENCE = 150.0  # seconds; a busy machine makes everything slow, never wrong
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as program:
-        chromium = program.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = program.chromium.launch(executable_path=web.find_chromium(), args=web.FLAGS)
         yield chromium
         chromium.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Page:
@@ -52,15 +41,7 @@ class Page:
     def __init__(self, browser: Any, address: str, panel: int = 330) -> None:
         self.panel = panel
         self.page = browser.new_page(viewport={"width": 900, "height": 600}, accept_downloads=True)
-        self.outside: list[str] = []
-
-        def route(asked: Any) -> None:
-            here = asked.request.url.startswith(("http://127.0.0.1", "data:", "blob:", "file:"))
-            if not here:
-                self.outside.append(asked.request.url)
-            (asked.continue_ if here else asked.abort)()
-
-        self.page.route("**/*", route)
+        self.outside = web.keep_inside(self.page)
         self.page.goto(address, timeout=1000 * _PATIENCE, wait_until="domcontentloaded")
         self.page.wait_for_selector("canvas", timeout=1000 * _PATIENCE)
 
@@ -90,19 +71,10 @@ class Page:
         return self.until(lambda picture: _difference(picture, before) > 0.004, what)
 
     def choose(self, value: str, option: str) -> None:
-        self.page.locator(f"input[value='{value}']").first.click()
-        self.page.get_by_role("option", name=option, exact=True).first.click()
+        web.choose(self.page, value, option)
 
     def tick(self, label: str) -> None:
-        """Click the checkbox beside a label."""
-        index = self.page.evaluate(
-            """label => [...document.querySelectorAll('input[type=checkbox]')].findIndex(box => {
-                   const near = box.closest('.mantine-Flex-root') || box.parentElement.parentElement.parentElement;
-                   return near.innerText.includes(label);
-               })""",
-            label,
-        )
-        self.page.locator("input[type=checkbox]").nth(index).click()
+        web.tick(self.page, label)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -131,7 +103,7 @@ def training(make_trainer: Make) -> Iterator[Any]:
     """A run that goes on until the test ends it."""
     # Reports every few steps would see the overlap jump about during the warm-up, and take it for divergence.
     trainer = make_trainer(
-        vis="viewer", viewer__websocket_port=_free_port(), max_num_iterations=100_000, steps_per_save=1_000_000,
+        vis="viewer", viewer__websocket_port=web.free_port(), max_num_iterations=100_000, steps_per_save=1_000_000,
         steps_per_geometry_eval=1_000,
     )  # fmt: skip
     thread = threading.Thread(target=trainer.train, daemon=True)
@@ -144,25 +116,40 @@ def training(make_trainer: Make) -> Iterator[Any]:
     trainer.viewer_state.viser_server.stop()
 
 
+def test_the_page_follows_a_run(training: Any, browser: Any) -> None:
+    """What the default suite checks: the surface is there, changes by itself, and nothing is fetched from the web."""
+    tab = Page(browser, f"http://127.0.0.1:{training.config.viewer.websocket_port}")
+    tab.until(lambda picture: 0.03 < _covered(picture) < 0.6, "the surface")
+    assert tab.page.get_by_text("Training").count()
+    _changes_by_itself(tab, training, 4)
+    assert tab.outside == []
+    tab.page.close()
+
+
+def _changes_by_itself(tab: Page, training: Any, pictures: int) -> None:
+    """So many different canvases while nobody touches the page, with the true step beside them."""
+    session = training.pipeline.model.viewer_control.session
+    seen, began = set(), time.monotonic()
+    while len(seen) < pictures and time.monotonic() - began < _PATIENCE:
+        seen.add(hashlib.sha256(tab.canvas().tobytes()).hexdigest())
+        time.sleep(0.3)
+    told = [(kind, step, round(when - session.updates[0][2], 1)) for kind, step, when in session.updates]
+    assert len(seen) >= pictures, (len(seen), told)
+    assert 0 <= training.completed_steps - session.status.shown_step < 2000
+
+
+@pytest.mark.slow
 def test_a_run_in_training(training: Any, browser: Any, tmp_path: Path) -> None:
     tab = Page(browser, f"http://127.0.0.1:{training.config.viewer.websocket_port}")
     session = training.pipeline.model.viewer_control.session
     tab.until(lambda picture: 0.03 < _covered(picture) < 0.6, "the surface")
-
-    # The picture changes by itself, with the true step beside it.
-    seen, began = set(), time.monotonic()
-    while len(seen) < 10 and time.monotonic() - began < _PATIENCE:
-        seen.add(hashlib.sha256(tab.canvas().tobytes()).hexdigest())
-        time.sleep(0.3)
-    assert len(seen) >= 10, (len(seen), [(k, s, round(t - session.updates[0][2], 1)) for k, s, t in session.updates])
+    _changes_by_itself(tab, training, 10)
     assert {kind for kind, _, _ in session.updates} >= {"extraction", "following"}
-    assert tab.page.get_by_text("Training").count()
-    assert 0 <= training.completed_steps - session.status.shown_step < 2000
     assert tab.page.get_by_role("button", name="Pause training").count()
 
     # At rest everything else is exactly comparable.
     tab.page.get_by_role("button", name="Pause training").click()
-    assert _until(lambda: session._surface is not None and session._surface.resolution == session._final)
+    assert _until(lambda: session.at_rest)
     shaded = tab.canvas()
     assert _colourful(shaded) < 0.01
 
@@ -242,9 +229,10 @@ def _until(condition: Callable[[], Any], seconds: float = _PATIENCE) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_has_no_training_buttons(make_trainer: Make, browser: Any) -> None:
     trainer = make_trainer(
-        vis="viewer", viewer__websocket_port=_free_port(), max_num_iterations=300, steps_per_geometry_eval=300
+        vis="viewer", viewer__websocket_port=web.free_port(), max_num_iterations=300, steps_per_geometry_eval=300
     )
     trainer.train()
     trainer.viewer_state.training_complete()
@@ -261,10 +249,11 @@ def test_a_run_that_has_ended_has_no_training_buttons(make_trainer: Make, browse
         trainer.viewer_state.viser_server.stop()
 
 
+@pytest.mark.slow
 def test_ns_viewer_shows_the_same(make_trainer: Make, browser: Any, tmp_path: Path) -> None:
     trainer = make_trainer(max_num_iterations=300, steps_per_geometry_eval=300)
     trainer.train()
-    port = _free_port()
+    port = web.free_port()
     program = Path(sys.executable).with_name("ns-viewer")
     options = ["--viewer.websocket-host", "127.0.0.1", "--viewer.websocket-port", str(port)]
     log = tmp_path / "viewer.log"
@@ -294,6 +283,7 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.slow
 def test_a_method_for_photographs(make_photo_trainer: Make, browser: Any) -> None:
     trainer = make_photo_trainer("sasnet_neus_facto", steps=100_000)
     thread = threading.Thread(target=trainer.train, daemon=True)
@@ -318,6 +308,7 @@ def test_a_method_for_photographs(make_photo_trainer: Make, browser: Any) -> Non
         thread.join(30)
 
 
+@pytest.mark.slow
 def test_a_page_opens_from_disk(browser: Any, tmp_path: Path) -> None:
     import torch
 

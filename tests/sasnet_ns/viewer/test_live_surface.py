@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -187,6 +189,33 @@ def test_a_click_reads_where_the_ray_meets() -> None:
     assert "0.6" in text and "from the input 0.1" in text
     assert point_at(field, ViewSettings(), origin, -direction) is None
     assert read_value(field, ViewSettings(), origin, -direction, None) == "Nothing there."
+
+
+def test_a_session_says_what_it_does_and_when_it_is_done() -> None:
+    pytest.importorskip("nerfstudio")
+    from sasnet_ns.viewer.session import Session
+
+    server = SimpleNamespace(scene=None, get_clients=dict)
+    viewer: Any = SimpleNamespace(trainer=None, viser_server=server, render_statemachines={}, ready=True)
+    session = Session(viewer, _shown(_Ball()), ViewSettings(), None, final_resolution=64)
+    sent: list[int] = []
+    session.nodes = SimpleNamespace(  # type: ignore[assignment]
+        send_surface=lambda surface, _: sent.append(surface.resolution), send_slice=lambda *_: sent.append(0)
+    )
+    said: list[str] = []
+    session.on_status = lambda: said.append(session.status.message)
+    session.at_step(7)
+    assert not session.at_rest
+    session._draw()
+    assert "first surface" in said[0] and session.status.message == "" and session.status.shown_step == 7
+    session._draw()
+    assert session.at_rest and sent[-1] == 64 and len(said) == 1
+    session.update(slice=True)
+    assert not session.at_rest
+    session._draw()
+    assert session.at_rest and 0 in sent
+    session.at_step(8)
+    assert not session.at_rest
 
 
 def test_budget_lets_work_take_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
