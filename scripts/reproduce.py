@@ -2,10 +2,12 @@
 
 python scripts/reproduce.py list
 python scripts/reproduce.py table1 --quick
+python scripts/reproduce.py table3 --medium --rows sasnet
 python scripts/reproduce.py all --output outputs/reproduce --seeds 0 1 2
 
 Every run is kept under OUTPUT/runs and never done twice: an interrupted or killed command goes on where it stopped, in
-the middle of a run too, and figures that need the same runs share them. Rows are in configs/, one file each, with the
+the middle of a run too, and figures that need the same runs share them. Tables also take the rows of docs/paper_rows as
+done: copy a finished run's row.json there under the name of its folder. Rows are in configs/, one file each, with the
 paper's numbers beside the settings.
 """
 
@@ -55,7 +57,11 @@ def main() -> None:
     """Parse the command line and do the items."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("item", choices=["list", "all", *ITEMS], help="one item, all of them, or their list")
-    parser.add_argument("--quick", action="store_true", help="a small version of the same experiment, for a CPU")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="a small version of the same experiment, seconds a run")
+    sizes.add_argument(
+        "--medium", action="store_true", help="the paper's steps and rates on smaller signals, minutes a run"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/reproduce"), help="folder of results and runs")
     parser.add_argument("--data", type=Path, default=None, help="folder of data sets (images/, volumes/)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of weights and batches")
@@ -94,7 +100,8 @@ def run(arguments: argparse.Namespace) -> list[str]:
         context = Context(
             output=arguments.output,
             data=arguments.data or shared,
-            quick=arguments.quick,
+            size="quick" if arguments.quick else "medium" if arguments.medium else "full",
+            item=name,
             seeds=tuple(arguments.seeds),
             rows=tuple(arguments.rows),
             limit=arguments.limit,

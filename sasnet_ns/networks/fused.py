@@ -25,23 +25,22 @@ def fused_step(network: Network, bands: int | None = None) -> FusedStep | None:
         network: read again in every step; build a new one after its tensors have been replaced or moved.
         bands: a SASNet's low group and only this many of its high bands, as in ``SASNet.forward``; None for all.
     """
-    form = step_form(network, bands)
+    scale = network.coordinate_scale if type(network) is Siren else 1.0
+    form = _siren(network) if type(network) is Siren else step_form(network, bands)
     if form is None or getattr(network, "implementation", "auto") not in ("auto", "numba"):
         return None
     if isinstance(network, SASNet) and network.config.implementation not in ("auto", "numba"):
         return None
-    step = FusedStep(form) if _plain(network) else None
+    step = FusedStep(form, coordinate_scale=scale) if _plain(network) else None
     return step if step is not None and step.backend == "numba" else None
 
 
 def step_form(network: Network, bands: int | None = None) -> StepForm | None:
-    """A network's tensors in the form that :class:`sasnet_ns.kernels.FusedStep` takes; None if it has none."""
+    """A network's tensors as a chain of layers on its coordinates; None if it is none, as a SIREN that scales them."""
     if type(network) is SASNet:
         return _sasnet(network, bands)
     if type(network) is Siren:
-        layers = [network.first, *linears(network.hidden)]
-        chain = [StepLayer(layer.weight, layer.bias, "sine", network.omega_0) for layer in layers]
-        return StepForm(network.in_dim, (*chain, _affine(network.output)))
+        return _siren(network) if network.coordinate_scale == 1 else None
     if type(network) is HashGridMLP:
         *hidden, output = [layer for layer in network.mlp if isinstance(layer, nn.Linear)]
         chain = [StepLayer(layer.weight, layer.bias, "relu") for layer in hidden]
@@ -52,6 +51,12 @@ def step_form(network: Network, bands: int | None = None) -> StepForm | None:
 def _plain(network: Network) -> bool:
     tensors = itertools.chain(network.parameters(), network.buffers())
     return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+
+
+def _siren(network: Siren) -> StepForm:
+    layers = [network.first, *linears(network.hidden)]
+    chain = [StepLayer(layer.weight, layer.bias, "sine", network.omega_0) for layer in layers]
+    return StepForm(network.in_dim, (*chain, _affine(network.output)))
 
 
 def _affine(layer: nn.Linear) -> StepLayer:

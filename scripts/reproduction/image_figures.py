@@ -69,8 +69,10 @@ def spectra(context: Context) -> None:
 
 def scalability(context: Context) -> None:
     """Figure 6: PSNR over the number of parameters."""
-    counts = (2_500, 4_300, 8_200) if context.quick else (32_000, 64_000, 128_867, 256_000, 512_000)
-    files = context.files("images/kodak", 1 if context.quick else None)
+    counts = context.choose(
+        (2_500, 4_300, 8_200), (16_000, 32_217, 64_000), (32_000, 64_000, 128_867, 256_000, 512_000)
+    )
+    files = context.files("images/kodak", context.choose(1, 1, None))
     rows = [load_row("images", name) for name in context.pick(ROWS)]
     changes: dict[str, Any] = {"recipe": {"steps": 300}} if context.quick else {}
 
@@ -80,7 +82,7 @@ def scalability(context: Context) -> None:
     results = run_rows(context, rows, jobs)
     figure, (axis,) = pictures.new_figure(1, 1, (6.0, 4.2))
     lines = [
-        f"### Figure 6: PSNR (dB) over the number of parameters{' (quick version)' if context.quick else ''}",
+        f"### Figure 6: PSNR (dB) over the number of parameters{context.mark}",
         "",
         "| method | " + " | ".join(f"{c:,} wanted" for c in counts) + " |",
         "| --- |" + " ---: |" * len(counts),
@@ -114,7 +116,9 @@ def scalability(context: Context) -> None:
 
 def omega(context: Context) -> None:
     """Supp. Fig. 3: PSNR over omega_0 of SIREN and SASNet; and Fig. 1's super-resolved pictures of both."""
-    values = (5.0, 10.0, 20.0, 30.0, 43.0) if context.quick else (10.0, 20.0, 30.0, 43.0, 60.0, 80.0, 100.0)
+    values: tuple[float, ...] = context.choose(
+        (5.0, 10.0, 20.0, 30.0, 43.0), (5.0, 10.0, 21.5, 43.0, 60.0), (10.0, 20.0, 30.0, 43.0, 60.0, 80.0, 100.0)
+    )
     files = context.files("images/kodak", 1)
     rows = [load_row("images", name) for name in context.pick(("siren", "sasnet"))]
 
@@ -123,7 +127,7 @@ def omega(context: Context) -> None:
 
     results = run_rows(context, rows, jobs)
     figure, (axis, noise) = pictures.new_figure(1, 2, (4.5, 3.4))
-    lines = [f"### Supp. Figure 3: influence of omega_0{' (quick version)' if context.quick else ''}", "",
+    lines = [f"### Supp. Figure 3: influence of omega_0{context.mark}", "",
              "| method | " + " | ".join(f"{v:g}" for v in values) + " | largest minus smallest |",
              "| --- |" + " ---: |" * (len(values) + 1)]  # fmt: skip
     zooms = []

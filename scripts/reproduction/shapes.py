@@ -29,7 +29,7 @@ def shape_results(context: Context, shapes: tuple[str, ...]) -> tuple[list[Row],
     def jobs(row: Row, seed: int) -> list[Job]:
         made = []
         for shape in shapes:
-            fit = merge(row.fit(shape, *(["quick"] if context.quick else [])), {"seed": seed})
+            fit = merge(row.fit(shape, *context.variants), {"seed": seed})
             small: dict[str, Any] = {"resolution": 128, "samples": 50_000} if context.quick else {}
             made.append(Job("shape", shape, fit, f"{row.label} on {shape}", **small))
         return made
@@ -39,7 +39,7 @@ def shape_results(context: Context, shapes: tuple[str, ...]) -> tuple[list[Row],
 
 def shape_table(context: Context) -> None:
     """Table 3: one table a shape, and their averages."""
-    shapes = ("armadillo",) if context.quick else SHAPES
+    shapes = context.choose(SHAPES[:1], SHAPES[:3], SHAPES)
     rows, results = shape_results(context, shapes)
     notes = [
         "Chamfer and IoU are the paper's (sum of two mean squared distances; 128^3 points in [-1, 1]^3), in box units; "
@@ -79,7 +79,7 @@ def losses(context: Context) -> None:
     axis.set(xlabel="step", ylabel=f"loss, mean of {window} reports", yscale="log", title="Figure 8: Armadillo")
     axis.legend(fontsize=7)
     axis.grid(alpha=0.3)
-    lines = [f"### Figure 8: training loss on the Armadillo{' (quick version)' if context.quick else ''}", "",
+    lines = [f"### Figure 8: training loss on the Armadillo{context.mark}", "",
              "| method | final loss | step at which SASNet has it |", "| --- | ---: | ---: |"]  # fmt: skip
     own = smooth.get("sasnet")
     for row in rows:

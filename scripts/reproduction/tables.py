@@ -79,7 +79,7 @@ def write_table(
     context: Context, item: str, title: str, metrics: tuple[Metric, ...], rows: list[TableRow], notes: list[str]
 ) -> str:
     """Write ``ITEM.md``, ``ITEM.csv`` and ``ITEM.png`` and return the Markdown."""
-    lines = [f"### {title}{' (quick version)' if context.quick else ''}", ""]
+    lines = [f"### {title}{context.mark}", ""]
     lines += _markdown(metrics, rows)
     lines += ["", *(f"- {note}" for note in [*notes, *order_notes(metrics, rows), _counts(rows), _setting(context)])]
     text = "\n".join(lines) + "\n"

@@ -21,28 +21,26 @@ ROWS = ("pemlp", "gauss", "siren", "finer", "wire", "sasnet")
 
 def volume_files(context: Context) -> list[Path]:
     """The paper's eight ScalarFlow volumes, or, for the quick version or where they are missing, what is there."""
-    if not context.quick:
+    if context.size == "full":
         try:
             return context.files("volumes/scalarflow", 8, VOLUME_SUFFIXES)
         except ValueError as error:
             print(f"{error} Going on with the files in '{context.data / 'volumes'}'.")
-    return context.files("volumes", 1 if context.quick else 8, VOLUME_SUFFIXES)
+    return context.files("volumes", context.choose(1, 2, 8), VOLUME_SUFFIXES)
 
 
 def volume_table(context: Context) -> None:
     """Table 2 and the slices and renderings of Figure 7."""
     files = volume_files(context)
     rows = [load_row("volumes", name) for name in context.pick(ROWS)]
+    size = context.choose(32, 64, 178)
 
     def jobs(row: Row, seed: int) -> list[Job]:
-        fit = merge(row.fit(*(["quick"] if context.quick else [])), {"seed": seed})
-        size = 32 if context.quick else 178
+        fit = merge(row.fit(*context.variants), {"seed": seed})
         return [Job("volume", str(f), fit, f"{row.label} on {f.stem}", size) for f in files]
 
     results = run_rows(context, rows, jobs)
-    notes = [
-        f"Volumes: {', '.join(f.stem for f in files)}, longest side at most {32 if context.quick else 178} voxels."
-    ]
+    notes = [f"Volumes: {', '.join(f.stem for f in files)}, longest side at most {size} voxels."]
     if not any("scalarflow" in str(f).lower() for f in files):
         notes.append("Not the paper's data: ScalarFlow's smoke is smooth and mostly empty, so its PSNR is far higher.")
     table = table_rows(rows, results, VOLUME_METRICS, "table2")

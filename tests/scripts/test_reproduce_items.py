@@ -86,7 +86,7 @@ def test_item(item, data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Job, "__init__", fewer)
     output = tmp_path / "out"
-    context = Context(output, data, quick=True, rows=() if item in _ALL_ROWS else ("siren", "sasnet"))
+    context = Context(output, data, size="quick", rows=() if item in _ALL_ROWS else ("siren", "sasnet"))
     reproduce._function(item)(context)
     names = {p.name for p in output.iterdir()}
     assert WANTED[item] <= names, WANTED[item] - names
