@@ -38,7 +38,8 @@ def fused_step(network: Network, bands: int | None = None) -> FusedStep | None:
 def step_form(network: Network, bands: int | None = None) -> StepForm | None:
     """A network's tensors as a chain of layers on its coordinates; None if it is none, as a SIREN that scales them."""
     if type(network) is SASNet:
-        return _sasnet(network, bands)
+        generator = network.mask_generator
+        return None if generator is not None and generator.wisp else _sasnet(network, bands)
     if type(network) is Siren:
         return _siren(network) if network.coordinate_scale == 1 else None
     if type(network) is HashGridMLP:
