@@ -36,6 +36,7 @@ IMAGE_METRICS = (
     Metric("ssim", "SSIM", ".3f"),
     Metric("psnr_edge", "PSNR edge"),
     Metric("noisiness", "noisiness", ".3f", largest=False),
+    Metric("noisiness_differences", "by differences", ".3f", largest=False),
 )
 VOLUME_METRICS = (Metric("psnr", "PSNR"), Metric("ssim", "SSIM", ".4f"))
 SHAPE_METRICS = (
