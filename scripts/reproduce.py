@@ -2,10 +2,12 @@
 
 python scripts/reproduce.py list
 python scripts/reproduce.py table1 --quick
+python scripts/reproduce.py table3 --medium --rows sasnet
 python scripts/reproduce.py all --output outputs/reproduce --seeds 0 1 2
 
 Every run is kept under OUTPUT/runs and never done twice: an interrupted or killed command goes on where it stopped, in
-the middle of a run too, and figures that need the same runs share them. Rows are in configs/, one file each, with the
+the middle of a run too, and figures that need the same runs share them. Tables also take the rows of docs/paper_rows as
+done: copy a finished run's row.json there under the name of its folder. Rows are in configs/, one file each, with the
 paper's numbers beside the settings.
 """
 
@@ -27,14 +29,16 @@ ROOT = Path(__file__).resolve().parents[1]
 ITEMS: dict[str, tuple[str, str, str]] = {
     "table1": ("images", "image_table", "image fitting on DIV2K"),
     "table2": ("volumes", "volume_table", "volumes; also Figure 7"),
-    "table3": ("shapes", "shape_table", "signed distance fields; also Figure 9 and Supp. Fig. 4"),
+    "table3": ("shapes", "shape_table", "signed distance fields; also Figure 9"),
     "table4": ("images", "ablation", "ablation, nine rows; also Supp. Fig. 8"),
-    "fig3": ("image_figures", "masks", "neurons of SIREN and SASNet; also Supp. Fig. 9, masks"),
+    "fig1_volume": ("volumes", "omega_row", "Figure 1's second row: a volume by SIREN at three omega_0, and by SASNet"),
+    "fig3": ("image_figures", "masks", "neurons of SIREN, WIRE and SASNet; also Supp. Fig. 9, masks"),
     "fig4": ("images", "toy", "toy image: errors and masks"),
     "fig5": ("image_figures", "generalization", "pixel shift and super-resolution"),
     "fig6": ("image_figures", "scalability", "PSNR over the number of parameters"),
-    "fig8": ("shapes", "losses", "training loss on the Armadillo"),
-    "fig10": ("shapes", "mask_slices", "masks of a shape in slices; Supp. Fig. 5"),
+    "fig8": ("shape_figures", "losses", "training loss on the Armadillo"),
+    "fig10": ("shape_figures", "mask_slices", "masks of a shape in slices"),
+    "noise": ("noise", "noise_causes", "what noisiness measures, and what it depends on"),
     "supp_table1": ("costs", "parameter_counts", "parameter counts"),
     "supp_table2": ("costs", "step_costs", "step time and memory"),
     "supp_table3": ("images", "image_table", "image fitting on Kodak"),
@@ -42,8 +46,12 @@ ITEMS: dict[str, tuple[str, str, str]] = {
     "supp_table5": ("images", "image_table", "FFHQ faces; also Supp. Fig. 7"),
     "theorem1": ("theory", "theorem", "Theorem 1: a network beside its Bessel expansion"),
     "supp_fig1": ("image_figures", "spectra", "spectra before and after training"),
-    "supp_fig2": ("image_figures", "time_to_accuracy", "accuracy over wall-clock time"),
+    "supp_fig2": ("shape_figures", "time_to_loss", "training loss on the Armadillo over wall-clock time"),
     "supp_fig3": ("image_figures", "omega", "influence of omega_0; also Figure 1's super-resolution"),
+    "supp_fig4": ("shape_figures", "error_maps", "errors of a shape without masks and with them"),
+    "supp_fig5": ("shape_figures", "mask_volume", "the highest band's mask of a shape as a volume, from four sides"),
+    "supp_sec4": ("costs", "shape_step_costs", "step time and memory on signed distances"),
+    "time_to_accuracy": ("image_figures", "time_to_accuracy", "accuracy on an image over wall-clock time"),
     "tiger": ("images", "tiger", "the authors' later protocol, masks on and off"),
 }
 """Name to module, function and what it is."""
@@ -55,7 +63,11 @@ def main() -> None:
     """Parse the command line and do the items."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("item", choices=["list", "all", *ITEMS], help="one item, all of them, or their list")
-    parser.add_argument("--quick", action="store_true", help="a small version of the same experiment, for a CPU")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="a small version of the same experiment, seconds a run")
+    sizes.add_argument(
+        "--medium", action="store_true", help="the paper's steps and rates on smaller signals, minutes a run"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/reproduce"), help="folder of results and runs")
     parser.add_argument("--data", type=Path, default=None, help="folder of data sets (images/, volumes/)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of weights and batches")
@@ -94,7 +106,8 @@ def run(arguments: argparse.Namespace) -> list[str]:
         context = Context(
             output=arguments.output,
             data=arguments.data or shared,
-            quick=arguments.quick,
+            size="quick" if arguments.quick else "medium" if arguments.medium else "full",
+            item=name,
             seeds=tuple(arguments.seeds),
             rows=tuple(arguments.rows),
             limit=arguments.limit,

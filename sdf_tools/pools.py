@@ -17,10 +17,11 @@ from torch import Tensor
 from sdf_tools.cloud.thinning import MOST_POINTS
 from sdf_tools.distance.signed_distance import Sign, SignedDistance
 from sdf_tools.errors import ShapeError, nothing_inside
-from sdf_tools.geometry import Shape, positions
+from sdf_tools.geometry import Mesh, PointCloud, Shape, positions
 from sdf_tools.io.loading import validate_for_fitting
 from sdf_tools.losses import COARSE, FINE, UNIFORM
 from sdf_tools.sampling import near_surface, surface_points
+from sdf_tools.topology import vertex_normals
 
 __all__ = ["COARSE", "FINE", "UNIFORM", "PoolConfig", "SDFBatch", "SDFPool", "build_sdf_pool"]
 
@@ -233,6 +234,10 @@ class PoolConfig:
     """Share of each batch drawn uniformly from the box instead, which keeps stray sheets out of empty space."""
     max_points: int = MOST_POINTS
     """Points of a cloud that are kept: a larger one is thinned evenly before anything else is done to it."""
+    distances: Literal["exact", "nearest_points"] = "exact"
+    """Where distances come from: a mesh's triangles, or a cloud's smooth surface (IMLS); or, as in the data of BACON,
+    FINER and the paper, the nearest points, the vertices of a mesh: the offset from the nearest one along the mean
+    normal of the nearest three. That estimate is too small far away and across thin parts."""
     seed: int = 0
     """Seed of the samples; a step's batch depends on it and the step alone."""
 
@@ -245,6 +250,9 @@ class PoolConfig:
         progress: Callable[[float], None] | None = None,
     ) -> SDFPool:
         """The pool of a shape in box units; arguments and errors as for :func:`build_sdf_pool`."""
+        nearest = self.distances == "nearest_points"
+        if nearest:
+            shape, distance = _oriented_points(shape), None
         return build_sdf_pool(
             shape,
             self.pool_size,
@@ -253,6 +261,15 @@ class PoolConfig:
             uniform_share=self.uniform_share,
             seed=self.seed,
             sign=sign,
+            method="knn_mean" if nearest else "imls",
             distance=distance,
             progress=progress,
         )
+
+
+def _oriented_points(shape: Shape) -> PointCloud:
+    """A mesh's vertices with their normals; clouds as they are."""
+    if not isinstance(shape, Mesh):
+        return shape
+    normals = torch.from_numpy(vertex_normals(shape.vertices.numpy(), shape.faces.numpy()))
+    return PointCloud(shape.vertices, normals, name=shape.name)

@@ -20,7 +20,7 @@ from sasnet_ns.fitting.shape import (
     sample_iou,
 )
 from sasnet_ns.networks import StackedNetworks
-from sasnet_ns.training.loop import progress_bar
+from sasnet_ns.training.loop import History, progress_bar
 from sasnet_ns.training.sphere_start import start_as_sphere
 from sasnet_ns.training.together import StackedPools, check_objective, train_together
 
@@ -112,7 +112,7 @@ def train_batch(
     """The training of :func:`fit_batch`; at least one shape, configurations that differ in seeds alone."""
     config, agnostic = configs[0], configs[0].objective.loss == "sign_agnostic"
     fields = [first_field(one, own) for one, own in zip(prepared, configs, strict=True)]
-    fitted = [FittedShape(sdf, one.normalized, []) for sdf, one in zip(fields, prepared, strict=True)]
+    fitted = [FittedShape(sdf, one.normalized, History()) for sdf, one in zip(fields, prepared, strict=True)]
     bar = (
         contextlib.nullcontext(progress)
         if callable(progress)
@@ -130,7 +130,7 @@ def train_batch(
                 networks, pools, config.recipe, config.objective, config.points_per_batch, report=report
             )
             for one, history in zip(fitted, losses, strict=True):
-                one.losses = history
+                one.history.loss = history
         except KeyboardInterrupt:
             for one in fitted:
                 one.interrupted = True

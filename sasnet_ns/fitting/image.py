@@ -33,6 +33,9 @@ class ImageMetrics:
         ssim: of 1; NaN for images smaller than its window.
         psnr_edge: dB over the edge region; NaN without edges.
         noisiness: grey values per unit of [-1, 1]; NaN for networks without an analytic gradient.
+        noisiness_differences: the same with finite differences of the network's pixels, as for the image's: what is
+            between the pixels, and what differences do to sharp images, is not in it.
+        noisiness_exact: noisiness of the image's own interpolant: of an exact fit that adds nothing between the pixels.
         edge_share: share of pixels in the edge region.
     """
 
@@ -40,6 +43,8 @@ class ImageMetrics:
     ssim: float
     psnr_edge: float
     noisiness: float
+    noisiness_differences: float
+    noisiness_exact: float
     edge_share: float
 
 
@@ -68,17 +73,25 @@ def evaluate_image(
     """
     prediction = field.render() if prediction is None else prediction
     edges = image_metrics.edge_mask(signal.values, region)
-    gradient = analytic_gradient(field, field.points())
-    noise = math.nan
-    if gradient is not None and min(signal.grid) >= 3:
-        reference = image_metrics.finite_difference_gradient(gray(signal.values), pixel_spacing(field))  # type: ignore[arg-type]
-        noise = image_metrics.noisiness(gradient.cpu().reshape(*signal.grid, 2), reference, edges)
+    noise = differences = exact = math.nan
+    if min(signal.grid) >= 3:
+        (height, width), image = pixel_spacing(field), gray(signal.values)
+        reference = image_metrics.finite_difference_gradient(image, (height, width))
+        own = image_metrics.finite_difference_gradient(gray(prediction.clamp(0, 1)), (height, width))
+        differences = image_metrics.noisiness(own, reference, edges)
+        interpolant = image_metrics.interpolant_gradient(image, (height, width))
+        exact = image_metrics.noisiness(interpolant, reference, edges)
+        gradient = analytic_gradient(field, field.points())
+        if gradient is not None:
+            noise = image_metrics.noisiness(gradient.cpu().reshape(*signal.grid, 2), reference, edges)
     return (
         ImageMetrics(
             psnr=image_metrics.psnr(prediction, signal.values),
             ssim=image_metrics.ssim(prediction, signal.values) if min(signal.grid) >= 11 else math.nan,
             psnr_edge=image_metrics.edge_psnr(prediction, signal.values, edges),
             noisiness=noise,
+            noisiness_differences=differences,
+            noisiness_exact=exact,
             edge_share=float(edges.float().mean()),
         ),
         edges,

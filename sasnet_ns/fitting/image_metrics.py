@@ -20,8 +20,9 @@ GRAY_WEIGHTS = (0.2125, 0.7154, 0.0721)
 class EdgeRegion:
     """How the edge region is found; the paper names Canny's detector and a disk but no thresholds, width or radius."""
 
-    canny_sigma: float = 1.0
-    """Width of the Gaussian in front of Canny's detector, pixels."""
+    canny_sigma: float = 2.0
+    """Width of the Gaussian in front of Canny's detector, pixels. With scikit-image's 1 the region is two thirds of
+    DIV2K's images at 512 pixels, and PSNR minus edge PSNR cannot reach the paper's 3 dB; with 2 it is half."""
     low_threshold: float = 0.1
     """Canny's lower hysteresis threshold, grey values in [0, 1] per pixel (Sobel, scikit-image's scale)."""
     high_threshold: float = 0.2
@@ -119,6 +120,31 @@ def finite_difference_gradient(image: Float[Tensor, "H W"], spacing: tuple[float
     """
     parts = np.gradient(image.double().cpu().numpy(), *spacing, edge_order=2)
     return torch.from_numpy(np.stack(parts, -1)).float()
+
+
+def interpolant_gradient(image: Float[Tensor, "H W"], spacing: tuple[float, float]) -> Float[Tensor, "H W 2"]:
+    """Gradient of a grey image's trigonometric interpolant, mirrored at its borders, per coordinate unit.
+
+    The interpolant goes through every pixel and has no frequency beyond theirs: an exact fit that adds nothing. Central
+    differences see a wave of frequency w (radians per pixel) at sin(w) / w of its slope, so its noisiness is not zero.
+
+    Args:
+        image: grey values.
+        spacing: coordinate units between rows, and between columns.
+    """
+    values = image.double().cpu()
+    mirrored = torch.cat([values, values.flip(0)])
+    mirrored = torch.cat([mirrored, mirrored.flip(1)], dim=1)
+    spectrum = torch.fft.fft2(mirrored)
+    parts = []
+    for axis, step in enumerate(spacing):
+        count = mirrored.shape[axis]
+        frequency = 2 * math.pi * torch.fft.fftfreq(count, d=step, dtype=torch.float64)
+        frequency[count // 2] = 0.0  # the wave of alternating signs has no slope at the pixels
+        shape = (-1, 1) if axis == 0 else (1, -1)
+        slope = torch.fft.ifft2(spectrum * (1j * frequency).reshape(shape)).real
+        parts.append(slope[: image.shape[0], : image.shape[1]])
+    return torch.stack(parts, -1).float()
 
 
 def gray_gradient(

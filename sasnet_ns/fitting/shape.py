@@ -88,7 +88,7 @@ class FittedShape:
     Attributes:
         field: signed distance in box units; ``field.save(path)`` keeps it.
         normalized: the shape in box units and the way back to its own.
-        losses: loss of every tenth step, the last included.
+        history: loss of every tenth step, the last included, and the seconds of training until then.
         interrupted: whether Ctrl-C ended training early.
         iou: intersection over union of the field's inside and the shape's, of up to 50,000 samples of training; None
             where the sides of the shape are unknown.
@@ -96,9 +96,14 @@ class FittedShape:
 
     field: SignedDistanceField
     normalized: NormalizedShape
-    losses: list[float]
+    history: History
     interrupted: bool = False
     iou: float | None = None
+
+    @property
+    def losses(self) -> list[float]:
+        """Loss of every tenth step, the last included."""
+        return self.history.loss
 
     def extract_mesh(
         self,
@@ -223,7 +228,7 @@ def fit_prepared(
     """The rest of :func:`fit_shape`, with its arguments and errors."""
     pool, agnostic = prepared.pool, config.objective.loss == "sign_agnostic"
     sdf = first_field(prepared, config)
-    fitted = FittedShape(sdf, prepared.normalized, [])
+    fitted = FittedShape(sdf, prepared.normalized, History())
     kept = None
     if checkpoint is not None:
         data = {"device": pool.points.device.type, "data": tensor_digest(pool.points, pool.sdf)[:12]}
@@ -283,7 +288,7 @@ def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report,
         loss_at,
         after_step=steps.finish,
         report=report,
-        history=History(loss=fitted.losses),
+        history=fitted.history,
         checkpoint=checkpoint,
         make_steps=None if makers is None else makers(fitted.field, config.recipe.steps),
     )
@@ -296,6 +301,8 @@ def _step_makers(
     if not config.cuda_graph:
         return None
     reason = why_no_graph(field, config.objective)
+    if reason is None and (config.recipe.amsgrad or config.recipe.clip_norm is not None):
+        reason = "the recipe has amsgrad or clip_norm"
     if reason is not None:
         raise ValueError(f"cuda_graph: steps cannot be recorded, because {reason}.")
     count, objective = config.points_per_batch, config.objective

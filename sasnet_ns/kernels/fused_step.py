@@ -30,6 +30,7 @@ class FusedStep:
         form: the network. Its tensors are read in every call, so an optimiser may change them in place; they must stay
             the same objects.
         implementation: ``auto``, ``torch`` (the definition, by autograd) or ``numba`` (CPU, float32).
+        coordinate_scale: the network's own factor on its coordinates.
 
     Raises:
         ShapeError: the layers do not fit together.
@@ -37,9 +38,9 @@ class FusedStep:
         ValueError: the implementation is unknown or cannot run on the tensors.
     """
 
-    def __init__(self, form: StepForm, implementation: Implementation = "auto") -> None:
+    def __init__(self, form: StepForm, implementation: Implementation = "auto", coordinate_scale: float = 1.0) -> None:
         check(form)
-        self.form = form
+        self.form, self.coordinate_scale = form, coordinate_scale
         self._tensors = form.tensors()
         device = self._tensors[0].device
         fast = all(tensor.dtype == torch.float32 for tensor in self._tensors)
@@ -108,6 +109,7 @@ class FusedStep:
         shapes = (tuple(x.shape), tuple(target.shape), None if weight is None else tuple(weight.shape))
         if shapes != wanted or not points:
             raise ShapeError(f"FusedStep takes x, target and weight of shapes {wanted}, N at least 1; got {shapes}.")
+        scale *= self.coordinate_scale
         return self._run(x, target, PointLoss() if loss is None else loss, weight, scale)
 
     def _by_autograd(

@@ -69,18 +69,25 @@ class Adam(torch.optim.Adam):
         lr: learning rate.
         betas: decay rates of the two moments.
         eps: added to the root of the second moment.
+        amsgrad: take the largest second moment so far, by torch's own step.
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        amsgrad: bool = False,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, fused=True)
+        super().__init__(params, lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, fused=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One update from the parameters' gradients; returns the closure's loss if there is one."""
         trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not compiled_updates([*trained, *(p.grad for p in trained if p.grad is not None)]):
+        largest = any(group["amsgrad"] for group in self.param_groups)
+        if largest or not compiled_updates([*trained, *(p.grad for p in trained if p.grad is not None)]):
             return super().step(closure)
         loss = None
         if closure is not None:

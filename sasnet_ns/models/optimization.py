@@ -59,8 +59,8 @@ class RecipeSchedulerConfig(SchedulerConfig):
     """Steps that the schedule spans; None is --max-num-iterations."""
     warmup_steps: int = 50
     """Steps over which the rate rises linearly to its peak."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the decay after the warm-up."""
+    schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
+    """Shape of the decay after the warm-up; exponential needs a final_factor above 0."""
     final_factor: float = 0.0
     """Last learning rate, as a share of the peak."""
 

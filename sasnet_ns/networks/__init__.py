@@ -1,5 +1,6 @@
 """SASNet, its parts, and the networks it is compared with."""
 
+from sasnet_ns.networks.authors import from_authors, read_authors
 from sasnet_ns.networks.base import Network
 from sasnet_ns.networks.baselines.ffn import FFN
 from sasnet_ns.networks.baselines.finer import Finer
@@ -46,11 +47,13 @@ __all__ = [
     "StackedNetworks",
     "Wire",
     "build_network",
+    "from_authors",
     "fused_step",
     "network_names",
     "network_values",
     "parameter_count",
     "parameter_counts",
+    "read_authors",
     "register_network",
     "sample_frequencies",
     "sized_options",

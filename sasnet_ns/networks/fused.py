@@ -28,8 +28,8 @@ def fused_step(network: Network, bands: int | None = None) -> FusedStep | None:
         network: read again in every step; build a new one after its tensors have been replaced or moved.
         bands: a SASNet's low group and only this many of its high bands, as in ``SASNet.forward``; None for all.
     """
-    form = step_form(network, bands) if _compiles(network) else None
-    step = None if form is None else FusedStep(form)
+    form, factor = _pass(network, bands) if _compiles(network) else (None, 1.0)
+    step = None if form is None else FusedStep(form, coordinate_scale=factor)
     return step if step is not None and step.backend == "numba" else None
 
 
@@ -56,13 +56,13 @@ def network_values(
     """
     values = None if torch.is_grad_enabled() or not x.numel() else _values(network, x, bands)
     if values is not None:
-        return values(x.reshape(-1, x.shape[-1]), scale).reshape(*x.shape[:-1], -1)
+        return values(x.reshape(-1, x.shape[-1]), scale * _factor(network)).reshape(*x.shape[:-1], -1)
     return network(scale * x) if bands is None else network(scale * x, bands=bands)
 
 
 def in_one_pass(network: Network) -> bool:
     """Whether :func:`network_values` has a compiled pass for a network."""
-    return _compiles(network) and step_form(network) is not None and find_spec("numba") is not None
+    return _compiles(network) and _pass(network)[0] is not None and find_spec("numba") is not None
 
 
 def _values(network: Network, x: Tensor, bands: int | None) -> FusedValues | None:
@@ -73,7 +73,7 @@ def _values(network: Network, x: Tensor, bands: int | None) -> FusedValues | Non
         return None
     if isinstance(network, SASNet) and bands is not None and not 0 <= bands <= network.config.bands:
         return None
-    form = step_form(network, bands)
+    form, _ = _pass(network, bands)
     if form is None or any(map(torch._C._functorch.is_functorch_wrapped_tensor, form.tensors())):
         return None
     known, values = _VALUES.get(network, (None, None))
@@ -96,14 +96,23 @@ def _compiles(network: Network) -> bool:
     return not hooked and _plain(network)
 
 
+def _factor(network: Network) -> float:
+    """What a network multiplies its coordinates by."""
+    return network.coordinate_scale if type(network) is Siren else 1.0
+
+
+def _pass(network: Network, bands: int | None = None) -> tuple[StepForm | None, float]:
+    """The chain of layers of a network, if it is one, and what its coordinates are multiplied by before."""
+    return _siren(network) if type(network) is Siren else step_form(network, bands), _factor(network)
+
+
 def step_form(network: Network, bands: int | None = None) -> StepForm | None:
-    """A network's tensors in the form that :class:`sasnet_ns.kernels.FusedStep` takes; None if it has none."""
+    """A network's tensors as a chain of layers on its coordinates; None if it is none, as a SIREN that scales them."""
     if type(network) is SASNet:
-        return _sasnet(network, bands)
+        generator = network.mask_generator
+        return None if generator is not None and generator.wisp else _sasnet(network, bands)
     if type(network) is Siren:
-        layers = [network.first, *linears(network.hidden)]
-        chain = [StepLayer(layer.weight, layer.bias, "sine", network.omega_0) for layer in layers]
-        return StepForm(network.in_dim, (*chain, _affine(network.output)))
+        return _siren(network) if network.coordinate_scale == 1 else None
     if type(network) is HashGridMLP:
         *hidden, output = [layer for layer in network.mlp if isinstance(layer, nn.Linear)]
         chain = [StepLayer(layer.weight, layer.bias, "relu") for layer in hidden]
@@ -114,6 +123,12 @@ def step_form(network: Network, bands: int | None = None) -> StepForm | None:
 def _plain(network: Network) -> bool:
     tensors = itertools.chain(network.parameters(), network.buffers())
     return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+
+
+def _siren(network: Siren) -> StepForm:
+    layers = [network.first, *linears(network.hidden)]
+    chain = [StepLayer(layer.weight, layer.bias, "sine", network.omega_0) for layer in layers]
+    return StepForm(network.in_dim, (*chain, _affine(network.output)))
 
 
 def _affine(layer: nn.Linear) -> StepLayer:

@@ -80,6 +80,9 @@ class SASNetOptions:
     """Features per table entry."""
     grid_interpolation: Literal["linear", "smoothstep"] = "linear"
     """Interpolation inside a cell; smoothstep makes the masks' first derivatives continuous."""
+    grid_variant: Literal["own", "wisp"] = "own"
+    """Arithmetic of the hash grid: own, all levels live and the lattice on the box's faces; or wisp, as the authors'
+    library computes it: finest level zero, last cell constant, spacing 2/R. For their checkpoints; no fused step."""
     feature_std: float = 0.01
     """Standard deviation of the initial features."""
     decoder_width: int = 48
@@ -364,7 +367,12 @@ def _mask_generator(config: SASNetConfig) -> MaskGenerator:
         interpolation=config.grid_interpolation,
     )
     return MaskGenerator(
-        layout, sum(_mask_counts(config)), config.decoder_width, config.feature_std, config.implementation
+        layout,
+        sum(_mask_counts(config)),
+        config.decoder_width,
+        config.feature_std,
+        config.implementation,
+        config.grid_variant == "wisp",
     )
 
 

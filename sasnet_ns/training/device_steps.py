@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from sasnet_ns.kernels import PointLoss, point_loss
 from sasnet_ns.kernels._choose import choose
 from sasnet_ns.kernels._device import on_device_of
-from sasnet_ns.networks import HashGridMLP, SASNet, SignedDistanceField, Siren
+from sasnet_ns.networks import HashGridMLP, SASNet, SignedDistanceField, Siren, step_form
 from sasnet_ns.training.objective import SDFObjective, progress_at
 from sdf_tools.losses import FINE, eikonal_loss
 from sdf_tools.pools import SDFPool
@@ -45,6 +45,8 @@ def why_not(field: SignedDistanceField, objective: SDFObjective) -> str | None:
     network = field.network
     if type(network) not in (SASNet, Siren, HashGridMLP):
         return "only SASNet, SIREN and ngp are known to do the same in every step"
+    if step_form(network) is None:
+        return "grid_variant or coordinate_scale has no step in one pass"
     if objective.band_dropout > 0:
         return "band dropout trains another part of the network in each step"
     if objective.mask_sparsity_weight > 0:

@@ -235,6 +235,7 @@ class _SingleSteps:
     def __init__(self, state: _State, loss_at: Callable[[int], Tensor]) -> None:
         self._loss_at, self._rates_at, self._optimizers = loss_at, state.rates_at, list(state.optimizers.values())
         self._parameters = [p for role in state.network.parameter_roles().values() for p in role]
+        self._clip_norm = state.recipe.clip_norm
 
     def block(self, step: int, until: int) -> int:
         return 1
@@ -246,6 +247,8 @@ class _SingleSteps:
             parameter.grad = None
         loss = self._loss_at(step)
         loss.backward()
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         for optimizer in self._optimizers:
             optimizer.step()
         return loss.detach().reshape(1, 1)

@@ -31,21 +31,34 @@ class Recipe:
     """Peak learning rate of Adam on hash grids and mask decoders."""
     warmup_steps: int = 50
     """Steps over which the rate rises linearly to its peak."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the decay after the warm-up."""
+    schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
+    """Shape of the decay after the warm-up; exponential needs a final_factor above 0."""
     final_factor: float = 0.0
     """Last learning rate, as a share of the peak."""
+    halve_every: int = 0
+    """Steps after which the rate is halved, again and again, besides the schedule; 0 for never."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay rates of Adam's two moments."""
+    epsilon: float = 1e-15
+    """Added to the root of Adam's second moment; far below the gradients of a hash grid that few points touch, as
+    instant-ngp has it."""
+    amsgrad: bool = False
+    """Adam with the largest second moment so far (Reddi et al. 2018), as BACON's and FINER's programs for shapes."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient of all parameters together, a longer one is shortened to it; None leaves it as it
+    is. BACON's and FINER's programs have 1 for the sum over a batch, so 1 / points for the mean that is used here."""
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
     """Share of the peak learning rate at a step, a plain float: warm-up, then the schedule."""
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
+    halved = 0.5 ** (step // recipe.halve_every) if recipe.halve_every else 1.0
     if recipe.schedule == "constant":
-        return 1.0
+        return halved
     progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    shape = schedules.cosine if recipe.schedule == "cosine" else schedules.linear
-    return shape(progress, 1.0, recipe.final_factor)
+    shapes = {"cosine": schedules.cosine, "linear": schedules.linear, "exponential": schedules.exponential}
+    return halved * shapes[recipe.schedule](progress, 1.0, recipe.final_factor)
 
 
 def build_optimizer(role: ParameterRole, parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
@@ -53,8 +66,7 @@ def build_optimizer(role: ParameterRole, parameters: Sequence[Tensor], recipe: R
     if role == "hidden" and recipe.optimizer == "muon":
         return Muon(parameters, lr=recipe.hidden_learning_rate)
     rate = recipe.mask_learning_rate if role == "masks" else recipe.learning_rate
-    # eps far below the gradients of a hash grid that few points touch, as instant-ngp does.
-    return Adam(parameters, lr=rate, betas=(0.9, 0.99), eps=1e-15)
+    return Adam(parameters, lr=rate, betas=recipe.betas, eps=recipe.epsilon, amsgrad=recipe.amsgrad)
 
 
 def build_optimizers(network: Network, recipe: Recipe) -> dict[ParameterRole, torch.optim.Optimizer]:

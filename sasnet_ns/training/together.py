@@ -77,6 +77,8 @@ def train_together(
         (as :class:`DivergenceGuard` sees it) what was seen. Their values are of no use, and they harm no other.
     """
     check_objective(objective)
+    if recipe.clip_norm is not None:
+        raise ValueError("networks in one pass have no clip_norm: train them one by one, or leave it out.")
     tune()
     optimizers = {role: build_optimizer(role, found, recipe) for role, found in networks.parameter_roles().items()}
     peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in optimizers.items()}

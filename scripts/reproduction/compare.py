@@ -15,10 +15,13 @@ Results = dict[str, list[list[dict[str, Any]]]]
 """Row name to results by seed and item of the data set."""
 
 
-def run_rows(context: Context, rows: list[Row], make: Callable[[Row, int], list[Job]]) -> Results:
-    """Run every row for every seed; ``make`` gives the jobs of a row and a seed, one for each item."""
+def run_rows(context: Context, rows: list[Row], make: Callable[[Row, int], list[Job]], fields: bool = False) -> Results:
+    """Run every row for every seed; ``make`` gives the jobs of a row and a seed, one for each item.
+
+    With ``fields`` every result has a folder with the network, without it kept numbers may do.
+    """
     jobs = {(row.name, seed): make(row, seed) for row in rows for seed in context.seeds}
-    flat = context.run([job for group in jobs.values() for job in group])
+    flat = context.run([job for group in jobs.values() for job in group], fields)
     results: Results = {row.name: [] for row in rows}
     start = 0
     for (name, _), group in jobs.items():

@@ -5,12 +5,17 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from reproduction.runs import Job, available_cores, run_jobs
+from reproduction.runs import Job, Record, available_cores, run_jobs
 from sdf_tools.io.writing import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
+ROWS = ROOT / "docs" / "paper_rows"
+"""Results of rows that took long, one JSON file each, by size."""
+
+Size = Literal["quick", "medium", "full"]
+T = TypeVar("T")
 
 SOURCES = {
     "images/div2k512": "DIV2K photographs at 512 x 512 (the folder div2k/test_data of github.com/liuzhen0212/FINER, or "
@@ -34,7 +39,8 @@ class Context:
     Attributes:
         output: tables, figures and, in ``runs``, results of runs.
         data: folder of data sets, see :data:`SOURCES`.
-        quick: the small version.
+        size: ``quick`` for a small version, ``full`` for the paper's setting, ``medium`` in between.
+        item: what is reproduced, for the rows' records.
         seeds: of weights and batches.
         rows: names of rows to keep; empty for all.
         limit: images or volumes of a data set to use; None for the item's own number.
@@ -45,7 +51,8 @@ class Context:
 
     output: Path
     data: Path
-    quick: bool = False
+    size: Size = "full"
+    item: str = ""
     seeds: tuple[int, ...] = (0,)
     rows: tuple[str, ...] = ()
     limit: int | None = None
@@ -55,20 +62,55 @@ class Context:
     done: list[Path] = field(default_factory=list)
 
     @property
+    def quick(self) -> bool:
+        """Whether this is the small version."""
+        return self.size == "quick"
+
+    def choose(self, quick: T, medium: T, full: T) -> T:
+        """One value for each size."""
+        return {"quick": quick, "medium": medium, "full": full}[self.size]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Of the rows."""
+        return self.choose(("quick",), ("medium",), ())
+
+    @property
     def suffix(self) -> str:
-        """Ending of file names that keeps quick results apart."""
-        return "_quick" if self.quick else ""
+        """Ending of file names that keeps the sizes apart."""
+        return self.choose("_quick", "_medium", "")
+
+    @property
+    def mark(self) -> str:
+        """Ending of titles."""
+        return self.choose(" (quick version)", " (medium size)", "")
+
+    @property
+    def command(self) -> str:
+        """What makes this item again, without the machine's paths."""
+        words = ["python scripts/reproduce.py", self.item, *self.choose(["--quick"], ["--medium"], [])]
+        words += ["--rows", *self.rows] if self.rows else []
+        words += ["--limit", str(self.limit)] if self.limit else []
+        words += ["--seeds", *map(str, self.seeds)] if self.seeds != (0,) else []
+        return " ".join(words)
 
     def save(self, name: str, data: bytes) -> None:
-        """Write ``name`` into the output folder, marked as quick where it is, and list it."""
+        """Write ``name`` into the output folder, marked with its size, and list it."""
         stem, ending = name.rsplit(".", 1)
         path = self.output / f"{stem}{self.suffix}.{ending}"
         write_atomically(path, data)
         self.done.append(path)
 
-    def run(self, jobs: list[Job]) -> list[dict[str, Any]]:
-        """Results of jobs, from the cache where they are there."""
-        return run_jobs(jobs, self.output / "runs", self.workers, self.device, self.checkpoint_seconds)
+    def run(self, jobs: list[Job], fields: bool = False) -> list[dict[str, Any]]:
+        """Results of jobs, from the cache or :data:`ROWS` where they are there.
+
+        Args:
+            jobs: what to fit.
+            fields: the networks are needed too, and :data:`ROWS` have numbers alone.
+        """
+        record = Record(self.command, self.hardware(), self.data)
+        rows = None if fields else ROWS / self.size
+        return run_jobs(jobs, self.output / "runs", self.workers, self.device, self.checkpoint_seconds, record, rows)
 
     def files(self, folder: str, count: int | None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
         """The first files of a data set by name.

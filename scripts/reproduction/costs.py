@@ -1,6 +1,10 @@
-"""What the networks cost: the supplement's Tables 1 and 2."""
+"""What the networks cost: the supplement's Tables 1 and 2, and Section 4 on signed distances."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -10,10 +14,18 @@ from sasnet_ns.analysis.step_cost import measure_step_cost
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.grid_fit import GridFit, GridLoss
 from sasnet_ns.fitting.toy_image import toy_image
-from sasnet_ns.training.recipe import build_optimizers
+from sasnet_ns.networks import Network, SignedDistanceField
+from sasnet_ns.networks.sizes import table_options
+from sasnet_ns.training.objective import SDFObjective, SDFStep
+from sasnet_ns.training.recipe import Recipe, build_optimizers
 from sdf_tools.io.writing import write_atomically
+from sdf_tools.pools import COARSE, FINE, SDFBatch
 
 PAPER_COUNTS = {"image": 128_865, "volume": 138_181, "sdf": 130_917}
+PAPER_SHAPE_COSTS = {
+    "siren": {"step_us": 17_557.0, "peak_mib": 98.0},
+    "sasnet": {"step_us": 22_175.0, "peak_mib": 118.2},
+}
 PAPER_COSTS = {
     "siren": {"step_us": 29_224.0, "peak_mib": 2075.50},
     "msiren": {"step_us": 95_438.0, "peak_mib": 6077.07},
@@ -50,8 +62,6 @@ def parameter_counts(context: Context) -> None:
 
 def step_costs(context: Context) -> None:
     """Supp. Table 2: average step time and peak memory of four networks of equal size, full batch."""
-    from sasnet_ns.networks.sizes import table_options
-
     size = 64 if context.quick else 512
     signal = toy_image(size)
     table = []
@@ -63,22 +73,65 @@ def step_costs(context: Context) -> None:
         field.network.initialize_from(target)
         config = GridFit(network=name, network_config=options)
         loss_at = GridLoss(field, target, config)
-        optimizers = list(build_optimizers(field.network, config.recipe).values())
-
-        def step(loss_at: GridLoss = loss_at, optimizers: list[torch.optim.Optimizer] = optimizers) -> None:
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            loss_at(0).backward()
-            for optimizer in optimizers:
-                optimizer.step()
-
-        # Parameters, gradients and Adam's two moments, the points and their values.
-        held = 4 * sum(p.numel() for p in field.parameters()) * 4 + 4 * (loss_at.points.numel() + target.numel())
-        cost = measure_step_cost(step, context.device, held_bytes=held)
-        values = {"step_us": [cost.step_us], "peak_mib": [cost.peak_mib]}
-        table.append(TableRow(LABELS[name], field.network.parameter_count(), values, PAPER_COSTS[name]))
+        step = _step(field.network, config.recipe, partial(loss_at, 0))
+        table.append(_row(name, field.network, step, context, loss_at.points.numel() + target.numel(), PAPER_COSTS))
     notes = [
         f"{size * size:,} points a step (paper: 262,144 on an RTX A6000); means of 5 runs of 3 steps by torch.profiler."
     ]
     title = "Supp. Table 2: average step time and peak memory"
     print(write_table(context, "supp_table2", title, COST_METRICS, table, notes))
+
+
+def shape_step_costs(context: Context) -> None:
+    """Supp. Sec. 4: average step time and peak memory of SASNet and SIREN on signed distances."""
+    points = context.choose(2_500, 10_000, 10_000)
+    generator = torch.Generator().manual_seed(0)
+    half = points // 2
+    kind = torch.tensor([FINE, COARSE], dtype=torch.uint8).repeat_interleave(half)
+    batch = SDFBatch(torch.rand(points, 3, generator=generator) - 0.5, torch.zeros(points), kind, (half, half, 0))
+    batch = dataclasses.replace(
+        batch, points=batch.points.to(context.device), sdf=batch.sdf.to(context.device), kind=kind.to(context.device)
+    )
+    table = []
+    for name in context.pick(tuple(PAPER_SHAPE_COSTS)):
+        torch.manual_seed(0)
+        field = SignedDistanceField(name, table_options(name, "sdf")).to(context.device)
+        losses = SDFStep(field, SDFObjective(loss="coarse_to_fine"), steps=100)
+        step = _step(field.network, GridFit().recipe, partial(_shape_loss, losses, batch))
+        table.append(_row(name, field.network, step, context, 4 * points, PAPER_SHAPE_COSTS))
+    notes = [f"{points:,} points a step (paper: 10,000 on an RTX A6000); means of 5 runs of 3 steps by torch.profiler."]
+    title = "Supp. Section 4: step time and memory on signed distances"
+    print(write_table(context, "supp_sec4", title, COST_METRICS, table, notes))
+
+
+def _shape_loss(losses: SDFStep, batch: SDFBatch) -> torch.Tensor:
+    return losses.losses(batch, 0)[0]["sdf"]
+
+
+def _step(network: Network, recipe: Recipe, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """One optimisation step."""
+    optimizers = list(build_optimizers(network, recipe).values())
+
+    def step() -> None:
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    return step
+
+
+def _row(
+    name: str,
+    network: Network,
+    step: Callable[[], None],
+    context: Context,
+    numbers: int,
+    paper: dict[str, dict[str, float]],
+) -> TableRow:
+    """A step's cost; ``numbers`` are the points' and their values'."""
+    held = 4 * sum(p.numel() for p in network.parameters()) * 4 + 4 * numbers  # and gradients and Adam's two moments
+    cost = measure_step_cost(step, context.device, held_bytes=held)
+    values = {"step_us": [cost.step_us], "peak_mib": [cost.peak_mib]}
+    return TableRow(LABELS[name], network.parameter_count(), values, paper[name])

@@ -22,10 +22,10 @@ from sasnet_ns.training.loop import History
 
 
 def masks(context: Context) -> None:
-    """Supp. Fig. 9: masks and contribution maps of SASNet, and Fig. 3: neurons of SIREN and SASNet."""
+    """Supp. Fig. 9: masks and contribution maps of SASNet, and Fig. 3: neurons of SIREN, WIRE and SASNet."""
     files = context.files("images/kodak", 1)
-    rows = [load_row("images", name) for name in context.pick(("siren", "sasnet"))]
-    results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files])
+    rows = [load_row("images", name) for name in context.pick(("siren", "wire", "sasnet"))]
+    results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files], fields=True)
     for row in rows:
         result = results[row.name][0][0]
         if "error" in result:
@@ -53,7 +53,7 @@ def spectra(context: Context) -> None:
     context.save("supp_fig1.png", data)
     files = context.files("images/kodak", 1)
     rows = [load_row("images", name) for name in context.pick(("siren", "sasnet"))]
-    results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files])
+    results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files], fields=True)
     shown = []
     for row in rows:
         result = results[row.name][0][0]
@@ -69,8 +69,10 @@ def spectra(context: Context) -> None:
 
 def scalability(context: Context) -> None:
     """Figure 6: PSNR over the number of parameters."""
-    counts = (2_500, 4_300, 8_200) if context.quick else (32_000, 64_000, 128_867, 256_000, 512_000)
-    files = context.files("images/kodak", 1 if context.quick else None)
+    counts = context.choose(
+        (2_500, 4_300, 8_200), (16_000, 32_217, 64_000), (32_000, 64_000, 128_867, 256_000, 512_000)
+    )
+    files = context.files("images/kodak", context.choose(1, 1, None))
     rows = [load_row("images", name) for name in context.pick(ROWS)]
     changes: dict[str, Any] = {"recipe": {"steps": 300}} if context.quick else {}
 
@@ -80,7 +82,7 @@ def scalability(context: Context) -> None:
     results = run_rows(context, rows, jobs)
     figure, (axis,) = pictures.new_figure(1, 1, (6.0, 4.2))
     lines = [
-        f"### Figure 6: PSNR (dB) over the number of parameters{' (quick version)' if context.quick else ''}",
+        f"### Figure 6: PSNR (dB) over the number of parameters{context.mark}",
         "",
         "| method | " + " | ".join(f"{c:,} wanted" for c in counts) + " |",
         "| --- |" + " ---: |" * len(counts),
@@ -114,16 +116,18 @@ def scalability(context: Context) -> None:
 
 def omega(context: Context) -> None:
     """Supp. Fig. 3: PSNR over omega_0 of SIREN and SASNet; and Fig. 1's super-resolved pictures of both."""
-    values = (5.0, 10.0, 20.0, 30.0, 43.0) if context.quick else (10.0, 20.0, 30.0, 43.0, 60.0, 80.0, 100.0)
+    values: tuple[float, ...] = context.choose(
+        (5.0, 10.0, 20.0, 30.0, 43.0), (5.0, 10.0, 21.5, 43.0, 60.0), (10.0, 20.0, 30.0, 43.0, 60.0, 80.0, 100.0)
+    )
     files = context.files("images/kodak", 1)
     rows = [load_row("images", name) for name in context.pick(("siren", "sasnet"))]
 
     def jobs(row: Row, seed: int) -> list[Job]:
         return [image_job(context, row, files[0], seed, _at_omega(context, row, value)) for value in values]
 
-    results = run_rows(context, rows, jobs)
+    results = run_rows(context, rows, jobs, fields=True)
     figure, (axis, noise) = pictures.new_figure(1, 2, (4.5, 3.4))
-    lines = [f"### Supp. Figure 3: influence of omega_0{' (quick version)' if context.quick else ''}", "",
+    lines = [f"### Supp. Figure 3: influence of omega_0{context.mark}", "",
              "| method | " + " | ".join(f"{v:g}" for v in values) + " | largest minus smallest |",
              "| --- |" + " ---: |" * (len(values) + 1)]  # fmt: skip
     zooms = []
@@ -172,7 +176,7 @@ def generalization(context: Context) -> None:
     """Figure 5: pixels shifted by an eighth, and super-resolution by 16, of every method on a Kodak image."""
     files = context.files("images/kodak", 1)
     rows = [load_row("images", name) for name in context.pick(ROWS)]
-    results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files])
+    results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files], fields=True)
     signal = load_signal(image_job(context, rows[0], files[0], 0))
     fields = {}
     for row in rows:
@@ -198,10 +202,10 @@ def generalization(context: Context) -> None:
 
 
 def time_to_accuracy(context: Context) -> None:
-    """Training error over wall-clock time on an image (the images' counterpart of Supp. Fig. 2)."""
+    """Training error over wall-clock time on an image, the counterpart of Supp. Fig. 2."""
     files = context.files("images/kodak", 1)
     rows = [load_row("images", name) for name in context.pick(ROWS)]
-    results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files])
+    results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files], fields=True)
     figure, (axis,) = pictures.new_figure(1, 1, (6.0, 4.2))
     for row in rows:
         result = results[row.name][0][0]

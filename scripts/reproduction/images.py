@@ -21,15 +21,21 @@ from sasnet_ns.fitting.image_metrics import gray
 ROWS = ("siren", "ffn", "sape", "wire", "finer", "gaussian_image", "neurbf", "sasnet")
 SINES = ("siren", "finer", "sasnet")
 ABLATION = ("base", "fe", "fe_h1", "fe_h1_h2", "fe_h1_h3", "fe_h2", "fe_h3", "h1_h2_h3", "full")
-QUICK_SIDE = 96
-"""Longest side of the quick versions' images, pixels."""
-QUICK_REGION = {"disk_radius": 1}
-"""At 96 pixels a side a disk of 3 pixels would make nearly everything an edge."""
-QUICK_NOTE = (
-    "As many parameters for each value of the image (0.16) and as many cycles a pixel as in the paper; 500 steps of "
-    "all pixels, each method's rate chosen on another image. The paper has 512 x 512 pixels and 5,000 steps: compare "
-    "orders, not values."
-)
+SIDES = {"quick": 96, "medium": 256, "full": None}
+"""Longest side of the images, pixels; None as they are."""
+REGIONS: dict[str, dict[str, Any]] = {
+    "quick": {"canny_sigma": 1.0, "disk_radius": 1},
+    "medium": {"disk_radius": 2},
+    "full": {},
+}
+"""The edge region's disk shrinks with the image: at 96 pixels one of 3 pixels would make nearly everything an edge."""
+NOTES = {
+    "quick": "As many parameters for each value of the image (0.16) and as many cycles a pixel as in the paper; 500 "
+    "steps of all pixels, each method's rate chosen on another image. The paper has 512 x 512 pixels and 5,000 steps: "
+    "compare orders, not values.",
+    "medium": "As many parameters for each value of the image (0.16) and as many cycles a pixel as in the paper; its "
+    "steps, rates and optimisers. The paper has 512 x 512 pixels.",
+}
 
 
 @dataclass(frozen=True)
@@ -41,33 +47,34 @@ class ImageTable:
     rows: tuple[str, ...]
     full_count: int | None
     quick_count: int = 2
+    medium_count: int = 4
 
 
 TABLES = {
     "table1": ImageTable("Table 1: image fitting on DIV2K", "images/div2k512", ROWS, None),
-    "supp_table3": ImageTable("Supp. Table 3: image fitting on Kodak", "images/kodak", ROWS, None, 1),
-    "supp_table4": ImageTable("Supp. Table 4: medical CT slices", "images/ct", SINES, 100, 1),
-    "supp_table5": ImageTable("Supp. Table 5: FFHQ faces", "images/ffhq", SINES, 100, 1),
+    "supp_table3": ImageTable("Supp. Table 3: image fitting on Kodak", "images/kodak", ROWS, None, 1, 2),
+    "supp_table4": ImageTable("Supp. Table 4: medical CT slices", "images/ct", SINES, 100, 1, 2),
+    "supp_table5": ImageTable("Supp. Table 5: FFHQ faces", "images/ffhq", SINES, 100, 1, 2),
 }
 
 
 def image_job(context: Context, row: Row, path: Path | str, seed: int, changes: dict[str, Any] | None = None) -> Job:
-    """One method on one image at the paper's setting, or the quick one."""
-    fit = merge(row.fit(*(["quick"] if context.quick else [])), {"seed": seed, **(changes or {})})
+    """One method on one image at the context's size."""
+    fit = merge(row.fit(*context.variants), {"seed": seed, **(changes or {})})
     label = f"{row.label} on {Path(path).stem}"
-    size, region = (QUICK_SIDE, QUICK_REGION) if context.quick else (None, {})
-    return Job("image", str(path), fit, label, size, region)
+    return Job("image", str(path), fit, label, SIDES[context.size], REGIONS[context.size])
 
 
 def image_table(context: Context, item: str) -> None:
     """A table of methods and the error maps of its first image."""
     spec = TABLES[item]
-    files = context.files(spec.folder, spec.quick_count if context.quick else spec.full_count)
+    files = context.files(spec.folder, context.choose(spec.quick_count, spec.medium_count, spec.full_count))
     rows = _with_tuned([load_row("images", name) for name in context.pick(spec.rows)], context)
     results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files])
-    reduced = f", reduced to {QUICK_SIDE} pixels" if context.quick else ""
+    side = SIDES[context.size]
+    reduced = f", reduced to {side} pixels" if side else ""
     notes = [f"Images: {', '.join(f.stem for f in files)}{reduced}."]
-    notes += [QUICK_NOTE] if context.quick else []
+    notes += [NOTES[context.size]] if context.size in NOTES else []
     table = table_rows(rows, results, IMAGE_METRICS, item)
     print(write_table(context, item, spec.title, IMAGE_METRICS, table, notes))
     shown = {row.label: results[row.name][0][0] for row in rows}
@@ -105,7 +112,7 @@ def ablation(context: Context) -> None:
     """Table 4 (nine rows), and the gradients of Supp. Fig. 8 from the same runs."""
     rows = [load_row("ablation", name) for name in context.pick(ABLATION)]
     folder = "images/div2k512"
-    files = context.files(folder, 2 if context.quick else None)
+    files = context.files(folder, context.choose(2, 2, None))
     results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files])
     table = table_rows(rows, results, IMAGE_METRICS, "table4")
     notes = [
@@ -159,7 +166,7 @@ def toy(context: Context) -> None:
 
     def jobs(row: Row, seed: int) -> list[Job]:
         fit = merge(row.fit(*variants), {"seed": seed})
-        return [Job("image", f"toy:{size}", fit, f"{row.label} on the toy image", region=QUICK_REGION)]
+        return [Job("image", f"toy:{size}", fit, f"{row.label} on the toy image", region=REGIONS["quick"])]
 
     results = run_rows(context, rows, jobs)
     table = table_rows(rows, results, IMAGE_METRICS, "fig4")
@@ -183,7 +190,7 @@ def tiger(context: Context) -> None:
     files = context.files("images/kodak", 1)
     names = context.pick(("p_masks", "p_no_masks", "d_masks", "d_no_masks"))
     rows = [load_row("tiger", name) for name in names]
-    size = 64 if context.quick else 317
+    size = context.choose(64, 128, 317)
 
     def jobs(row: Row, seed: int) -> list[Job]:
         job = image_job(context, row, files[0], seed)

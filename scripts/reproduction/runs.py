@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import statistics
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -62,31 +66,65 @@ class Job:
         key = hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:12]
         return root / f"{self.fit['network']}_{path.stem.replace(':', '')}_{key}"
 
-    def result(self, root: Path) -> dict[str, Any] | None:
-        """The metrics of a finished run; None while there is none."""
-        path = self.folder(root) / "metrics.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+    def result(self, root: Path, rows: Path | None = None) -> dict[str, Any] | None:
+        """The metrics of a finished run, with its ``folder`` where that is still there; None while there is none.
+
+        Args:
+            root: the runs' folder.
+            rows: a folder of kept rows (:func:`row_record`) to look in as well.
+        """
+        folder = self.folder(root)
+        if (folder / "metrics.json").is_file():
+            return {**json.loads((folder / "metrics.json").read_text()), "folder": folder}
+        kept = None if rows is None else rows / f"{folder.name}.json"
+        if kept is None or not kept.is_file():
+            return None
+        content = json.loads(kept.read_text())
+        return {**content["metrics"], "curve": content["curve"]}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished run's ``row.json`` says besides its numbers.
+
+    Attributes:
+        command: that made it.
+        hardware: that it ran on.
+        data: folder of data sets, whose path is left out.
+    """
+
+    command: str = ""
+    hardware: str = ""
+    data: Path = Path()
 
 
 def run_jobs(
-    jobs: list[Job], root: Path, workers: int, device: str | None, checkpoint_seconds: float = 60.0
+    jobs: list[Job],
+    root: Path,
+    workers: int,
+    device: str | None,
+    checkpoint_seconds: float = 60.0,
+    record: Record | None = None,
+    rows: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Do what is not done yet and return all results, in the jobs' order.
 
-    A result is the content of ``metrics.json``, or ``{"error": sentence}``. Ctrl-C passes through; finished runs stay,
+    A result is that of :meth:`Job.result`, or ``{"error": sentence}``. Ctrl-C passes through; finished runs stay,
     and one that was under way goes on from ``FOLDER.training.pt``, written every ``checkpoint_seconds``. On the CPU
     ``workers`` processes share the cores, each with its part of the threads.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    todo = {str(job.folder(root)): job for job in jobs if job.result(root) is None}
+    todo = {str(job.folder(root)): job for job in jobs if job.result(root, rows) is None}
     errors: dict[str, str] = {}
     if len(todo) < len(jobs):
         print(f"{len({str(j.folder(root)) for j in jobs}) - len(todo)} of the runs are there already")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, disable=not todo) as bar:
         task = bar.add_task("runs", total=len(todo))
-        do = partial(_guarded, root=root, device=device, checkpoint_seconds=checkpoint_seconds)
+        do = partial(
+            _guarded, root=root, device=device, checkpoint_seconds=checkpoint_seconds, record=record or Record()
+        )
         for folder, error in _outcomes(todo, workers, do):
             if error:
                 errors[folder] = error
@@ -94,10 +132,8 @@ def run_jobs(
             bar.update(task, advance=1, description=todo[folder].label)
     results = []
     for job in jobs:
-        done = job.result(root)
-        results.append(
-            {"error": errors[str(job.folder(root))]} if done is None else {**done, "folder": job.folder(root)}
-        )
+        done = job.result(root, rows)
+        results.append({"error": errors[str(job.folder(root))]} if done is None else done)
     return results
 
 
@@ -135,16 +171,18 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _guarded(job: Job, root: Path, device: str | None, checkpoint_seconds: float, show: bool = False) -> str | None:
+def _guarded(
+    job: Job, root: Path, device: str | None, checkpoint_seconds: float, record: Record, show: bool = False
+) -> str | None:
     """Do a job; one that cannot be done does not stop the others. Returns the reason."""
     try:
-        _do(job, root, device, checkpoint_seconds, show)
+        _do(job, root, device, checkpoint_seconds, record, show)
     except (ValueError, ImportError, RuntimeError) as error:
         return str(error).splitlines()[0]
     return None
 
 
-def _do(job: Job, root: Path, device: str | None, checkpoint_seconds: float, show: bool) -> None:
+def _do(job: Job, root: Path, device: str | None, checkpoint_seconds: float, record: Record, show: bool) -> None:
     """Fit, measure, and move the whole folder into place at the end; a killed fit goes on from what it kept."""
     from sasnet_ns.training.checkpoint import Checkpoint
 
@@ -161,12 +199,60 @@ def _do(job: Job, root: Path, device: str | None, checkpoint_seconds: float, sho
         else:
             _fit_grid(job, partial, device, show, checkpoint)
         write_json(partial / "job.json", dataclasses.asdict(job))
+        write_json(partial / "row.json", row_record(job, partial, record))
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         sync_folder(final.parent)
         checkpoint.remove()
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def row_record(job: Job, folder: Path, record: Record) -> dict[str, Any]:
+    """All that a finished run is cited by: job, numbers, training curve, command, commit, hardware, seconds."""
+    import torch
+
+    data = Path(job.data)
+    content = dataclasses.asdict(job)
+    del content["label"]
+    if data.is_absolute():
+        content["data"] = str(data.relative_to(record.data) if data.is_relative_to(record.data) else data.name)
+    history = json.loads((folder / "history.json").read_text())
+    return {
+        "command": record.command,
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+        "hardware": record.hardware,
+        "threads": torch.get_num_threads(),
+        "seed": job.fit.get("seed", 0),
+        "seconds": history["seconds"][-1] if history["seconds"] else None,
+        "job": content,
+        "metrics": json.loads((folder / "metrics.json").read_text()),
+        "curve": thinned(history),
+    }
+
+
+def thinned(history: dict[str, list[Any]], entries: int = 200) -> dict[str, list[float]]:
+    """A training curve of at most so many entries: last step and second of each piece, mean loss over it."""
+    count = len(history["loss"])
+    ends = sorted({round((k + 1) * count / entries) for k in range(entries)} - {0})
+    found: dict[str, list[float]] = {"step": [], "seconds": [], "loss": []}
+    for first, last in itertools.pairwise([0, *ends]):
+        found["step"].append(history["step"][last - 1])
+        found["seconds"].append(round(history["seconds"][last - 1], 3))
+        found["loss"].append(statistics.fmean(history["loss"][first:last]))
+    return found
+
+
+def _commit() -> str:
+    """The commit of this program, marked where files differ from it; empty outside a repository."""
+    call = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    try:
+        found = call(["git", "rev-parse", "HEAD"]).stdout.strip()
+        changed = call(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except OSError:
+        return ""
+    return f"{found} with changes" if found and changed else found
 
 
 def _alive(process: int) -> bool:
@@ -224,8 +310,12 @@ def _fit_shape(job: Job, folder: Path, device: str | None, show: bool, checkpoin
     if fitted.interrupted:
         raise KeyboardInterrupt
     fitted.field.save(folder / "field.pt")
-    write_json(folder / "history.json", {"loss": fitted.losses}, indent=None)
-    content: dict[str, Any] = {"parameters": fitted.field.network.parameter_count(), "steps": config.recipe.steps}
+    write_json(folder / "history.json", dataclasses.asdict(fitted.history), indent=None)
+    content: dict[str, Any] = {
+        "parameters": fitted.field.network.parameter_count(),
+        "steps": config.recipe.steps,
+        "training_seconds": fitted.history.seconds[-1],
+    }
     try:
         mesh = fitted.extract_mesh(job.resolution)
     except ShapeError as error:

@@ -36,6 +36,7 @@ IMAGE_METRICS = (
     Metric("ssim", "SSIM", ".3f"),
     Metric("psnr_edge", "PSNR edge"),
     Metric("noisiness", "noisiness", ".3f", largest=False),
+    Metric("noisiness_differences", "by differences", ".3f", largest=False),
 )
 VOLUME_METRICS = (Metric("psnr", "PSNR"), Metric("ssim", "SSIM", ".4f"))
 SHAPE_METRICS = (
@@ -79,7 +80,7 @@ def write_table(
     context: Context, item: str, title: str, metrics: tuple[Metric, ...], rows: list[TableRow], notes: list[str]
 ) -> str:
     """Write ``ITEM.md``, ``ITEM.csv`` and ``ITEM.png`` and return the Markdown."""
-    lines = [f"### {title}{' (quick version)' if context.quick else ''}", ""]
+    lines = [f"### {title}{context.mark}", ""]
     lines += _markdown(metrics, rows)
     lines += ["", *(f"- {note}" for note in [*notes, *order_notes(metrics, rows), _counts(rows), _setting(context)])]
     text = "\n".join(lines) + "\n"

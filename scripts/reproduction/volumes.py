@@ -1,4 +1,4 @@
-"""Volume fitting: Table 2 and Figure 7."""
+"""Volume fitting: Table 2, Figure 7, and Figure 1's second row."""
 
 from __future__ import annotations
 
@@ -17,40 +17,63 @@ from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.volume import VOLUME_SUFFIXES, render_volume
 
 ROWS = ("pemlp", "gauss", "siren", "finer", "wire", "sasnet")
+SIDES = (32, 64, 178)
+"""Longest side of the volumes at each size, voxels."""
 
 
 def volume_files(context: Context) -> list[Path]:
     """The paper's eight ScalarFlow volumes, or, for the quick version or where they are missing, what is there."""
-    if not context.quick:
+    if context.size == "full":
         try:
             return context.files("volumes/scalarflow", 8, VOLUME_SUFFIXES)
         except ValueError as error:
             print(f"{error} Going on with the files in '{context.data / 'volumes'}'.")
-    return context.files("volumes", 1 if context.quick else 8, VOLUME_SUFFIXES)
+    return context.files("volumes", context.choose(1, 2, 8), VOLUME_SUFFIXES)
+
+
+def volume_job(context: Context, row: Row, path: Path, seed: int, changes: dict[str, Any] | None = None) -> Job:
+    """One method on one volume at the context's size."""
+    fit = merge(row.fit(*context.variants), {"seed": seed, **(changes or {})})
+    return Job("volume", str(path), fit, f"{row.label} on {path.stem}", context.choose(*SIDES))
 
 
 def volume_table(context: Context) -> None:
     """Table 2 and the slices and renderings of Figure 7."""
     files = volume_files(context)
     rows = [load_row("volumes", name) for name in context.pick(ROWS)]
+    size = context.choose(*SIDES)
 
     def jobs(row: Row, seed: int) -> list[Job]:
-        fit = merge(row.fit(*(["quick"] if context.quick else [])), {"seed": seed})
-        size = 32 if context.quick else 178
-        return [Job("volume", str(f), fit, f"{row.label} on {f.stem}", size) for f in files]
+        return [volume_job(context, row, f, seed) for f in files]
 
     results = run_rows(context, rows, jobs)
-    notes = [
-        f"Volumes: {', '.join(f.stem for f in files)}, longest side at most {32 if context.quick else 178} voxels."
-    ]
+    notes = [f"Volumes: {', '.join(f.stem for f in files)}, longest side at most {size} voxels."]
     if not any("scalarflow" in str(f).lower() for f in files):
         notes.append("Not the paper's data: ScalarFlow's smoke is smooth and mostly empty, so its PSNR is far higher.")
     table = table_rows(rows, results, VOLUME_METRICS, "table2")
     print(write_table(context, "table2", "Table 2: volumes", VOLUME_METRICS, table, notes))
-    _figure(context, {row.label: results[row.name][0][0] for row in rows}, jobs(rows[0], 0)[0])
+    _figure(context, "fig7", {row.label: results[row.name][0][0] for row in rows}, jobs(rows[0], 0)[0])
 
 
-def _figure(context: Context, results: dict[str, dict[str, Any]], job: Job) -> None:
+def omega_row(context: Context) -> None:
+    """Figure 1's second row: a volume by SIREN at a small, a middle and a large omega_0, and by SASNet."""
+    path = volume_files(context)[0]
+    omegas = context.choose((5.0, 20.0, 60.0), (5.0, 11.0, 30.0), (10.0, 30.0, 100.0))
+    siren, sasnet = load_row("volumes", "siren"), load_row("volumes", "sasnet")
+    jobs = {
+        f"SIREN, omega_0 {omega:g}": volume_job(
+            context, siren, path, context.seeds[0], {"network_config": {"omega_0": omega}}
+        )
+        for omega in omegas
+    }
+    jobs["SASNet"] = volume_job(context, sasnet, path, context.seeds[0])
+    results = dict(zip(jobs, context.run(list(jobs.values()), fields=True), strict=True))
+    for label, result in results.items():
+        print(f"{label}: {result.get('error') or format(result['psnr'], '.2f') + ' dB'}")
+    _figure(context, "fig1_volume", results, jobs["SASNet"])
+
+
+def _figure(context: Context, stem: str, results: dict[str, dict[str, Any]], job: Job) -> None:
     signal = load_signal(job)
     fields = {k: GridField.load(r["folder"] / "checkpoint.pt") for k, r in results.items() if "folder" in r}
     values = {label: field.render().clamp(0, 1).mean(-1) for label, field in fields.items()}
@@ -62,10 +85,10 @@ def _figure(context: Context, results: dict[str, dict[str, Any]], job: Job) -> N
     largest = float(truth.max())
     views = [(k, render_volume(v, signal.spacing, largest=largest)) for k, v in all_values.items()]
     errors = [(label, (v[middle] - truth[middle]).abs()) for label, v in values.items()]
-    files = {"fig7.png": pictures.panels(shown, 4, "gray", (0.0, 1.0), width=2.4)}
-    files["fig7_rendering.png"] = pictures.panels(views, 4, width=2.4)
+    files = {f"{stem}.png": pictures.panels(shown, 4, "gray", (0.0, 1.0), width=2.4)}
+    files[f"{stem}_rendering.png"] = pictures.panels(views, 4, width=2.4)
     if errors:
         largest = float(torch.stack([e for _, e in errors]).quantile(0.98))
-        files["fig7_error.png"] = pictures.panels(errors, 3, "jet", (0.0, max(largest, 1e-6)), "absolute error", 2.4)
+        files[f"{stem}_error.png"] = pictures.panels(errors, 3, "jet", (0.0, max(largest, 1e-6)), "absolute error", 2.4)
     for name, data in files.items():
         context.save(name, data)

@@ -20,10 +20,10 @@ from reproduction.runs import Job, sized  # noqa: E402
 from reproduction.tables import IMAGE_METRICS, TableRow, order_notes, write_table  # noqa: E402
 
 GROUPS = (
-    ("images", images.ROWS, (2, 3), ("quick", "toy", ("quick", "toy_quick"))),
-    ("ablation", images.ABLATION, (2, 3), ("quick",)),
-    ("volumes", volumes.ROWS, (3, 1), ("quick",)),
-    ("shapes", shapes.ROWS, (3, 1), ("quick",)),
+    ("images", images.ROWS, (2, 3), ("quick", "medium", "toy", ("quick", "toy_quick"))),
+    ("ablation", images.ABLATION, (2, 3), ("quick", "medium")),
+    ("volumes", volumes.ROWS, (3, 1), ("quick", "medium")),
+    ("shapes", shapes.ROWS, (3, 1), ("quick", "medium")),
 )
 
 
@@ -72,7 +72,12 @@ def test_a_run_clears_what_a_killed_one_left(tmp_path, monkeypatch):
     job = Job("image", "toy:32", {"network": "siren"})
     left = job.folder(tmp_path).with_name(f"{job.folder(tmp_path).name}.partial{dead.pid}")
     left.mkdir()
-    monkeypatch.setattr(runs, "_fit_grid", lambda job, folder, *rest: (folder / "metrics.json").write_text("{}"))
+
+    def fit(job: Job, folder: Path, *rest: object) -> None:
+        (folder / "metrics.json").write_text("{}")
+        (folder / "history.json").write_text('{"step": [], "seconds": [], "loss": []}')
+
+    monkeypatch.setattr(runs, "_fit_grid", fit)
     assert runs.run_jobs([job], tmp_path, 1, "cpu") == [{"folder": job.folder(tmp_path)}]
     assert [p.name for p in tmp_path.iterdir()] == [job.folder(tmp_path).name]
 

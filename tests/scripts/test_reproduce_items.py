@@ -22,12 +22,14 @@ WANTED = {
     "table2": {"table2_quick.md", "fig7_quick.png", "fig7_rendering_quick.png"},
     "table3": {"table3_quick.md", "fig9_quick.png"},
     "table4": {"table4_quick.md", "supp_fig8_quick.png"},
+    "fig1_volume": {"fig1_volume_quick.png", "fig1_volume_rendering_quick.png"},
     "fig3": {"fig3_siren_quick.png", "fig3_sasnet_quick.png", "supp_fig9_masks_quick.png"},
     "fig4": {"fig4_quick.md", "fig4_fits_error_quick.png", "fig4_masks_quick.png"},
     "fig5": {"fig5_quick.png"},
     "fig6": {"fig6_quick.md", "fig6_quick.png"},
     "fig8": {"fig8_quick.md", "fig8_quick.png"},
     "fig10": {"fig10_quick.png"},
+    "noise": {"noise_quick.md"},
     "supp_table1": {"supp_table1.md"},
     "supp_table2": {"supp_table2_quick.md"},
     "supp_table3": {"supp_table3_quick.md"},
@@ -35,11 +37,15 @@ WANTED = {
     "supp_table5": {"supp_table5_quick.md"},
     "theorem1": {"theorem1.md", "theorem1.png"},
     "supp_fig1": {"supp_fig1_quick.png", "supp_fig1_trained_quick.png"},
-    "supp_fig2": {"time_to_accuracy_quick.png"},
+    "supp_fig2": {"supp_fig2_quick.md", "supp_fig2_quick.png"},
     "supp_fig3": {"supp_fig3_quick.md", "supp_fig3_quick.png", "fig1_quick.png"},
+    "supp_fig4": {"supp_fig4_quick.md"},
+    "supp_fig5": {"supp_fig5_quick.png"},
+    "supp_sec4": {"supp_sec4_quick.md"},
+    "time_to_accuracy": {"time_to_accuracy_quick.png"},
     "tiger": {"tiger_quick.md"},
 }
-_ALL_ROWS = ("table4", "fig10", "supp_table1", "theorem1", "tiger")
+_ALL_ROWS = ("table4", "fig10", "noise", "supp_fig4", "supp_fig5", "supp_sec4", "supp_table1", "theorem1", "tiger")
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def test_item(item, data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Job, "__init__", fewer)
     output = tmp_path / "out"
-    context = Context(output, data, quick=True, rows=() if item in _ALL_ROWS else ("siren", "sasnet"))
+    context = Context(output, data, size="quick", rows=() if item in _ALL_ROWS else ("siren", "sasnet"))
     reproduce._function(item)(context)
     names = {p.name for p in output.iterdir()}
     assert WANTED[item] <= names, WANTED[item] - names

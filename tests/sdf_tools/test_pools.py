@@ -7,7 +7,7 @@ import torch
 from primitives import box, box_distance, cloud, sphere
 
 from sdf_tools.geometry import PointCloud, normalize
-from sdf_tools.pools import COARSE, FINE, UNIFORM, build_sdf_pool
+from sdf_tools.pools import COARSE, FINE, UNIFORM, PoolConfig, build_sdf_pool
 
 
 def small_box():  # type: ignore[no-untyped-def]
@@ -83,3 +83,17 @@ def test_consecutive_batches_in_one_block_are_the_same_batches(count: int) -> No
     for index, rows in enumerate(block):
         batch = pool.batch(count, 5 + index)
         assert torch.equal(rows[:, :3], batch.points) and torch.equal(rows[:, 3], batch.sdf)
+
+
+def test_nearest_points_are_the_papers_distances() -> None:
+    from scipy.spatial import cKDTree
+
+    ball = sphere(0.4, subdivisions=3)
+    config = PoolConfig(pool_size=4_000, coarse_scales=(0.1,), uniform_share=0.0, distances="nearest_points")
+    pool = config.build_pool(ball)
+    points, normals = pool.points.double(), torch.nn.functional.normalize(ball.vertices, dim=1)
+    nearest = cKDTree(ball.vertices.numpy()).query(points.numpy(), k=3)[1]
+    expected = ((points - ball.vertices[nearest[:, 0]]) * normals[nearest].mean(1)).sum(1)
+    assert torch.allclose(pool.sdf.double(), expected, atol=1e-3)
+    far = pool.sdf > 0.05
+    assert (pool.sdf[far] < pool.points[far].norm(dim=1) - 0.4).float().mean() > 0.9  # too small outside a ball

@@ -29,8 +29,9 @@ class Finer(Siren):
         omega_0: float = 30.0,
         first_bias_scale: float | None = 1.0,
         detach_scale: bool = True,
+        coordinate_scale: float = 1.0,
     ) -> None:
-        super().__init__(in_dim, out_dim, width, hidden_layers, omega_0)
+        super().__init__(in_dim, out_dim, width, hidden_layers, omega_0, coordinate_scale)
         self.detach_scale = detach_scale
         if first_bias_scale is not None:
             with torch.no_grad():

@@ -21,13 +21,21 @@ class Gauss(Network):
         width: neurons of every layer.
         hidden_layers: layers after the first.
         scale: inverse width of the Gaussian; ``1 / (sqrt(2) a)`` in the notation of the paper.
+        coordinate_scale: the network sees the coordinates times this: 0.5 on signed distances, where the box is
+            [-0.5, 0.5]^3 in BACON's and FINER's programs.
     """
 
     def __init__(
-        self, in_dim: int = 3, out_dim: int = 1, width: int = 256, hidden_layers: int = 2, scale: float = 30.0
+        self,
+        in_dim: int = 3,
+        out_dim: int = 1,
+        width: int = 256,
+        hidden_layers: int = 2,
+        scale: float = 30.0,
+        coordinate_scale: float = 1.0,
     ) -> None:
         super().__init__(in_dim, out_dim)
-        self.scale = scale
+        self.scale, self.coordinate_scale = scale, coordinate_scale
         self.first = nn.Linear(in_dim, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(hidden_layers))
         self.output = nn.Linear(width, out_dim)
@@ -37,7 +45,7 @@ class Gauss(Network):
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
         """Evaluate at (..., in_dim) coordinates in [-1, 1]."""
-        h = x.reshape(-1, self.in_dim).to(self.first.weight.dtype)
+        h = self.coordinate_scale * x.reshape(-1, self.in_dim).to(self.first.weight.dtype)
         for layer in (self.first, *linears(self.hidden)):
             h = torch.exp(-(self.scale * layer(h)).square())
         return self.output(h).reshape(*x.shape[:-1], self.out_dim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ class NeuRBF(Network):
     Anisotropic inverse quadratic kernels ``r_k = 1 / (1 + (x - c_k)^T S_k (x - c_k))`` are frozen after
     :meth:`initialize_from` has put them where the signal changes. The responses of the nearest kernels, divided by
     their sum, become ``sum_k w_k * sin(m r_k)`` with multipliers m from 2^-3 to 2^12 and trainable w. With the features
-    of a hash grid and a bias they enter an MLP, whose first layer is ``z + sin(n z)`` with n from 10 to 100, the second
-    ReLU, the third affine.
+    of a hash grid and a bias they enter an MLP, whose first layer is ``z + sin(n z)`` with n over ``sine_range``, the
+    second ReLU, the third affine.
 
     The published program chooses the number of kernels so that the total equals an instant-ngp's; here it is an option,
     and the default makes the size of the SASNet paper's image networks. Only trained values count as parameters: a
@@ -37,6 +38,7 @@ class NeuRBF(Network):
         grid_min: resolution of the coarsest level.
         grid_max: resolution of the finest level; the published program takes half the image's longer side.
         width: neurons of the MLP's two hidden layers.
+        sine_range: smallest and largest n; published: 10 and 100 for one image, 1 and 1,000 for DIV2K.
         implementation: kernel backend, see :func:`sasnet_ns.kernels.hash_grid`.
     """
 
@@ -57,6 +59,7 @@ class NeuRBF(Network):
         grid_min: int = 16,
         grid_max: int = 256,
         width: int = 64,
+        sine_range: tuple[float, float] = (10.0, 100.0),
         implementation: Implementation = "auto",
     ) -> None:
         super().__init__(in_dim, out_dim)
@@ -81,7 +84,8 @@ class NeuRBF(Network):
         self.register_buffer("centers", spread)
         self.register_buffer("shapes", torch.eye(in_dim).repeat(kernels, 1, 1) * (2 / spacing) ** 2)
         self.register_buffer("multipliers", torch.logspace(-3, 12, features, base=2), persistent=False)
-        self.register_buffer("sine_scale", torch.logspace(1, 2, width), persistent=False)
+        low, high = (math.log10(n) for n in sine_range)
+        self.register_buffer("sine_scale", torch.logspace(low, high, width), persistent=False)
         self._nearest: tuple[Tensor, int, Tensor, int, Tensor] | None = None
 
     def _role(self, name: str, parameter: nn.Parameter) -> ParameterRole:

@@ -23,6 +23,8 @@ class PEMLP(EncodedReLU):
         base: the lowest frequency in radians per coordinate unit: 1 as in the published NeRF and FINER programs, pi in
             the equation of NeRF's paper.
         include_input: whether the coordinates themselves are part of the encoding.
+        coordinate_scale: the network sees the coordinates times this: 0.5 on signed distances, where the box is
+            [-0.5, 0.5]^3 in BACON's and FINER's programs.
     """
 
     frequencies: Tensor
@@ -36,13 +38,15 @@ class PEMLP(EncodedReLU):
         octaves: int = 10,
         base: float = 1.0,
         include_input: bool = True,
+        coordinate_scale: float = 1.0,
     ) -> None:
         super().__init__(in_dim, out_dim, in_dim * (2 * octaves + include_input), width, hidden_layers)
-        self.include_input = include_input
+        self.include_input, self.coordinate_scale = include_input, coordinate_scale
         self.register_buffer("frequencies", base * 2.0 ** torch.arange(octaves))
 
     def encode(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
         """The encoding, frequency by frequency from low to high: sines of all coordinates, then cosines."""
+        x = self.coordinate_scale * x
         phase = self.frequencies[:, None] * x[:, None, :]
         waves = torch.stack((phase.sin(), phase.cos()), dim=2).flatten(1)
         return torch.cat((x, waves), dim=1) if self.include_input else waves

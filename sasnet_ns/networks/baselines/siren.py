@@ -20,6 +20,8 @@ class Siren(Network):
         width: neurons of every sine layer.
         hidden_layers: sine layers after the first.
         omega_0: frequency scale of every sine layer.
+        coordinate_scale: the network sees the coordinates times this: 0.5 on signed distances, where the box is
+            [-0.5, 0.5]^3 in BACON's and FINER's programs.
         implementation: kernel backend, see :func:`sasnet_ns.kernels.masked_sine`.
     """
 
@@ -30,10 +32,11 @@ class Siren(Network):
         width: int = 256,
         hidden_layers: int = 2,
         omega_0: float = 30.0,
+        coordinate_scale: float = 1.0,
         implementation: Implementation = "auto",
     ) -> None:
         super().__init__(in_dim, out_dim)
-        self.omega_0 = omega_0
+        self.omega_0, self.coordinate_scale = omega_0, coordinate_scale
         self.implementation = implementation
         self.first = nn.Linear(in_dim, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(hidden_layers))
@@ -53,7 +56,8 @@ class Siren(Network):
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
         """Evaluate at (..., in_dim) coordinates in [-1, 1]; first and last layer stay fp32 under autocast."""
         with torch.autocast(x.device.type, enabled=False):
-            h = self._activation(x.reshape(-1, self.in_dim).to(self.first.weight.dtype), self.first)
+            points = self.coordinate_scale * x.reshape(-1, self.in_dim).to(self.first.weight.dtype)
+            h = self._activation(points, self.first)
         for layer in linears(self.hidden):
             h = self._activation(h, layer)
         with torch.autocast(x.device.type, enabled=False):

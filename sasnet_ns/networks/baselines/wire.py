@@ -46,6 +46,8 @@ class Wire(Network):
         hidden_layers: layers after the first.
         omega: frequency of the wavelet.
         sigma: inverse width of the wavelet.
+        coordinate_scale: the network sees the coordinates times this: 0.5 on signed distances, where the box is
+            [-0.5, 0.5]^3 in BACON's and FINER's programs.
     """
 
     def __init__(
@@ -56,9 +58,10 @@ class Wire(Network):
         hidden_layers: int = 2,
         omega: float = 20.0,
         sigma: float = 10.0,
+        coordinate_scale: float = 1.0,
     ) -> None:
         super().__init__(in_dim, out_dim)
-        self.omega, self.sigma = omega, sigma
+        self.omega, self.sigma, self.coordinate_scale = omega, sigma, coordinate_scale
         self.first = nn.Linear(in_dim, width)
         self.hidden = nn.ModuleList(ComplexLinear(width, width) for _ in range(hidden_layers))
         self.output = ComplexLinear(width, out_dim)
@@ -74,7 +77,8 @@ class Wire(Network):
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
         """Evaluate at (..., in_dim) coordinates in [-1, 1]; in full precision also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
-            h = self._wavelet(self.first(x.reshape(-1, self.in_dim).to(self.first.weight.dtype)))
+            points = self.coordinate_scale * x.reshape(-1, self.in_dim).to(self.first.weight.dtype)
+            h = self._wavelet(self.first(points))
             for layer in self.hidden:
                 h = self._wavelet(layer(h))
             return self.output(h).real.reshape(*x.shape[:-1], self.out_dim)

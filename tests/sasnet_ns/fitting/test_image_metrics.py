@@ -70,6 +70,20 @@ def test_finite_differences_are_of_second_order_up_to_the_border():
     assert torch.allclose(gradient, wanted, atol=1e-5)
 
 
+def test_the_interpolants_gradient_is_exact_where_differences_are_not():
+    # A cosine that is even at both borders is its own mirrored interpolant.
+    x = centers(16, 24)[..., 1]
+    wave = torch.cos(6 * math.pi * (x + 1) / 2)
+    slope = -3 * math.pi * torch.sin(6 * math.pi * (x + 1) / 2)
+    found = metrics.interpolant_gradient(wave, (2 / 16, 2 / 24))
+    assert torch.allclose(found[..., 1], slope, atol=1e-5) and found[..., 0].abs().max() < 1e-6
+    differences = metrics.finite_difference_gradient(wave, (2 / 16, 2 / 24))
+    w = 6 * math.pi / 24  # radians per pixel
+    assert torch.allclose(differences[:, 2:-2, 1], slope[:, 2:-2] * math.sin(w) / w, atol=1e-5)
+    none = torch.zeros(16, 24, dtype=torch.bool)
+    assert metrics.noisiness(found, differences, none) > 0.5
+
+
 def test_noisiness_is_the_difference_of_gradient_lengths_in_smooth_regions():
     points = centers(16, 20)
     image = Plane((0.3, 0.4))(points).detach()

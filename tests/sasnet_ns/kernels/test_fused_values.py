@@ -131,3 +131,12 @@ def test_hooks_gradients_and_subclasses_take_the_networks_own_way() -> None:
         torch.testing.assert_close(network_values(doubled, points, scale=2.0)[:, 0], 2 * values)
         assert network_values(field.network, points[:0]).shape == (0, 1)
         assert network_values(field.network, points.reshape(5, 10, 3)).shape == (5, 10, 1)
+
+
+def test_a_siren_that_scales_its_coordinates() -> None:
+    network = build_network("siren", in_dim=3, out_dim=1, coordinate_scale=0.5)
+    points = torch.rand(100, 3) - 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(
+            network_values(network, points, scale=2.0), network(2 * points), rtol=1e-4, atol=2e-5
+        )
