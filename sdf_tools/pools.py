@@ -237,7 +237,7 @@ class PoolConfig:
     distances: Literal["exact", "nearest_points"] = "exact"
     """Where distances come from: a mesh's triangles, or a cloud's smooth surface (IMLS); or, as in the data of BACON,
     FINER and the paper, the nearest points, the vertices of a mesh: the offset from the nearest one along the mean
-    normal of the nearest three. That estimate is too small far away and across thin parts."""
+    normal of the nearest three. That estimate is not the distance far away and across thin parts."""
     seed: int = 0
     """Seed of the samples; a step's batch depends on it and the step alone."""
 
