@@ -28,6 +28,7 @@ NAMES = (
     "contention",
     "strengths",
     "data_set",
+    "fit_batch",
 )
 
 

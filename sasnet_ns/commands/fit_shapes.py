@@ -1,6 +1,7 @@
 """Fit thousands of shapes: a folder or a list in, a field each and one table of all of them out.
 
 sasnet fit-shapes --source meshes/ --output-dir outputs/set --steps 1000 --workers 4
+
 sasnet fit-shapes --source shapes.csv --output-dir outputs/set --shard 3/8
 
 Stopped at any moment, the same command goes on where it was.
@@ -106,7 +107,9 @@ def run(arguments: Arguments) -> None:
 
 
 def _options(arguments: Arguments) -> FitOptions:
-    from sasnet_ns.datasets.one import FitOptions
+    import torch
+
+    from sasnet_ns.datasets.one import FitOptions, initial_weights
     from sasnet_ns.fitting import ShapeFit
     from sasnet_ns.fitting.batch import check_batch
     from sasnet_ns.training.config import load_config
@@ -117,6 +120,12 @@ def _options(arguments: Arguments) -> FitOptions:
         raise ValueError(f"--batch must be at least 1, not {arguments.batch}.")
     if arguments.batch > 1 and arguments.seconds is not None:
         raise ValueError("fields that are trained together (--batch) need --steps, not --seconds.")
+    if arguments.min_iou is not None and not 0 <= arguments.min_iou <= 1:
+        raise ValueError(f"--min-iou is an overlap from 0 to 1, not {arguments.min_iou:g}.")
+    if arguments.min_iou is not None and not arguments.resolution:
+        raise ValueError("--min-iou needs an IoU, and --resolution 0 measures none.")
+    if arguments.ray_gpus < 0 or (arguments.ray_gpus and arguments.ray is None):
+        raise ValueError("--ray-gpus is the share of a GPU that a worker on Ray takes: give --ray, and 0 or more.")
     if arguments.steps is not None and arguments.seconds is not None:
         raise ValueError("--steps and --seconds are two ways to say the same; give one of them.")
     fit = load_config(arguments.config, ShapeFit) if arguments.config else ShapeFit()
@@ -126,10 +135,14 @@ def _options(arguments: Arguments) -> FitOptions:
         fit.seed = arguments.seed
     if arguments.batch > 1:
         check_batch(fit)
-    return FitOptions(
+    options = FitOptions(
         arguments.output_dir, fit, seconds=arguments.seconds, mend=arguments.mend, shared_init=arguments.shared_init,
         resolution=arguments.resolution, mesh=arguments.mesh, thumbnail=arguments.thumbnail, device=arguments.device,
     )  # fmt: skip
+    if (arguments.device or "").startswith("cuda") and arguments.ray is None and not torch.cuda.is_available():
+        raise ValueError(f"--device {arguments.device}: there is no CUDA device on this machine.")
+    initial_weights(options)  # a network that cannot be built is said once, not by every shape
+    return options
 
 
 def _memory_limit(arguments: Arguments) -> float:

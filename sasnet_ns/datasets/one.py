@@ -8,6 +8,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import stat
 import sys
@@ -36,12 +37,17 @@ if TYPE_CHECKING:
     from sasnet_ns.fitting.shape import FittedShape
 
 _PROBE_STEPS = 40
+_RESOLUTION = 8192  # the most that an extraction takes
 _CHUNK = 1 << 20
 
 
 @dataclass
 class FitOptions:
-    """How every shape of a data set is fitted, measured and kept."""
+    """How every shape of a data set is fitted, measured and kept.
+
+    Raises:
+        ValueError: an option has a value that no shape can be fitted with.
+    """
 
     output: Path
     """Folder of the data set."""
@@ -67,6 +73,20 @@ class FitOptions:
     device: str | None = None
     """cpu or cuda; CUDA where there is one if left out."""
 
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ValueError(f"seconds must be more than 0, not {self.seconds:g}.")
+        if not 0 <= self.resolution <= _RESOLUTION:
+            raise ValueError(f"resolution must lie between 0 and {_RESOLUTION} cells, not {self.resolution}.")
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, not {self.samples}.")
+        if self.thumbnail and not 16 <= self.thumbnail <= _RESOLUTION:
+            raise ValueError(f"thumbnail must be 0 or between 16 and {_RESOLUTION} pixels, not {self.thumbnail}.")
+        if (self.mesh or self.thumbnail) and not self.resolution:
+            raise ValueError("a mesh or a thumbnail needs a resolution above 0: it is the measured mesh that is kept.")
+        if self.device is not None and self.device.split(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(f"device must be cpu or cuda, not '{self.device}'.")
+
     def with_overrides(self, overrides: dict[str, Any], where: str) -> FitOptions:
         """The options of one row: names of these options or of ShapeFit's, nested ones with dots (``recipe.steps``).
 
@@ -91,9 +111,12 @@ class FitOptions:
                     raise ValueError(f"{where}: '{name}' is no option: '{parent}' has no parts.")
                 place = place[parent]
             place[last] = value
-        changed = dataclasses.replace(self, fit=config_from(ShapeFit, fit, where))
+        changed = {"fit": config_from(ShapeFit, fit, where)}
         typed = config_from(_RowOptions, own, where)
-        return dataclasses.replace(changed, **{name: getattr(typed, name) for name in own})
+        try:
+            return dataclasses.replace(self, **changed, **{name: getattr(typed, name) for name in own})
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
     def configuration_hash(self) -> str:
         """SHA-256 of everything that decides what the field and its row are; not of where things are."""

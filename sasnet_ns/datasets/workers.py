@@ -79,10 +79,17 @@ class Limits:
     Attributes:
         seconds: wall clock; for a group of shapes that many times, from row to row; 0 for no limit.
         memory: resident bytes of the worker's process, about 0.5 GB of libraries included; 0 for no limit.
+
+    Raises:
+        ValueError: one is negative.
     """
 
     seconds: float = 0.0
     memory: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.seconds >= 0 and self.memory >= 0):
+            raise ValueError(f"limits of time and memory must be 0 or more, not {self.seconds:g} and {self.memory:g}.")
 
 
 def fit_in_workers(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from sasnet_ns.datasets import FieldDataset, FitOptions, Row, fit_one, fit_shapes, latest_rows, synthetic_mesh
+from sasnet_ns.datasets import FieldDataset, FitOptions, Limits, Row, fit_one, fit_shapes, latest_rows, synthetic_mesh
 from sasnet_ns.datasets.synthetic import ball, box, capsule, smooth_difference, smooth_union, synthetic_field, torus
 from sasnet_ns.fitting import Recipe, ShapeFit
 from sdf_tools.extraction import drop_specks, extract_mesh
@@ -118,6 +118,24 @@ def test_options_of_a_row(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=sentence):
             options.with_overrides(wrong, "row 1")
+
+
+def test_options_that_no_shape_can_be_fitted_with_are_refused(tmp_path: Path) -> None:
+    options = small_options(tmp_path)
+    for wrong, sentence in (
+        ({"seconds": -1.0}, "seconds must be more than 0, not -1."),
+        ({"resolution": -4}, "resolution must lie between 0 and 8192"),
+        ({"samples": 0}, "samples must be at least 1"),
+        ({"thumbnail": -1}, "thumbnail must be 0 or between 16"),
+        ({"thumbnail": 64, "resolution": 0}, "needs a resolution above 0"),
+        ({"device": "gpu"}, "device must be cpu or cuda, not 'gpu'"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            dataclasses.replace(options, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"list\.csv, row 2: resolution must lie"):
+        options.with_overrides({"resolution": "-4"}, "list.csv, row 2")
+    with pytest.raises(ValueError, match="limits of time and memory"):
+        Limits(seconds=-1.0)
 
 
 def test_the_hash_is_of_what_matters(tmp_path: Path) -> None:

@@ -85,9 +85,8 @@ def test_fields_trained_together_survive_it_bit_for_bit(tmp_path: Path, nodes: T
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     shapes = [(path, path.name) for path in sorted(source.iterdir())]
-    alone = {
-        row.path: row.field_hash for row in fit_together(shapes, small_options(tmp_path / "here", 40, resolution=0))
-    }
+    here = small_options(tmp_path / "here", 40, resolution=0)
+    alone = {row.path: row.field_hash for row in fit_together(shapes, here)}
     torch.set_num_threads(before)
     options = small_options(tmp_path / "out", 40, resolution=0)
     result = fit_and_lose_a_node(source, options, nodes, 2, batch=2)
