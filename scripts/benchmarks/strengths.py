@@ -4,7 +4,7 @@ Derivatives, offsets, noise, sparse samples, super-resolution, levels of detail 
 
 Steps are those that take as long as ``STEPS`` of the default network's, one thread (the table of steps is printed
 first). Everything is measured against the truth: an implicit shape whose curvature automatic differentiation gives, the
-mesh whose samples were noisy or few, the picture before it was made small. The pictures of the docs are drawn as well.
+mesh whose samples were noisy or few, the picture before it was made small.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from benchmarks.network import GRID, VARIANTS, prepared, step_times, train_variant
 from benchmarks.report import print_table, write_rows
-from benchmarks.shapes import ROOT, SHARED
+from benchmarks.shapes import SHARED
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
@@ -36,7 +36,6 @@ from sdf_tools import Evaluation, evaluate, extract_mesh, sample_surface
 from sdf_tools.distance import SignedDistance
 from sdf_tools.extraction import drop_specks
 from sdf_tools.geometry import Mesh, PointCloud
-from sdf_tools.pictures.render import render_mesh, save_picture
 from sdf_tools.pools import PoolConfig
 
 STEPS = 2000
@@ -48,7 +47,6 @@ CHOICES = {
     "ngp": ("ngp", {}),
     "siren": ("siren", {}),
 }
-PICTURES = ROOT / "docs" / "images"
 Figures = dict[str, float]
 
 
@@ -232,14 +230,10 @@ def levels(steps: dict[str, int]) -> Iterator[tuple[str, Figures]]:
         return functools.reduce(torch.add, terms.values())
 
     train(field.network, Recipe(steps=steps["default"]), loss_at, report_every=steps["default"])
-    pictures = []
     for bands in range(5):
         mesh, _ = drop_specks(extract_mesh(functools.partial(field, bands=bands), 320))
         result = evaluate(mesh, frame.shape, samples=100_000)
         yield f"{bands} bands", _surface(result)
-        if bands != 3:
-            pictures.append(render_mesh(mesh, size=(480, 420)))
-    save_picture(torch.cat(pictures, 1), PICTURES / "levels_of_detail.png")
 
 
 def _trained(name: str, pool: object, steps: int) -> SignedDistanceField:
