@@ -34,7 +34,9 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 _VIEW = {"width": 1180, "height": 740}
 _PATIENCE = 600.0  # seconds
-_AT_REST = 3.0  # seconds without a change
+_FRAMES = """() => new Promise(done => {
+    let left = 12; const tick = () => { left -= 1; left > 0 ? requestAnimationFrame(tick) : done(); }; tick();
+})"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ RUNS = {
     "levels": Run("armadillo", ("sasnet-sdf", "--pipeline.model.objective.band-dropout", "0.1")),
     "fox": Run(
         "{data}/scenes/fox",
-        ("sasnet-nerfacto", "--max-num-iterations", "1500", "--pipeline.datamanager.camera-res-scale-factor", "0.5"),
+        ("sasnet-nerfacto", "--max-num-iterations", "1000", "--pipeline.datamanager.camera-res-scale-factor", "0.5"),
         ("instant-ngp-data",),
     ),
 }
@@ -145,13 +147,16 @@ class Look:
     def settle(self) -> np.ndarray:
         """The page's pixels once the viewer has drawn everything and the browser has shown it."""
         wait(self._drawn)
-        end, since, before = time.monotonic() + _PATIENCE, time.monotonic(), self.pixels()
-        while time.monotonic() < end and time.monotonic() - since < _AT_REST:
-            time.sleep(0.4)
-            now = self.pixels()
-            if not np.array_equal(now, before):
-                since, before = time.monotonic(), now
-        return before
+        session = self.control.session
+        if session is not None:
+            scale = session.status.scale
+            for said in (f"{session.status.vertices:,} vertices", *([scale.title] if scale is not None else [])):
+                self.page.get_by_text(said).first.wait_for()
+        before, now = None, self.pixels()
+        while before is None or not np.array_equal(now, before):
+            self.page.evaluate(_FRAMES)
+            before, now = now, self.pixels()
+        return now
 
     def _drawn(self) -> bool:
         if self.control.session is not None:
@@ -230,9 +235,9 @@ SHOTS: dict[str, tuple[str, Callable[[Look], np.ndarray]]] = {
 
 
 def write(picture: np.ndarray, name: str) -> None:
-    """A small file: screenshots have few colours."""
+    """As PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).quantize(255, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
     path = IMAGES / f"viewer_{name}.png"
     write_atomically(path, buffer.getvalue())
     print(f"{path.relative_to(ROOT)}: {len(buffer.getvalue()) // 1000} kB", flush=True)

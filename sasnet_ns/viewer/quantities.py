@@ -130,18 +130,22 @@ def evaluate(
     if quantity == "curvature":
         return scale * _mean_curvature(field, points, settings.bands), "mean curvature, 1 / unit", "diverging"
     if quantity == "mask":
-        name, _ = field.mask_layers.get(settings.mask_layer, ("", 0))
         values = field.mask(points, settings.mask_layer, settings.mask_group)
-        return values, f"mask {settings.mask_group + 1} of the {name}", "sequential"
+        return values, f"mask {settings.mask_group + 1} of {_layer_name(field, settings)}", "sequential"
     if quantity == "group":
-        name, _ = field.mask_layers.get(settings.mask_layer, ("", 0))
         values = field.group_contribution(points, settings.mask_layer, settings.mask_group)
-        return values, f"contribution of group {settings.mask_group + 1} of the {name}", "diverging"
+        title = f"contribution of group {settings.mask_group + 1} of {_layer_name(field, settings)}"
+        return values, title, "diverging"
     if quantity == "band":
         band = max(1, settings.band)
         change = field.values(points, band) - field.values(points, band - 1)
         return change / scale, f"what band {band} adds to the distance", "diverging"
     raise ValueError(f"there is no quantity '{quantity}'.")
+
+
+def _layer_name(field: ShownField, settings: ViewSettings) -> str:
+    name, _ = field.mask_layers.get(settings.mask_layer, ("", 0))
+    return name if settings.mask_layer else f"the {name}"
 
 
 def _mean_curvature(field: ShownField, points: Tensor, bands: int | None) -> Tensor:

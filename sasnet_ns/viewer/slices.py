@@ -17,6 +17,7 @@ SLICE_COLORS = ("distance", "gradient", "error", "mask", "group", "band")
 
 
 _FINER = 3  # pixels a sample along each axis
+_OUTSIDE = 0.6  # opacity of the plane outside the shape, behind which the rest of the surface stays in view
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Slice:
     """A picture of a plane.
 
     Attributes:
-        image: (N, N, 4) red, green, blue and opacity; clear outside the box.
+        image: (N, N, 4) red, green, blue and opacity; clear outside the box, half clear outside the shape.
         side: length of the square, scene units.
         scale: the colour bar; None for distances.
     """
@@ -78,7 +79,8 @@ def paint_slice(
         colors = torch.where((fine.abs() < 0.003 * extent)[..., None], torch.zeros_like(colors), colors)
     pixels = _square(settings.plane_point, axes, side, _FINER * size)
     inside = ((pixels >= field.bounds[0]) & (pixels <= field.bounds[1])).all(dim=1).reshape(fine.shape)
-    image = torch.cat([colors, inside[..., None].float()], dim=-1)
+    opacity = torch.where(fine > 0.003 * extent, _OUTSIDE, 1.0) * inside
+    image = torch.cat([colors, opacity[..., None]], dim=-1)
     return Slice((image * 255).round().byte().numpy(), side, scale)
 
 

@@ -197,7 +197,7 @@ def _colour_slice_and_mask(tab: Page) -> None:
     assert _colourful(before) > 0.02
     tab.page.get_by_role("button", name="Colour by mask").click()
     masked = tab.until_changed(before, "a mask")
-    assert tab.page.get_by_text("mask 1 of the").count()
+    assert tab.page.get_by_text("mask 1 of hidden layer").count()
     thumb = tab.page.locator(".mantine-Slider-thumb").nth(2)
     thumb.focus()
     tab.page.keyboard.press("ArrowRight")

@@ -169,6 +169,8 @@ def test_slice_shows_the_surface_as_a_black_line() -> None:
     size = picture.image.shape[0]
     assert size == 192 and picture.image.shape == (size, size, 4)
     assert picture.image[0, 0, 3] == 0 and picture.image[size // 2, size // 2, 3] == 255
+    beside = picture.image[size // 2, round(size * (0.5 + 0.4 / picture.side)), 3]
+    assert 100 < beside < 255  # outside the ball, inside the box: what stands behind shows through
     black = (picture.image[..., :3].max(axis=-1) < 40) & (picture.image[..., 3] == 255)
     rows, columns = black.nonzero()
     radius = ((rows - size / 2 + 0.5) ** 2 + (columns - size / 2 + 0.5) ** 2) ** 0.5 * picture.side / size
