@@ -6,6 +6,7 @@ Memory: about 90 bytes per point while a pool is drawn and 17 afterwards, beside
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,7 +24,7 @@ from sdf_tools.losses import COARSE, FINE, UNIFORM
 from sdf_tools.sampling import near_surface, surface_points
 from sdf_tools.topology import vertex_normals
 
-__all__ = ["COARSE", "FINE", "UNIFORM", "PoolConfig", "SDFBatch", "SDFPool", "build_sdf_pool"]
+__all__ = ["COARSE", "FINE", "UNIFORM", "PoolConfig", "RenewedPool", "SDFBatch", "SDFPool", "build_sdf_pool"]
 
 GOLDEN_RATIO = (1 + 5**0.5) / 2
 
@@ -121,6 +122,37 @@ class SDFPool:
                 rows.append(begin + cards % held)
             begin += held
         return torch.cat([self.points, self.sdf[:, None]], dim=1)[torch.cat(rows, dim=1)]
+
+
+class RenewedPool:
+    """Pools one after the other, each drawn in a thread while the one before is dealt, so that no point comes twice.
+
+    A step's batch depends on its number alone, as with one pool; where drawing is slower than training, training waits.
+
+    Args:
+        first: the first pool.
+        draw: number of a pool, from 1, to the pool; called in a thread.
+    """
+
+    def __init__(self, first: SDFPool, draw: Callable[[int], SDFPool]) -> None:
+        self._pool, self._number, self._draw = first, 0, draw
+        self._thread = ThreadPoolExecutor(1)
+        self._next: tuple[int, Future[SDFPool]] | None = None
+
+    def batch(self, count: int, step: int) -> SDFBatch:
+        """The ``count`` points of a training step, as :meth:`SDFPool.batch`; steps count from 0."""
+        wanted = zip(self._pool.batch_counts(count), self._pool.counts, strict=True)
+        number, own = divmod(step, max(1, min(held // part for part, held in wanted if part)))
+        if number != self._number:
+            self._pool, self._number = self._drawn(number), number
+        if self._next is None or self._next[0] != number + 1:
+            self._next = number + 1, self._thread.submit(self._draw, number + 1)
+        return self._pool.batch(count, own)
+
+    def _drawn(self, number: int) -> SDFPool:
+        if self._next is not None and self._next[0] == number:
+            return self._next[1].result()
+        return self._draw(number)
 
 
 def _first_card(wanted: int, held: int, step: int) -> int:
@@ -234,6 +266,9 @@ class PoolConfig:
     """Share of each batch drawn uniformly from the box instead, which keeps stray sheets out of empty space."""
     max_points: int = MOST_POINTS
     """Points of a cloud that are kept: a larger one is thinned evenly before anything else is done to it."""
+    renewed: bool = False
+    """Draw a new pool in a thread while one is dealt, so that no point comes twice (the paper has new points in every
+    step). Takes a core of its own; where drawing is slower than training, training waits."""
     distances: Literal["exact", "nearest_points"] = "exact"
     """Where distances come from: a mesh's triangles, or a cloud's smooth surface (IMLS); or, as in the data of BACON,
     FINER and the paper, the nearest points, the vertices of a mesh: the offset from the nearest one along the mean
@@ -264,6 +299,26 @@ class PoolConfig:
             method="knn_mean" if nearest else "imls",
             distance=distance,
             progress=progress,
+        )
+
+    def dealer(self, pool: SDFPool, shape: Shape, *, distance: SignedDistance | None = None) -> SDFPool | RenewedPool:
+        """What deals the batches: the pool itself, or with ``renewed`` one pool after the other from it on.
+
+        Args:
+            pool: what :meth:`build_pool` made of the shape.
+            shape: in box units.
+            distance: a ready ``SignedDistance`` of it.
+        """
+        if not self.renewed:
+            return pool
+        # Far apart: the seeds of two runs must not give the one's second pool to the other as its first.
+        return RenewedPool(
+            pool,
+            lambda number: (
+                replace(self, seed=self.seed + 1_000_003 * number)
+                .build_pool(shape, distance=distance)
+                .to(pool.points.device)
+            ),
         )
 
 

@@ -185,6 +185,7 @@ class ShapeDataManager(DataManager):
             highlight=False,
         )
         self.pool = pool.to(self.device)
+        self.dealer = config.dealer(self.pool, shape, distance=self.distance)
 
     def _probe(self, distance: SignedDistance) -> GeometryProbe:
         generator = torch.Generator().manual_seed(self.config.seed + 1)
@@ -202,7 +203,7 @@ class ShapeDataManager(DataManager):
     def next_train(self, step: int) -> tuple[SDFBatch, dict[str, Any]]:  # type: ignore[override]
         """The batch of a training step: where to evaluate, and (as nerfstudio wants it) the targets."""
         self.train_count += 1
-        batch = self.pool.batch(self.config.points_per_batch, step * self.world_size + self.local_rank)
+        batch = self.dealer.batch(self.config.points_per_batch, step * self.world_size + self.local_rank)
         return batch, {"sdf": batch.sdf}
 
     def next_eval(self, step: int) -> tuple[SDFBatch, dict[str, Any]]:  # type: ignore[override]

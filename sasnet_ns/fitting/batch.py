@@ -98,6 +98,8 @@ def check_batch(config: ShapeFit) -> None:
     check_objective(config.objective)
     if config.seconds is not None:
         raise ValueError("shapes that are fitted together need a number of steps, not seconds.")
+    if config.renewed:
+        raise ValueError("shapes that are fitted together have one pool each; leave renewed off.")
     if config.cuda_graph:
         raise ValueError("steps of shapes that are fitted together are not recorded; leave cuda_graph off.")
     if config.network not in ("sasnet", "siren", "ngp"):

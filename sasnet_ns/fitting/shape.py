@@ -27,7 +27,7 @@ from sasnet_ns.training.sphere_start import start_as_sphere
 from sdf_tools.chunks import in_chunks
 from sdf_tools.distance import SignedDistance
 from sdf_tools.errors import ShapeWarning
-from sdf_tools.pools import PoolConfig, SDFPool
+from sdf_tools.pools import PoolConfig, RenewedPool, SDFPool
 
 if TYPE_CHECKING:
     from sdf_tools.geometry import Mesh, NormalizedShape, Shape
@@ -186,11 +186,13 @@ class PreparedFit:
         normalized: the shape in box units.
         distance: of it.
         pool: samples, on the fit's device.
+        dealer: of the batches.
     """
 
     normalized: NormalizedShape
     distance: SignedDistance
     pool: SDFPool
+    dealer: SDFPool | RenewedPool
 
 
 def prepare_fit(shape: Shape | str, config: ShapeFit, device: torch.device | str | None = None) -> PreparedFit:
@@ -204,7 +206,7 @@ def prepare_fit(shape: Shape | str, config: ShapeFit, device: torch.device | str
     pool = config.build_pool(normalized.shape, distance=distance).to(device)
     if not agnostic:
         require_inside(normalized.shape.name, pool.sdf)
-    return PreparedFit(normalized, distance, pool)
+    return PreparedFit(normalized, distance, pool, config.dealer(pool, normalized.shape, distance=distance))
 
 
 def first_field(prepared: PreparedFit, config: ShapeFit) -> SignedDistanceField:
@@ -257,7 +259,7 @@ def fit_prepared(
         try:
             if agnostic and kept is None:
                 start_as_sphere(sdf, config.recipe, config.points_per_batch, config.seed)
-            _train(fitted, pool, config, report, checkpoint)
+            _train(fitted, prepared, config, report, checkpoint)
         except KeyboardInterrupt:
             fitted.interrupted = True
     if not agnostic:
@@ -274,14 +276,16 @@ def sample_iou(field: SignedDistanceField, pool: SDFPool) -> float:
     return float((predicted & inside).sum() / (predicted | inside).sum().clamp_min(1))
 
 
-def _train(fitted: FittedShape, pool: SDFPool, config: ShapeFit, report: Report, checkpoint: Checkpoint | None) -> None:
+def _train(
+    fitted: FittedShape, prepared: PreparedFit, config: ShapeFit, report: Report, checkpoint: Checkpoint | None
+) -> None:
     steps = SDFStep(fitted.field, config.objective, config.recipe.steps)
 
     def loss_at(step: int) -> Tensor:
-        losses, _ = steps.losses(pool.batch(config.points_per_batch, step), step)
+        losses, _ = steps.losses(prepared.dealer.batch(config.points_per_batch, step), step)
         return functools.reduce(torch.add, losses.values())
 
-    makers = _step_makers(fitted.field, pool, config)
+    makers = _step_makers(fitted.field, prepared.pool, config)
     train(
         fitted.field.network,
         config.recipe,
@@ -303,6 +307,8 @@ def _step_makers(
     reason = why_no_graph(field, config.objective)
     if reason is None and (config.recipe.amsgrad or config.recipe.clip_norm is not None):
         reason = "the recipe has amsgrad or clip_norm"
+    if reason is None and config.renewed:
+        reason = "the pool is renewed"
     if reason is not None:
         raise ValueError(f"cuda_graph: steps cannot be recorded, because {reason}.")
     count, objective = config.points_per_batch, config.objective

@@ -141,6 +141,8 @@ class SASNetTrainer(ResumableTrainer):
         plain = all(isinstance(s, LambdaLR) and len(s.base_lrs) == 1 for s in schedulers)
         if not plain or self.optimizers.schedulers.keys() != self.optimizers.optimizers.keys():
             return "learning rates do not depend on the step alone"
+        if self.pipeline.datamanager.config.renewed:
+            return "the pool is renewed"
         return None
 
     def _make_device_steps(self) -> DeviceSteps:

@@ -11,13 +11,14 @@ import torch
 
 from reproduction.compare import run_rows
 from reproduction.context import Context
-from reproduction.images import ROWS, colors, image_job, masks_figure
+from reproduction.images import ROWS, SIDES, colors, image_job, masks_figure
 from reproduction.rows import Row, load_row
 from reproduction.runs import Job, load_signal
 from sasnet_ns.fitting import pictures
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.image import contribution_pictures
-from sasnet_ns.fitting.image_metrics import gray
+from sasnet_ns.fitting.image_metrics import gray, psnr
+from sasnet_ns.fitting.signal import read_image
 from sasnet_ns.training.loop import History
 
 
@@ -98,13 +99,18 @@ def scalability(context: Context) -> None:
             value = sum(r["psnr"] for r in part) / len(part)
             xs.append(part[0]["parameters"])
             ys.append(value)
-            cells.append(f"{value:.2f} ({part[0]['parameters']:,})")
+            between = _between(context, files[0], part[0])
+            cells.append(f"{value:.2f} ({part[0]['parameters']:,}{between})")
             if value > best.get(count, (0.0, ""))[0]:
                 best[count] = (value, row.label)
         lines.append("| " + " | ".join(cells) + " |")
         axis.plot(xs, ys, "o-", label=row.label, linewidth=2.5 if row.name == "sasnet" else 1)
     firsts = [f"{count:,}: {name}" for count, (_, name) in sorted(best.items())]
     lines += ["", f"- First at {'; '.join(firsts)}. In the paper SASNet is first at every size."]
+    if SIDES[context.size]:
+        lines.append(
+            "- In brackets the parameters, and the PSNR at twice the resolution against the image at that size."
+        )
     lines += [f"- Images: {', '.join(f.stem for f in files)}.", f"- {context.hardware()}; seeds {context.seeds}."]
     axis.set(xlabel="parameters", ylabel="PSNR (dB)", xscale="log", title="Figure 6")
     axis.legend(fontsize=7)
@@ -112,6 +118,18 @@ def scalability(context: Context) -> None:
     context.save("fig6.png", pictures.figure_png(figure))
     context.save("fig6.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
+
+
+def _between(context: Context, path: Path, result: dict[str, Any]) -> str:
+    """PSNR of a reduced image's fit at twice its resolution; nothing where it was not reduced, or the fit is gone."""
+    side = SIDES[context.size]
+    if side is None or "folder" not in result:
+        return ""
+    field = GridField.load(result["folder"] / "checkpoint.pt")
+    fine = read_image(path, 2 * side).values
+    if fine.shape[:2] != (2 * field.grid[0], 2 * field.grid[1]):
+        return ""
+    return f"; {psnr(field.render(scale=2), fine):.2f}"
 
 
 def omega(context: Context) -> None:
@@ -215,8 +233,8 @@ def time_to_accuracy(context: Context) -> None:
         history = History(**_history(result["folder"]))
         # Some networks learn values in [0, 1], others in [-1, 1]: their losses cannot be compared, PSNRs can.
         scale = GridField.load(result["folder"] / "checkpoint.pt").value_scale
-        psnr = [-10 * math.log10(loss * scale**2) for loss in history.loss]
-        axis.plot(history.seconds, psnr, label=row.label, linewidth=2.5 if row.name == "sasnet" else 1)
+        fits = [-10 * math.log10(loss * scale**2) for loss in history.loss]
+        axis.plot(history.seconds, fits, label=row.label, linewidth=2.5 if row.name == "sasnet" else 1)
     axis.set(xlabel="seconds of training", ylabel="PSNR of the step (dB)", title="time to accuracy")
     axis.legend(fontsize=7)
     axis.grid(alpha=0.3)

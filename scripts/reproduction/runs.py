@@ -39,7 +39,7 @@ class Job:
 
     Attributes:
         kind: what is fitted.
-        data: a file, or the name of a shape; ``toy:SIZE`` for the toy image.
+        data: a file, or the name of a shape; ``toy:SIZE`` for the toy image, ``smoke:SIZE`` for the smoke volume.
         fit: fields of GridFit (image, volume) or ShapeFit, and ``parameters``.
         label: for messages; has no influence on the result.
         size: longest side that an image or a volume is reduced to.
@@ -269,11 +269,14 @@ def _alive(process: int) -> bool:
 def load_signal(job: Job) -> Any:
     """The image or volume of a job."""
     from sasnet_ns.fitting.signal import read_image
+    from sasnet_ns.fitting.smoke_volume import smoke_volume
     from sasnet_ns.fitting.toy_image import toy_image
     from sasnet_ns.fitting.volume import read_volume
 
     if job.data.startswith("toy:"):
         return toy_image(int(job.data[4:]))
+    if job.data.startswith("smoke:"):
+        return smoke_volume(int(job.data[6:]))
     return read_image(job.data, job.size) if job.kind == "image" else read_volume(job.data, size=job.size)
 
 

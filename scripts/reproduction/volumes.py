@@ -21,34 +21,35 @@ SIDES = (32, 64, 178)
 """Longest side of the volumes at each size, voxels."""
 
 
-def volume_files(context: Context) -> list[Path]:
-    """The paper's eight ScalarFlow volumes, or, for the quick version or where they are missing, what is there."""
+def volume_sources(context: Context) -> list[str]:
+    """The paper's eight ScalarFlow volumes where they are; else what there is, and at medium size the drawn smoke."""
     if context.size == "full":
         try:
-            return context.files("volumes/scalarflow", 8, VOLUME_SUFFIXES)
+            return [str(path) for path in context.files("volumes/scalarflow", 8, VOLUME_SUFFIXES)]
         except ValueError as error:
             print(f"{error} Going on with the files in '{context.data / 'volumes'}'.")
-    return context.files("volumes", context.choose(1, 2, 8), VOLUME_SUFFIXES)
+    found = [str(path) for path in context.files("volumes", context.choose(1, 1, 8), VOLUME_SUFFIXES)]
+    return [*found, f"smoke:{SIDES[1]}"] if context.size == "medium" else found
 
 
-def volume_job(context: Context, row: Row, path: Path, seed: int, changes: dict[str, Any] | None = None) -> Job:
+def volume_job(context: Context, row: Row, source: str, seed: int, changes: dict[str, Any] | None = None) -> Job:
     """One method on one volume at the context's size."""
     fit = merge(row.fit(*context.variants), {"seed": seed, **(changes or {})})
-    return Job("volume", str(path), fit, f"{row.label} on {path.stem}", context.choose(*SIDES))
+    return Job("volume", source, fit, f"{row.label} on {Path(source).stem}", context.choose(*SIDES))
 
 
 def volume_table(context: Context) -> None:
     """Table 2 and the slices and renderings of Figure 7."""
-    files = volume_files(context)
+    sources = volume_sources(context)
     rows = [load_row("volumes", name) for name in context.pick(ROWS)]
     size = context.choose(*SIDES)
 
     def jobs(row: Row, seed: int) -> list[Job]:
-        return [volume_job(context, row, f, seed) for f in files]
+        return [volume_job(context, row, source, seed) for source in sources]
 
     results = run_rows(context, rows, jobs)
-    notes = [f"Volumes: {', '.join(f.stem for f in files)}, longest side at most {size} voxels."]
-    if not any("scalarflow" in str(f).lower() for f in files):
+    notes = [f"Volumes: {', '.join(Path(source).stem for source in sources)}, longest side at most {size} voxels."]
+    if not any("scalarflow" in source.lower() for source in sources):
         notes.append("Not the paper's data: ScalarFlow's smoke is smooth and mostly empty, so its PSNR is far higher.")
     table = table_rows(rows, results, VOLUME_METRICS, "table2")
     print(write_table(context, "table2", "Table 2: volumes", VOLUME_METRICS, table, notes))
@@ -57,16 +58,16 @@ def volume_table(context: Context) -> None:
 
 def omega_row(context: Context) -> None:
     """Figure 1's second row: a volume by SIREN at a small, a middle and a large omega_0, and by SASNet."""
-    path = volume_files(context)[0]
+    source = volume_sources(context)[0]
     omegas = context.choose((5.0, 20.0, 60.0), (5.0, 11.0, 30.0), (10.0, 30.0, 100.0))
     siren, sasnet = load_row("volumes", "siren"), load_row("volumes", "sasnet")
     jobs = {
         f"SIREN, omega_0 {omega:g}": volume_job(
-            context, siren, path, context.seeds[0], {"network_config": {"omega_0": omega}}
+            context, siren, source, context.seeds[0], {"network_config": {"omega_0": omega}}
         )
         for omega in omegas
     }
-    jobs["SASNet"] = volume_job(context, sasnet, path, context.seeds[0])
+    jobs["SASNet"] = volume_job(context, sasnet, source, context.seeds[0])
     results = dict(zip(jobs, context.run(list(jobs.values()), fields=True), strict=True))
     for label, result in results.items():
         print(f"{label}: {result.get('error') or format(result['psnr'], '.2f') + ' dB'}")

@@ -113,6 +113,54 @@ def test_a_killed_row_goes_on_in_its_middle(tmp_path, monkeypatch):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_a_kept_row_counts_as_done(tmp_path, monkeypatch):
+    from reproduction import runs
+
+    fit = {"network": "siren", "network_config": {"width": 8}, "recipe": {"steps": 30}, "points_per_batch": 50}
+    job = Job("image", "toy:32", fit)
+    record = runs.Record("python scripts/reproduce.py toy", "a machine", tmp_path)
+    done = runs.run_jobs([job], tmp_path / "out", 1, "cpu", record=record)[0]
+    row = json.loads((done["folder"] / "row.json").read_text())
+    assert row["command"] == record.command and row["hardware"] == "a machine" and row["seed"] == 0
+    assert row["curve"]["step"] == [10, 20, 30] and row["seconds"] == row["metrics"]["training_seconds"] > 0
+    kept = tmp_path / "rows"
+    kept.mkdir()
+    (kept / f"{done['folder'].name}.json").write_text(json.dumps(row))
+    monkeypatch.setattr(runs, "_do", lambda *rest: pytest.fail("the row was run again"))
+    again = runs.run_jobs([job], tmp_path / "elsewhere", 1, "cpu", rows=kept)[0]
+    assert again["psnr"] == done["psnr"] and "folder" not in again and again["curve"] == row["curve"]
+
+
+def test_a_long_curve_is_thinned_to_means():
+    from reproduction.runs import thinned
+
+    history = {"step": list(range(10, 10_010, 10)), "seconds": [0.1 * k for k in range(1000)], "loss": [1.0, 3.0] * 500}
+    curve = thinned(history, 100)
+    assert len(curve["step"]) == 100 and curve["step"][-1] == 10_000 and curve["loss"] == [2.0] * 100
+
+
+def test_kept_rows_say_where_they_come_from():
+    from reproduction.context import ROWS
+
+    for path in ROWS.glob("*/*.json"):
+        row = json.loads(path.read_text())
+        wanted = {"command", "commit", "date", "hardware", "threads", "seed", "seconds", "job", "metrics", "curve"}
+        assert set(row) >= wanted and row["seconds"] > 0, path
+        assert not any(str(value).startswith("/") for value in row["job"].values()), path
+
+
+def test_sizes_choose_variants_and_names(tmp_path):
+    made = {size: Context(tmp_path, tmp_path, size=size, item="table1") for size in ("quick", "medium", "full")}
+    assert [c.suffix for c in made.values()] == ["_quick", "_medium", ""]
+    assert made["medium"].command == "python scripts/reproduce.py table1 --medium"
+    jobs = {size: images.image_job(c, load_row("images", "sasnet"), "toy:64", 0) for size, c in made.items()}
+    assert [job.fit["recipe"]["steps"] for job in jobs.values()] == [500, 5000, 5000]
+    assert [job.size for job in jobs.values()] == [96, 256, None]
+    shape = shapes.shape_job(made["medium"], load_row("shapes", "finer"), "armadillo", 0)
+    assert shape.fit["recipe"]["clip_norm"] == 1e-4 and shape.fit["recipe"]["amsgrad"] and shape.resolution == 512
+    assert "amsgrad" not in shapes.shape_job(made["quick"], load_row("shapes", "finer"), "armadillo", 0).fit["recipe"]
+
+
 def test_tables_show_spread_differences_and_order(tmp_path):
     rows = [
         TableRow("A", 100, {"psnr": [30.0, 32.0]}, {"psnr": 30.5}),

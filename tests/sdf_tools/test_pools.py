@@ -95,5 +95,20 @@ def test_nearest_points_are_the_papers_distances() -> None:
     nearest = cKDTree(ball.vertices.numpy()).query(points.numpy(), k=3)[1]
     expected = ((points - ball.vertices[nearest[:, 0]]) * normals[nearest].mean(1)).sum(1)
     assert torch.allclose(pool.sdf.double(), expected, atol=1e-3)
-    exact = pool.points.norm(dim=1) - 0.4
-    assert 1e-4 < float((pool.sdf - exact).abs().max()) < 0.03  # close to the distance, and not it
+    exact = PoolConfig(pool_size=4_000, coarse_scales=(0.1,), uniform_share=0.0).build_pool(ball)
+    assert not torch.equal(pool.sdf, exact.sdf)
+
+
+def test_a_renewed_pool_deals_every_point_once() -> None:
+    config = PoolConfig(pool_size=1_000, points_per_batch=250, uniform_share=0.0, renewed=True)
+    pool = config.build_pool(small_box())
+    dealer = config.dealer(pool, small_box())
+    batches = [dealer.batch(250, step) for step in range(12)]
+    points = torch.cat([batch.points for batch in batches])
+    assert len(points.unique(dim=0)) == len(points) == 3_000
+    assert torch.equal(batches[1].points, pool.batch(250, 1).points)
+    assert torch.allclose(batches[9].sdf, box_distance(batches[9].points / 0.8) * 0.8, atol=1e-6)
+    again = config.dealer(pool, small_box())
+    assert torch.equal(again.batch(250, 9).points, batches[9].points)  # a step alone decides, also after a restart
+    assert torch.equal(again.batch(250, 2).points, batches[2].points)
+    assert PoolConfig().dealer(pool, small_box()) is pool

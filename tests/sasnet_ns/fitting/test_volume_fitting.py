@@ -124,3 +124,18 @@ def test_the_toy_image_has_flat_parts_hard_edges_and_fine_rings():
     assert toy_image(64, channels=1).channels == 1
     with pytest.raises(ValueError, match="32 pixels"):
         toy_image(16)
+
+
+def test_smoke_is_mostly_empty_and_the_same_each_time():
+    from sasnet_ns.fitting.smoke_volume import smoke_volume
+
+    smoke = smoke_volume(50)
+    assert smoke.grid == (50, 28, 28) and smoke.channels == 1
+    assert smoke.values.max() == 1 and smoke.values.min() == 0
+    assert 0.75 < (smoke.values < 0.02).float().mean() < 0.99
+    rows = smoke.values[..., 0].flatten(1)
+    assert rows[40].count_nonzero() > rows[5].count_nonzero()  # a plume widens
+    assert torch.equal(smoke.values, smoke_volume(50).values)
+    assert not torch.equal(smoke.values, smoke_volume(50, seed=1).values)
+    with pytest.raises(ValueError, match="16 voxels"):
+        smoke_volume(8)
