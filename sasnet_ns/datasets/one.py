@@ -111,7 +111,7 @@ class FitOptions:
                     raise ValueError(f"{where}: '{name}' is no option: '{parent}' has no parts.")
                 place = place[parent]
             place[last] = value
-        changed = {"fit": config_from(ShapeFit, fit, where)}
+        changed: dict[str, Any] = {"fit": config_from(ShapeFit, fit, where)}
         typed = config_from(_RowOptions, own, where)
         try:
             return dataclasses.replace(self, **changed, **{name: getattr(typed, name) for name in own})

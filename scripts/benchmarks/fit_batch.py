@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,23 +63,21 @@ def run(json_path: Path | None, quick: bool) -> None:
         prepared = [prepare_fit(mesh, fit, "cpu") for mesh in meshes]
         short = dataclasses.replace(fit, recipe=Recipe(steps=2))
         train_batch(prepared, [short] * COUNT, progress=False)  # compiles
-        ways: Sequence[Callable[[], list[FittedShape]]] = (
-            lambda prepared=prepared, fit=fit: [fit_prepared(one, fit, progress=False) for one in prepared],
-            lambda prepared=prepared, configs=configs: train_batch(prepared, configs, progress=False).fitted,
-        )
         fit_prepared(prepared[0], short, progress=False)
         times: list[list[float]] = [[], []]
         fields: list[list[FittedShape]] = [[], []]
         for _ in range(TURNS):
-            for index, way in enumerate(ways):
-                started = time.process_time()
-                fields[index] = way()
-                times[index].append(time.process_time() - started)
+            started = time.process_time()
+            fields[0] = [fit_prepared(one, fit, progress=False) for one in prepared]
+            between = time.process_time()
+            fields[1] = train_batch(prepared, configs, progress=False).fitted
+            times[0].append(between - started)
+            times[1].append(time.process_time() - between)
         ious = [[one.iou or 0.0 for one in found] for found in fields]
-        means = [sum(found) / COUNT for found in ious]
+        alone, together = (sum(found) / COUNT for found in ious)
         apart = max(abs(one - other) for one, other in zip(*ious, strict=True))
         size = fields[0][0].field.network.parameter_count()
-        rows.append(Case(name, size, points, fit.recipe.steps, min(times[0]), min(times[1]), *means, apart))
+        rows.append(Case(name, size, points, fit.recipe.steps, min(times[0]), min(times[1]), alone, together, apart))
     torch.set_num_threads(before)
     print_table(
         "",
