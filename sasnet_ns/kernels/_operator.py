@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -21,6 +22,8 @@ class Operator:
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self._function = function
+        # torch before 2.5 reads types, not their names, and knows typing's sequences alone.
+        function.__annotations__ = {name: _known(kind) for name, kind in get_type_hints(function).items()}
         self._traced = torch.library.custom_op(name, function, mutates_args=())
         self.register_fake = self._traced.register_fake
         self._plain: type[torch.autograd.Function]
@@ -50,6 +53,11 @@ class Operator:
         if torch.compiler.is_compiling():
             return self._traced(*inputs)
         return self._plain.apply(*inputs) if torch.is_grad_enabled() else self._function(*inputs)
+
+
+def _known(kind: Any) -> Any:
+    sequence: Any = typing.Sequence
+    return sequence[get_args(kind)] if get_origin(kind) is Sequence else kind
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
