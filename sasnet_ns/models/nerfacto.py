@@ -29,19 +29,19 @@ from sdf_tools.losses import mask_sparsity_loss
 
 
 def default_sasnet() -> SASNetConfig:
-    """A network small enough for many evaluations a ray; three quarters of its parameters are the masks' hash grid."""
-    return SASNetConfig(
-        embedding_width=96,
-        hidden_widths=(96, 96),
-        groups=(8, 8),
+    """The default of shapes (:meth:`SASNetConfig.sdf_compact`), narrower, as a ray asks for many values: 69,780
+    parameters, half of them in the sine layers.
+    """
+    return SASNetConfig.sdf_compact(
+        hidden_widths=(128, 128),
+        omega_0=15.0,
         band_limit=40,
         low_range=8,
-        bands=3,
         period=2.2,
-        grid_levels=8,
-        grid_log2_entries=15,
+        grid_log2_entries=11,
         grid_min=16,
         grid_max=512,
+        grid_interpolation="linear",
     )
 
 
@@ -231,7 +231,8 @@ def nerfacto_model_config() -> SASNetNerfactoModelConfig:
         num_proposal_samples_per_ray=(96, 48),
         num_nerf_samples_per_ray=24,
         proposal_warmup=1000,
-        average_init_density=0.01,
+        # nerfacto's 0.01 leaves a field that begins near zero without gradients for 250 steps (docs/nerfacto.md).
+        average_init_density=1.0,
         appearance_embed_dim=16,
         camera_optimizer=CameraOptimizerConfig(mode="off"),
     )

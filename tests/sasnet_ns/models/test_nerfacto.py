@@ -20,8 +20,9 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from sasnet_ns.data.photos import PhotoDataManagerConfig
-from sasnet_ns.models.nerfacto import SASNetNerfactoModelConfig
+from sasnet_ns.models.nerfacto import SASNetNerfactoModelConfig, default_sasnet
 from sasnet_ns.models.photo_trainer import PhotoTrainerConfig
+from sasnet_ns.models.surface_model import surface_field_config
 from sasnet_ns.networks import SASNetConfig
 
 SASNET = SASNetConfig(
@@ -259,3 +260,13 @@ def test_other_networks_take_the_fields_place(make: Make, network: str) -> None:
 def test_missing_data_is_one_sentence(make: Make, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="There is no data at"):
         make(pipeline__datamanager__data=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("options", [default_sasnet(), surface_field_config().sasnet])
+def test_default_fields_are_sasnets(options: SASNetConfig) -> None:
+    """Half of the parameters in the sine layers, two of those masked, and no band without a neuron."""
+    network = dataclasses.replace(options, out_dim=16).setup()
+    masks = sum(tensor.numel() for name, tensor in network.named_parameters() if name.startswith("mask_generator."))
+    assert masks <= network.parameter_count() / 2
+    assert len(network.mask_counts) == 3 and all(network.mask_counts)
+    assert len(network.band_sizes) == 5 and all(network.band_sizes)
