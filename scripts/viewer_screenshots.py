@@ -210,19 +210,23 @@ def draw_error(look: Look) -> np.ndarray:
 def draw_levels(look: Look) -> np.ndarray:
     """No band, two bands and all of them, side by side."""
     bands = int(look.control.session.field.band_count)
-    tiles: list[Any] = []
-    titles = []
+    tiles, titles = [], []
     for count in (0, bands // 2, bands):
         look.slide(3, "Home")
         look.slide(3, "ArrowRight", count)
         look.asked(bands=None if count == bands else count)
         look.settle()
-        tile = look.pixels(canvas=True)
-        side = min(tile.shape[:2])
-        left = (tile.shape[1] - side) // 2
-        tiles.append(torch.from_numpy(tile[:side, left : left + side] / np.float32(255)))
+        tiles.append(look.pixels(canvas=True))
         titles.append(f"Detail {count} of {bands}")
-    return (picture_sheet([tiles], [titles]) * 255).round().byte().numpy()
+    return side_by_side(tiles, titles)
+
+
+def side_by_side(tiles: list[np.ndarray], titles: list[str]) -> np.ndarray:
+    """(H, W, 3) bytes of pictures in a row, less the white that they all have around them."""
+    rows, columns = (np.stack(tiles).min(axis=(0, 3)) < 245).nonzero()
+    window = np.s_[max(0, rows.min() - 15) : rows.max() + 15, max(0, columns.min() - 15) : columns.max() + 15]
+    cut: list[Any] = [torch.from_numpy(tile[window] / np.float32(255)) for tile in tiles]
+    return (picture_sheet([cut], [titles]) * 255).round().byte().numpy()
 
 
 SHOTS: dict[str, tuple[str, Callable[[Look], np.ndarray]]] = {

@@ -172,9 +172,8 @@ class Panel:
                 self.input.on_update(lambda _: self._toggle_input())
             self.box = gui.add_checkbox("Bounding box", False, hint="The box in which the field was trained.")
             self.box.on_update(lambda _: self._toggle_box())
-            shown = self._shape is None
             self.cameras_box = gui.add_checkbox(
-                "Cameras", shown, hint="Where the pictures of training and evaluation are taken from."
+                "Cameras", False, hint="Where the pictures of training and evaluation are taken from."
             )
             self.cameras_box.on_update(lambda _: self.show_cameras(self.cameras_box.value))
 

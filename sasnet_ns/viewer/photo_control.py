@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,6 +54,7 @@ class PhotoViewerControl(ViewerControl):
         self.shown_in: Viewer | None = None
         self.session: Session | None = None
         self._resolution = ""
+        self._cameras_drawn = False
 
     def _setup(self, viewer: Viewer) -> None:
         super()._setup(viewer)
@@ -138,7 +140,7 @@ class PhotoViewerControl(ViewerControl):
         return False
 
     def _first_view(self, client: Any) -> None:
-        """Stand where the first photograph was taken, which looks at the scene."""
+        """Stand where the first photograph was taken and see no more than it does: beyond its edges little is known."""
         assert self.shown_in is not None
         import viser.transforms as vtf
 
@@ -150,12 +152,22 @@ class PhotoViewerControl(ViewerControl):
         with client.atomic():
             client.camera.position = pose[:, 3] * VISER_SCALE
             client.camera.wxyz = turn.wxyz
+            client.camera.fov = fov_inside(dataset.cameras[0], client.camera.aspect)
+
+    def _hide_cameras(self, viewer: Viewer) -> None:
+        """Once nerfstudio has drawn them: whoever stands where one was would look at the back of its photograph."""
+        if self._cameras_drawn or not getattr(viewer, "camera_handles", None):
+            return
+        self._cameras_drawn = True
+        viewer.set_camera_visibility(False)
+        viewer.toggle_cameravis_button()
 
     def _update_scene(self, step: int, num_rays_per_batch: int | None = None) -> None:
         """In place of nerfstudio's: true steps, and pictures by the clock instead of by estimates from small ones."""
         viewer = self.shown_in
         assert viewer is not None
         viewer.step = step
+        self._hide_cameras(viewer)
         if self.session is not None:
             self.session.at_step(step)
         for client_id, client in viewer.viser_server.get_clients().items():
@@ -179,6 +191,13 @@ class PhotoViewerControl(ViewerControl):
         viewer.pause_train.visible = viewer.resume_train.visible = False
         for element in (viewer.control_panel._train_speed, viewer.control_panel._train_util):
             element.set_hidden(True)
+
+
+def fov_inside(camera: Any, aspect: float) -> float:
+    """Vertical field of view, radians, at which a canvas of this aspect lies within a photograph of the camera."""
+    across = float(camera.width.flatten()[0]) / (2 * float(camera.fx.flatten()[0]))
+    upright = float(camera.height.flatten()[0]) / (2 * float(camera.fy.flatten()[0]))
+    return 2 * math.atan(min(upright, across / aspect))
 
 
 def shown_outputs(names: list[str]) -> list[str]:

@@ -3,7 +3,8 @@
     python scripts/benchmark.py viewer
 
 Needs playwright and chromium. Steps a second with and without a viewer are measured in one run, in turn, so that what
-else the machine does falls on both.
+else the machine does falls on both. The browser draws on the same processors where there is no graphics unit: what the
+viewer itself takes from training is the processor time of its threads.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import browser as web
 
+_TRAINING = "training"
 _COUNT_FRAMES = """seconds => new Promise(done => {
     let frames = 0; const end = performance.now() + 1000 * seconds;
     const tick = () => { frames += 1; performance.now() < end ? requestAnimationFrame(tick) : done(frames / seconds); };
@@ -40,7 +42,7 @@ def run(output: Path | None = None, quick: bool = False) -> None:
         try:
             rows = {}
             for name, value in _measure(trainer, browser, seconds, rounds, moves):
-                print(f"{name:<45} {value:10.3g}", flush=True)
+                print(f"{name:<52} {value:10.3g}", flush=True)
                 rows[name] = value
         finally:
             trainer.stop_training = True
@@ -62,7 +64,7 @@ def _start_training(data: str, folder: Path) -> Any:
     config.save_config()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
-    threading.Thread(target=trainer.train, daemon=True).start()
+    threading.Thread(target=trainer.train, name=_TRAINING, daemon=True).start()
     return trainer
 
 
@@ -70,14 +72,15 @@ def _measure(trainer: Any, browser: Any, seconds: float, rounds: int, moves: int
     address = f"http://127.0.0.1:{trainer.config.viewer.websocket_port}"
     session = trainer.pipeline.model.viewer_control.session
     _wait(lambda: trainer.completed_steps > 200, 300)
-    without, with_page, refreshes = [], [], []
+    without, with_page, refreshes, costs = [], [], [], []
     for _ in range(rounds):
         without.append(_steps_a_second(trainer, seconds))
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(address)
         _wait(lambda: session.status.shown_step > 0, 120)
-        count = len(session.updates)
+        count, before, started = len(session.updates), _viewer_seconds(), time.perf_counter()
         with_page.append(_steps_a_second(trainer, seconds))
+        costs.append((_viewer_seconds() - before) / (time.perf_counter() - started))
         refreshes.append((len(session.updates) - count) / seconds)
         page.close()
         time.sleep(1.0)
@@ -85,6 +88,7 @@ def _measure(trainer: Any, browser: Any, seconds: float, rounds: int, moves: int
     yield "steps a second, no page open", alone
     yield "steps a second, page open", watched
     yield "steps lost to the page, %", 100 * (1 - watched / alone)
+    yield "processor time of the viewer's threads, % of a core", 100 * statistics.median(costs)
     yield "pictures of the run a second", statistics.median(refreshes)
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.goto(address)
@@ -95,25 +99,33 @@ def _measure(trainer: Any, browser: Any, seconds: float, rounds: int, moves: int
     _wait(lambda: session.at_rest, 300)
     yield "frames a second while orbiting, at rest", page.evaluate(_COUNT_FRAMES, seconds)
     page.get_by_role("button", name="Turntable").click()
-    first, sharp = _after_moves(trainer, session, page, moves)
+    first, sharp, spent = _after_moves(trainer, session, page, moves)
     yield "ray traced, move to first picture, ms", 1000 * statistics.median(first)
     yield "ray traced, move to 512 rows, ms", 1000 * statistics.median(sharp)
+    yield "processor time for that, ms", 1000 * statistics.median(spent)
 
 
-def _after_moves(trainer: Any, session: Any, page: Any, moves: int) -> tuple[list[float], list[float]]:
-    """Seconds from a camera move, as the server hears of it, to the first picture and to one of 512 rows."""
+def _after_moves(trainer: Any, session: Any, page: Any, moves: int) -> tuple[list[float], list[float], list[float]]:
+    """Seconds from a camera move to the first picture and to one of 512 rows, and seconds of processors until then."""
     session.update(draw="rays")
     machine = next(iter(trainer.viewer_state.render_statemachines.values()))
     _wait(lambda: machine.stage_times and machine.stage_times[-1][0] >= 512, 300)
-    first, sharp = [], []
+    first, sharp, spent = [], [], []
     for index in range(moves):
-        started = time.perf_counter()
+        started, before = time.perf_counter(), time.process_time()
         page.get_by_role("button", name=("left", "right")[index % 2], exact=True).click()
         _wait(lambda at=started: any(h >= 512 and when > at for h, _, when in machine.stage_times), 300)
+        spent.append(time.process_time() - before)
         done = [(height, when) for height, _, when in machine.stage_times if when > started]
         first.append(done[0][1] - started)
         sharp.append(min(when for height, when in done if height >= 512) - started)
-    return first, sharp
+    return first, sharp, spent
+
+
+def _viewer_seconds() -> float:
+    """Processor time so far of the threads that neither train nor measure: comparable on a busy machine as well."""
+    others = [t for t in threading.enumerate() if t.name != _TRAINING and t is not threading.main_thread()]
+    return sum(time.clock_gettime(time.pthread_getcpuclockid(t.ident)) for t in others if t.ident and t.is_alive())
 
 
 def _steps_a_second(trainer: Any, seconds: float) -> float:

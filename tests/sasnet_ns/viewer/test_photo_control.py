@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 pytest.importorskip("nerfstudio")
 pytest.importorskip("embreex")
 
-from sasnet_ns.viewer.photo_control import PhotoRenderer, shown_outputs, with_sensible_depth
+from sasnet_ns.viewer.photo_control import PhotoRenderer, fov_inside, shown_outputs, with_sensible_depth
 
 
 def test_the_list_offers_no_raw_buffers() -> None:
@@ -29,6 +30,14 @@ def test_depth_ends_where_the_farthest_thing_is() -> None:
     nothing = {"depth": depth, "accumulation": torch.zeros_like(coverage)}
     assert with_sensible_depth(nothing) is nothing
     assert with_sensible_depth({"rgb": depth})["rgb"] is depth
+
+
+def test_the_first_view_shows_what_the_photograph_shows() -> None:
+    portrait = SimpleNamespace(
+        width=torch.tensor([200]), height=torch.tensor([400]), fx=torch.tensor([100.0]), fy=torch.tensor([100.0])
+    )
+    assert fov_inside(portrait, 0.25) == pytest.approx(2 * math.atan(2))  # a narrow canvas: all of its height
+    assert fov_inside(portrait, 2.0) == pytest.approx(2 * math.atan(0.5))  # a wide one: all of its width
 
 
 class _Client:
@@ -67,7 +76,10 @@ def test_real_viewer(name: str, make_photo_trainer: Callable[..., Any]) -> None:
 
         surface = extract(control.field, 24, control.session.settings)
         assert len(surface.faces) > 100  # the sphere that training starts with
+    viewer.init_scene(trainer.pipeline.datamanager.train_dataset, "training", None)
     viewer.update_scene(4, 32)
+    assert viewer.camera_handles and not any(handle.visible for handle in viewer.camera_handles.values())
+    assert viewer.show_images.visible and not viewer.hide_images.visible
     trainer.training_state = "completed"
     viewer.training_complete()
     assert not viewer.pause_train.visible and not viewer.resume_train.visible
