@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
+import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
 from reproduction.context import Context
+from reproduction.runs import sized
 from reproduction.tables import Metric, TableRow, write_table
 from sasnet_ns.analysis.step_cost import measure_step_cost
+from sasnet_ns.fitting import ShapeFit
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.grid_fit import GridFit, GridLoss
 from sasnet_ns.fitting.toy_image import toy_image
 from sasnet_ns.networks import Network, SignedDistanceField
 from sasnet_ns.networks.sizes import table_options
+from sasnet_ns.training.config import config_from
 from sasnet_ns.training.objective import SDFObjective, SDFStep
 from sasnet_ns.training.recipe import Recipe, build_optimizers
 from sdf_tools.io.writing import write_atomically
@@ -85,13 +90,7 @@ def step_costs(context: Context) -> None:
 def shape_step_costs(context: Context) -> None:
     """Supp. Sec. 4: average step time and peak memory of SASNet and SIREN on signed distances."""
     points = context.choose(2_500, 10_000, 10_000)
-    generator = torch.Generator().manual_seed(0)
-    half = points // 2
-    kind = torch.tensor([FINE, COARSE], dtype=torch.uint8).repeat_interleave(half)
-    batch = SDFBatch(torch.rand(points, 3, generator=generator) - 0.5, torch.zeros(points), kind, (half, half, 0))
-    batch = dataclasses.replace(
-        batch, points=batch.points.to(context.device), sdf=batch.sdf.to(context.device), kind=kind.to(context.device)
-    )
+    batch = _batch(points, context.device)
     table = []
     for name in context.pick(tuple(PAPER_SHAPE_COSTS)):
         torch.manual_seed(0)
@@ -102,6 +101,35 @@ def shape_step_costs(context: Context) -> None:
     notes = [f"{points:,} points a step (paper: 10,000 on an RTX A6000); means of 5 runs of 3 steps by torch.profiler."]
     title = "Supp. Section 4: step time and memory on signed distances"
     print(write_table(context, "supp_sec4", title, COST_METRICS, table, notes))
+
+
+def shape_step_seconds(context: Context, fits: dict[str, dict[str, Any]], rounds: int = 5) -> dict[str, float]:
+    """Processor seconds of a training step of each fit, the least of some rounds in which all take their turns.
+
+    Other work on the machine makes a wall clock useless for comparing runs of different hours; this it hardly touches.
+    """
+    steps = {}
+    for name, fit in fits.items():
+        config = config_from(ShapeFit, sized(fit, 3, 1), name)
+        field = SignedDistanceField(config.network, config.network_config).to(context.device)
+        losses = SDFStep(field, config.objective, config.recipe.steps)
+        batch = _batch(config.points_per_batch, context.device)
+        steps[name] = _step(field.network, config.recipe, partial(_shape_loss, losses, batch))
+    seconds = dict.fromkeys(steps, math.inf)
+    for _ in range(rounds + 1):  # the first round compiles
+        for name, step in steps.items():
+            before = time.process_time()
+            step()
+            seconds[name] = min(seconds[name], time.process_time() - before)
+    return seconds
+
+
+def _batch(points: int, device: str) -> SDFBatch:
+    """Random points in the box, half of them fine and half coarse."""
+    half = points // 2
+    where = torch.rand(2 * half, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    kind = torch.tensor([FINE, COARSE], dtype=torch.uint8).repeat_interleave(half)
+    return SDFBatch(where.to(device), torch.zeros(2 * half, device=device), kind.to(device), (half, half, 0))
 
 
 def _shape_loss(losses: SDFStep, batch: SDFBatch) -> torch.Tensor:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reproduction.compare import run_rows
+from reproduction.compare import Results, run_rows
 from reproduction.context import Context
+from reproduction.costs import shape_step_seconds
 from reproduction.rows import Row, load_row, merge
 from reproduction.shapes import error_picture, shape_job, shape_results
 from sasnet_ns.fitting import pictures
@@ -23,17 +24,34 @@ _WINDOW = 5
 def losses(context: Context) -> None:
     """Figure 8: training loss on the Armadillo, and when SASNet reaches FINER's final loss."""
     note = "in the paper SASNet, which has FINER's after 35,000 of 200,000 steps"
-    _curves(context, "fig8", "Figure 8: training loss on the Armadillo", "step", note)
+    rows, results = shape_results(context, ("armadillo",))
+    unit = dict.fromkeys((row.name for row in rows), 1.0)
+    _curves(context, rows, results, "fig8", "Figure 8: training loss on the Armadillo", "step", unit, note)
 
 
 def time_to_loss(context: Context) -> None:
-    """Supp. Fig. 2: the same over wall-clock time (its caption says image, its text and numbers the Armadillo)."""
+    """Supp. Fig. 2: the same over time (its caption says image, its text and numbers the Armadillo).
+
+    Steps times the processor time of one, measured in turns now: the runs' own clocks saw other work on the machine.
+    """
     note = "in the paper SASNet has SIREN's after about 10 of SIREN's 58 minutes"
-    _curves(context, "supp_fig2", "Supp. Figure 2: training loss on the Armadillo", "seconds", note)
-
-
-def _curves(context: Context, item: str, title: str, over: Literal["step", "seconds"], note: str) -> None:
     rows, results = shape_results(context, ("armadillo",))
+    fits = {row.name: shape_job(context, row, "armadillo", context.seeds[0]).fit for row in rows}
+    title, what = "Supp. Figure 2: training loss on the Armadillo over time", "processor seconds"
+    _curves(context, rows, results, "supp_fig2", title, what, shape_step_seconds(context, fits), note)
+
+
+def _curves(
+    context: Context,
+    rows: list[Row],
+    results: Results,
+    item: str,
+    title: str,
+    what: str,
+    unit: dict[str, float],
+    note: str,
+) -> None:
+    """Draw the losses over steps times each row's unit, and say where SASNet reaches the others' last."""
     figure, (axis,) = pictures.new_figure(1, 1, (6.0, 4.2))
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for row in rows:
@@ -44,16 +62,15 @@ def _curves(context: Context, item: str, title: str, over: Literal["step", "seco
         curve = _curve(result)
         window = min(_WINDOW, len(curve["loss"]))
         loss = np.convolve(curve["loss"], np.ones(window) / window, "valid")
-        curves[row.name] = np.asarray(curve[over])[window - 1 :], loss
+        curves[row.name] = unit[row.name] * np.asarray(curve["step"])[window - 1 :], loss
         axis.plot(*curves[row.name], label=row.label, linewidth=2 if row.name == "sasnet" else 1)
-    unit = "step" if over == "step" else "seconds of training"
-    axis.set(xlabel=unit, ylabel="loss, moving average", yscale="log", title=title)
+    axis.set(xlabel=what, ylabel="loss, moving average", yscale="log", title=title)
     axis.legend(fontsize=7)
     axis.grid(alpha=0.3)
     lines = [
         f"### {title}{context.mark}",
         "",
-        f"| method | final loss | its last {unit} | {unit} at which SASNet has it |",
+        f"| method | final loss | its last {what} | {what} at which SASNet has it |",
         "| --- | ---: | ---: | ---: |",
     ]
     own = curves.get("sasnet")
@@ -61,12 +78,12 @@ def _curves(context: Context, item: str, title: str, over: Literal["step", "seco
         if row.name in curves:
             at, loss = curves[row.name]
             there = own is not None and bool((own[1] <= loss[-1]).any())
-            reached = f"{own[0][int((own[1] <= loss[-1]).argmax())]:,.0f}" if there and own is not None else ""
-            lines.append(f"| {row.label} | {loss[-1]:.3e} | {at[-1]:,.0f} | {reached} |")
+            reached = f"{own[0][int((own[1] <= loss[-1]).argmax())]:,.4g}" if there and own is not None else ""
+            lines.append(f"| {row.label} | {loss[-1]:.3e} | {at[-1]:,.4g} | {reached} |")
     if own is not None and len(curves) > 1:
         first = min(curves, key=lambda name: curves[name][1][-1])
         lines += ["", f"- Lowest final loss: {next(r.label for r in rows if r.name == first)}; {note}."]
-    lines.append(f"- {context.hardware()}; seed {context.seeds[0]}. Seconds are those of a machine with other work.")
+    lines.append(f"- {context.hardware()}; seed {context.seeds[0]}.")
     context.save(f"{item}.png", pictures.figure_png(figure))
     context.save(f"{item}.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))

@@ -86,8 +86,9 @@ def _figure(context: Context, stem: str, results: dict[str, dict[str, Any]], job
     largest = float(truth.max())
     views = [(k, render_volume(v, signal.spacing, largest=largest)) for k, v in all_values.items()]
     errors = [(label, (v[middle] - truth[middle]).abs()) for label, v in values.items()]
-    files = {f"{stem}.png": pictures.panels(shown, 4, "gray", (0.0, 1.0), width=2.4)}
-    files[f"{stem}_rendering.png"] = pictures.panels(views, 4, width=2.4)
+    columns = len(shown) if len(shown) < 6 else 4
+    files = {f"{stem}.png": pictures.panels(shown, columns, "gray", (0.0, 1.0), width=2.4)}
+    files[f"{stem}_rendering.png"] = pictures.panels(views, columns, width=2.4)
     if errors:
         largest = float(torch.stack([e for _, e in errors]).quantile(0.98))
         files[f"{stem}_error.png"] = pictures.panels(errors, 3, "jet", (0.0, max(largest, 1e-6)), "absolute error", 2.4)
