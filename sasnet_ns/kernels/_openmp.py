@@ -36,7 +36,7 @@ def _addresses() -> tuple[int, int, int] | None:
         loaded = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return None
-    folder = f"{Path(torch.__file__).parent / 'lib'}/"
+    folder = f"{Path(torch.__file__).resolve().parent / 'lib'}/"  # maps name no links
     for line in loaded:
         path = line[line.find("/") :]
         if path.startswith(folder) and Path(path).name.startswith(("libgomp", "libiomp5", "libomp")):
