@@ -14,6 +14,10 @@ TRIED = 16
 """Steps that are timed with each number of threads in question."""
 WATCHED = 32
 """Steps between two looks at whether the threads get their processors."""
+FEWEST = 4
+"""Steps that do for either where they are slow."""
+SLOW = 2.0
+"""Seconds after which they do."""
 RETRIED_AFTER = 5.0
 """Seconds after a choice before the next one."""
 BUSY = 0.85
@@ -72,9 +76,9 @@ class ThreadChoice:
         self._times.append(now - self._last)
         self._last = now
         if self._means or self._waiting:
-            if len(self._times) >= TRIED:
+            if self._seen(TRIED):
                 self._end_trial(now)
-        elif len(self._times) >= WATCHED:
+        elif self._seen(WATCHED):
             spent = self._processor_clock() - self._processor_began
             crowded = spent < BUSY * self.threads * (now - self._began)
             # After a choice both wait for a while: what a crowd leaves does not change from step to step.
@@ -84,6 +88,9 @@ class ThreadChoice:
                 self._waiting = [self.threads, *(n for n in neighbours if 1 <= n <= self.most)]
                 self._take(self._waiting.pop(0))
             self._restart(now)
+
+    def _seen(self, steps: int) -> bool:
+        return len(self._times) >= steps or (len(self._times) >= FEWEST and sum(self._times) >= SLOW)
 
     def _end_trial(self, now: float) -> None:
         # The first steps with other threads still wake them up. The mean: on crowded cores a few steps take most of the

@@ -140,7 +140,7 @@ class PhotoViewerControl(ViewerControl):
         return False
 
     def _first_view(self, client: Any) -> None:
-        """Stand where the first photograph was taken and see no more than it does: beyond its edges little is known."""
+        """Stand where the first photograph was taken and see about as much as it does."""
         assert self.shown_in is not None
         import viser.transforms as vtf
 
@@ -152,7 +152,7 @@ class PhotoViewerControl(ViewerControl):
         with client.atomic():
             client.camera.position = pose[:, 3] * VISER_SCALE
             client.camera.wxyz = turn.wxyz
-            client.camera.fov = fov_inside(dataset.cameras[0], client.camera.aspect)
+            client.camera.fov = fov_like(dataset.cameras[0], client.camera.aspect)
 
     def _hide_cameras(self, viewer: Viewer) -> None:
         """Once nerfstudio has drawn them: whoever stands where one was would look at the back of its photograph."""
@@ -193,11 +193,11 @@ class PhotoViewerControl(ViewerControl):
             element.set_hidden(True)
 
 
-def fov_inside(camera: Any, aspect: float) -> float:
-    """Vertical field of view, radians, at which a canvas of this aspect lies within a photograph of the camera."""
+def fov_like(camera: Any, aspect: float) -> float:
+    """Vertical field of view, radians, at which a canvas of this aspect shows as much as the photograph does."""
     across = float(camera.width.flatten()[0]) / (2 * float(camera.fx.flatten()[0]))
     upright = float(camera.height.flatten()[0]) / (2 * float(camera.fy.flatten()[0]))
-    return 2 * math.atan(min(upright, across / aspect))
+    return 2 * math.atan(math.sqrt(upright * across / aspect))
 
 
 def shown_outputs(names: list[str]) -> list[str]:

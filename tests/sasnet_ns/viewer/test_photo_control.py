@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("nerfstudio")
 pytest.importorskip("embreex")
 
-from sasnet_ns.viewer.photo_control import PhotoRenderer, fov_inside, shown_outputs, with_sensible_depth
+from sasnet_ns.viewer.photo_control import PhotoRenderer, fov_like, shown_outputs, with_sensible_depth
 
 
 def test_the_list_offers_no_raw_buffers() -> None:
@@ -36,8 +36,8 @@ def test_the_first_view_shows_what_the_photograph_shows() -> None:
     portrait = SimpleNamespace(
         width=torch.tensor([200]), height=torch.tensor([400]), fx=torch.tensor([100.0]), fy=torch.tensor([100.0])
     )
-    assert fov_inside(portrait, 0.25) == pytest.approx(2 * math.atan(2))  # a narrow canvas: all of its height
-    assert fov_inside(portrait, 2.0) == pytest.approx(2 * math.atan(0.5))  # a wide one: all of its width
+    assert fov_like(portrait, 0.5) == pytest.approx(2 * math.atan(2))  # a canvas of its shape: the photograph
+    assert fov_like(portrait, 2.0) == pytest.approx(2 * math.atan(1))  # a wide one: twice its width, half its height
 
 
 class _Client:
