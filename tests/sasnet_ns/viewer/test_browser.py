@@ -49,10 +49,8 @@ class Page:
         """(H, W, 3) pixels."""
         from PIL import Image
 
-        box = self.page.evaluate(
-            "() => { const r = document.querySelector('canvas').getBoundingClientRect();"
-            " return {x: r.x, y: r.y, width: r.width, height: r.height}; }"
-        )
+        # Waits: when the first scene arrives the page takes its canvas away and makes another.
+        box = self.page.locator("canvas").first.bounding_box(timeout=1000 * _PATIENCE)
         box["width"] = min(box["width"], 900 - self.panel - box["x"])  # the canvas goes on behind the panel
         picture = self.page.screenshot(clip=box, timeout=1000 * _PATIENCE)
         return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
