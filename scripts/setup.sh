@@ -59,5 +59,6 @@ fi
 if [ "${SASNET_BROWSER:-0}" = 1 ] && ! command -v chromium google-chrome >/dev/null 2>&1; then
     install_packages chromium # for the tests of the viewer in a browser
 fi
-"$venv/bin/python" -m sasnet_ns.commands compile # else the first run would, in the middle of its work
+# Else the first run would, in the middle of its work.
+"$venv/bin/python" -m sasnet_ns.commands compile || echo "setup: the first run will compile its kernels itself"
 echo "setup: done"

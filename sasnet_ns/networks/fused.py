@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import weakref
 from importlib.util import find_spec
 
@@ -28,13 +29,13 @@ def fused_step(network: Network, bands: int | None = None) -> FusedStep | None:
         network: read again in every step; build a new one after its tensors have been replaced or moved.
         bands: a SASNet's low group and only this many of its high bands, as in ``SASNet.forward``; None for all.
     """
-    form, factor = _pass(network, bands) if _compiles(network) else (None, 1.0)
-    step = None if form is None else FusedStep(form, coordinate_scale=factor)
+    form = _chain(network, bands) if _compiles(network) else None
+    step = None if form is None else FusedStep(form, coordinate_scale=_factor(network))
     return step if step is not None and step.backend == "numba" else None
 
 
-_VALUES: weakref.WeakKeyDictionary[Network, tuple[int | None, FusedValues]] = weakref.WeakKeyDictionary()
-"""The last pass of each network, and for how many bands."""
+_VALUES: weakref.WeakKeyDictionary[Network, FusedValues] = weakref.WeakKeyDictionary()
+"""The last pass of each network."""
 
 
 def network_values(
@@ -62,7 +63,7 @@ def network_values(
 
 def in_one_pass(network: Network) -> bool:
     """Whether :func:`network_values` has a compiled pass for a network."""
-    return _compiles(network) and _pass(network)[0] is not None and find_spec("numba") is not None
+    return _compiles(network) and _chain(network) is not None and find_spec("numba") is not None
 
 
 def _values(network: Network, x: Tensor, bands: int | None) -> FusedValues | None:
@@ -73,18 +74,20 @@ def _values(network: Network, x: Tensor, bands: int | None) -> FusedValues | Non
         return None
     if isinstance(network, SASNet) and bands is not None and not 0 <= bands <= network.config.bands:
         return None
-    form, _ = _pass(network, bands)
+    form = _chain(network, bands)
     if form is None or any(map(torch._C._functorch.is_functorch_wrapped_tensor, form.tensors())):
         return None
-    known, values = _VALUES.get(network, (None, None))
-    if values is None or known != bands or any(map(_differ, form.tensors(), values.form.tensors())):
-        values = FusedValues(form)
-        _VALUES[network] = (bands, values)
+    values = _VALUES.get(network)
+    if values is None or not _same(values.form, form):
+        values = _VALUES[network] = FusedValues(form)
     return values if values.backend == "numba" else None
 
 
-def _differ(a: Tensor, b: Tensor) -> bool:
-    return a is not b
+def _same(a: StepForm, b: StepForm) -> bool:
+    """Whether two forms of one network hold the same tensors and factors; never with bands left out, whose are cut."""
+    return all(map(operator.is_, a.tensors(), b.tensors())) and [x.omega for x in a.layers] == [
+        x.omega for x in b.layers
+    ]
 
 
 def _compiles(network: Network) -> bool:
@@ -101,9 +104,9 @@ def _factor(network: Network) -> float:
     return network.coordinate_scale if type(network) is Siren else 1.0
 
 
-def _pass(network: Network, bands: int | None = None) -> tuple[StepForm | None, float]:
-    """The chain of layers of a network, if it is one, and what its coordinates are multiplied by before."""
-    return _siren(network) if type(network) is Siren else step_form(network, bands), _factor(network)
+def _chain(network: Network, bands: int | None = None) -> StepForm | None:
+    """The layers of a network behind coordinates times :func:`_factor`; None if it is no chain."""
+    return _siren(network) if type(network) is Siren else step_form(network, bands)
 
 
 def step_form(network: Network, bands: int | None = None) -> StepForm | None:

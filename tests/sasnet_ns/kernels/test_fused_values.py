@@ -81,6 +81,16 @@ def test_changed_and_exchanged_weights_are_seen() -> None:
         torch.testing.assert_close(torch.func.functional_call(field.float(), parameters, (points,)), expected)
 
 
+def test_a_changed_omega_is_seen() -> None:
+    field = SignedDistanceField("siren", {"width": 32})
+    points = torch.rand(100, 3) - 0.5
+    with torch.no_grad():
+        field(points)
+        field.network.omega_0 = 10.0
+        values = field(points)
+    torch.testing.assert_close(values, field(points).detach(), rtol=1e-4, atol=2e-5)
+
+
 def test_points_far_away_and_not_numbers_are_safe() -> None:
     field = SignedDistanceField("ngp", {})
     points = torch.tensor([[1e30, 0, 0], [float("nan"), 0, 0], [float("inf"), 0, 0], [0, 0, 0], [7, 7, 7]])

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sdf_tools import PointCloud, prepare_cloud
-from sdf_tools.cloud.thinning import thin
+from sdf_tools.cli import Reconstruct
+from sdf_tools.cloud.thinning import MOST_POINTS, thin
 
 
 def sphere(count: int, seed: int = 0) -> torch.Tensor:
@@ -50,3 +51,7 @@ def test_it_is_said() -> None:
     prepared = prepare_cloud(PointCloud(sphere(30_000)), max_points=10_000)
     assert any("thinned evenly from 30,000 points to" in sentence for sentence in prepared.said)
     assert len(prepared.cloud.points) <= 10_000
+
+
+def test_the_commands_default_is_the_librarys() -> None:
+    assert Reconstruct.max_points == MOST_POINTS  # written out there: --help loads no torch
