@@ -106,6 +106,13 @@ def cut(surface: Surface, point: tuple[float, ...], normal: tuple[float, ...]) -
     return replace(surface, vertices=vertices, faces=faces, normals=_normals(vertices, faces))
 
 
+def reaches(surface: Surface, bounds: Float[Tensor, "2 3"]) -> bool:
+    """Whether a surface comes to the sides of the box, where it is open."""
+    low, high = bounds.cpu()
+    margin = 0.5 * (high - low).max() / surface.resolution
+    return bool(((surface.vertices < low + margin) | (surface.vertices > high - margin)).any())
+
+
 def colors(
     field: ShownField, surface: Surface, settings: ViewSettings, reference: Reference | None = None
 ) -> tuple[Float[Tensor, "V 3"], Scale | None]:

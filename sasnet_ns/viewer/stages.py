@@ -95,9 +95,9 @@ class StagedRenderer(RenderStateMachine):
         """The thread: wait for a change, then go through the stages."""
         while self.running:
             self._changed.wait(0.2)
+            self._changed.clear()  # also where nothing is drawn, or this would go round and round
             if not self.viewer.ready or not self.enabled() or self._wanted == self._working_on:
                 continue
-            self._changed.clear()
             self._working_on = self._wanted
             moved, self._moved = self._moved, False
             self._running_since = started = time.monotonic()

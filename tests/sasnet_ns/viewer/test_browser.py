@@ -124,6 +124,33 @@ def test_the_page_follows_a_run(training: Any, browser: Any) -> None:
     tab.page.close()
 
 
+def test_a_browser_that_draws_in_software_rests(browser: Any) -> None:
+    """Few frames while nothing moves, every one while the pointer does, and a canvas that is not smoothed."""
+    import viser
+
+    from sasnet_ns.viewer.offline_client import serve_offline
+
+    serve_offline()
+    server = viser.ViserServer(host="127.0.0.1", port=web.free_port(), verbose=False)
+    try:
+        tab = Page(browser, f"http://127.0.0.1:{server.get_port()}", panel=0)
+        time.sleep(4)  # what a page draws while it opens
+        count = """seconds => new Promise(done => {
+            let frames = 0; const end = performance.now() + 1000 * seconds;
+            const tick = () => { frames += 1; performance.now() < end ? requestAnimationFrame(tick) : done(frames); };
+            requestAnimationFrame(tick);
+        })"""
+        assert tab.page.evaluate(count, 3.0) <= 10
+        tab.page.evaluate("setInterval(() => dispatchEvent(new Event('pointermove')), 100)")
+        assert tab.page.evaluate(count, 3.0) > 10
+        context = "document.querySelector('canvas[data-engine]').getContext('webgl2').getContextAttributes().antialias"
+        assert tab.page.evaluate(context) is False
+        assert tab.outside == []
+        tab.page.close()
+    finally:
+        server.stop()
+
+
 def _changes_by_itself(tab: Page, training: Any, pictures: int) -> None:
     """So many different canvases while nobody touches the page, with the true step beside them."""
     session = training.pipeline.model.viewer_control.session

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sasnet_ns.networks import SASNet, SASNetConfig, SignedDistanceField
 from sasnet_ns.viewer.curves import curve, read_history, thinned, write_history
-from sasnet_ns.viewer.live_surface import Budget, colors, cut, extract, follow
+from sasnet_ns.viewer.live_surface import Budget, colors, cut, extract, follow, reaches
 from sasnet_ns.viewer.quantities import ViewSettings, color_bar, color_values, evaluate, offered
 from sasnet_ns.viewer.reading import point_at, read_value
 from sasnet_ns.viewer.shown_field import Frame, ShownField, shown_shape
@@ -74,6 +74,12 @@ def test_a_frozen_field_does_not_change() -> None:
     at = torch.tensor([[0.5, 0.0, 0.0]])
     assert float(field.values(at)) == pytest.approx(0.4)
     assert float(frozen.values(at)) == pytest.approx(0.2)
+
+
+def test_a_surface_that_comes_to_the_box_is_seen_from_both_sides() -> None:
+    field = _shown(_Ball())
+    assert not reaches(extract(field, 32, ViewSettings()), field.bounds)
+    assert reaches(extract(_shown(_Ball(0.6)), 32, ViewSettings()), field.bounds)
 
 
 def test_cut_leaves_what_lies_behind_the_plane() -> None:
@@ -202,7 +208,8 @@ def test_a_session_says_what_it_does_and_when_it_is_done() -> None:
     session = Session(viewer, _shown(_Ball()), ViewSettings(), None, final_resolution=64)
     sent: list[int] = []
     session.nodes = SimpleNamespace(  # type: ignore[assignment]
-        send_surface=lambda surface, _: sent.append(surface.resolution), send_slice=lambda *_: sent.append(0)
+        send_surface=lambda surface, _, both_sides: sent.append(surface.resolution),
+        send_slice=lambda *_: sent.append(0),
     )
     said: list[str] = []
     session.on_status = lambda: said.append(session.status.message)
