@@ -14,6 +14,7 @@ NAMES = (
     "kernels",
     "step",
     "fused_step",
+    "fewer_steps",
     "inference",
     "shapes",
     "distance",

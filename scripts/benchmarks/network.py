@@ -204,7 +204,7 @@ def prepared(data: str) -> tuple[NormalizedShape, SDFPool]:
     return frame, PoolConfig().build_pool(frame.shape)
 
 
-def _scanned(frame: NormalizedShape) -> Mesh:
+def scanned(frame: NormalizedShape) -> Mesh:
     """The mesh that the scans' authors made of them, in box units."""
     mesh = load(SCANNED)
     assert isinstance(mesh, Mesh)
@@ -242,7 +242,7 @@ def fit(shape: str, data: str, variant: str, steps: int, seed: int, rate: float,
     frame, pool = prepared(data)
     with seeded(seed):
         field = VARIANTS[variant]()
-    truth = frame.shape if isinstance(frame.shape, Mesh) else _scanned(frame)
+    truth = frame.shape if isinstance(frame.shape, Mesh) else scanned(frame)
     row = Row(shape, variant, seed, rate, field.network.parameter_count(), step_time, steps)
     try:
         train_variant(field, pool, steps, seed, rate)

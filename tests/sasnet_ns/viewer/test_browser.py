@@ -68,6 +68,10 @@ class Page:
     def until_changed(self, before: np.ndarray, what: str) -> np.ndarray:
         return self.until(lambda picture: _difference(picture, before) > 0.004, what)
 
+    def sees(self, text: str) -> None:
+        """Wait for words of the panel, which come a moment after the picture."""
+        self.page.get_by_text(text).first.wait_for(timeout=1000 * _PATIENCE)
+
     def choose(self, value: str, option: str) -> None:
         web.choose(self.page, value, option)
 
@@ -207,7 +211,8 @@ def _colour_slice_and_mask(tab: Page) -> None:
     """Error colours with their bar, a slice and its way through the shape, one mask and the next."""
     tab.choose("shaded", "error")
     tab.until(lambda picture: _colourful(picture) > 0.02, "error colours")
-    assert tab.page.get_by_text("distance from the input").count() and tab.page.get_by_alt_text("colour bar").count()
+    tab.sees("distance from the input")
+    assert tab.page.get_by_alt_text("colour bar").count()
 
     tab.tick("Show slice")
     sliced = tab.until(lambda picture: _blue(picture) > 0.05, "the slice, blue outside the shape")
@@ -222,7 +227,7 @@ def _colour_slice_and_mask(tab: Page) -> None:
     assert _colourful(before) > 0.02
     tab.page.get_by_role("button", name="Colour by mask").click()
     masked = tab.until_changed(before, "a mask")
-    assert tab.page.get_by_text("mask 1 of hidden layer").count()
+    tab.sees("mask 1 of hidden layer")
     thumb = tab.page.locator(".mantine-Slider-thumb").nth(2)
     thumb.focus()
     tab.page.keyboard.press("ArrowRight")
@@ -264,7 +269,8 @@ def test_a_run_that_has_ended_has_no_training_buttons(make_trainer: Make, browse
     try:
         tab = Page(browser, f"http://127.0.0.1:{trainer.config.viewer.websocket_port}")
         tab.until(lambda picture: 0.03 < _covered(picture) < 0.6, "the surface")
-        assert tab.page.get_by_text("Training done").count() and tab.page.get_by_text("step 300").count()
+        tab.sees("Training done")
+        tab.sees("step 300")
         assert not tab.page.get_by_role("button", name="Pause training").count()
         assert not tab.page.get_by_text("Train Speed").count()
         assert tab.outside == []
