@@ -30,24 +30,48 @@ def needs_mkdocs() -> None:
         pytest.importorskip(library, reason="needs the documentation's tools: pip install 'sasnet-ns[docs]'")
 
 
-def test_the_site_builds_strictly_and_is_whole(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     needs_mkdocs()
-    done = build(ROOT, tmp_path / "site")
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    done = build(ROOT, folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    pages = sorted((tmp_path / "site").rglob("*.html"))
-    names = {path.relative_to(tmp_path / "site").as_posix() for path in pages}
+    return folder
+
+
+def test_the_site_is_whole(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    names = {path.relative_to(site).as_posix() for path in pages}
     assert {"index.html", "quickstart.html", "mathematics.html", "contributing.html", "changelog.html"} <= names
     for path in pages:
         text = path.read_text(encoding="utf-8")
         outside = re.findall(r'<(?:script|img|iframe|source)[^>]+src="(?:https?:)?//[^"]*"', text)
         outside += re.findall(r'<link[^>]+rel="(?:stylesheet|preconnect|preload)"[^>]+href="(?:https?:)?//[^"]*"', text)
         assert outside == [], (path.name, outside)
-    fitting = (tmp_path / "site" / "api" / "fitting.html").read_text(encoding="utf-8")
+    fitting = (site / "api" / "fitting.html").read_text(encoding="utf-8")
     assert "Fit a signed distance" in fitting or "Fit a network to the signed distance" in fitting
     assert "Optimisation steps; the schedule spans them." in fitting  # options with their docstrings
     assert ":func:" not in fitting and ":class:" not in fitting
-    formulas = (tmp_path / "site" / "mathematics.html").read_text(encoding="utf-8")
+    formulas = (site / "mathematics.html").read_text(encoding="utf-8")
     assert formulas.count("<math ") >= 8 and "```" not in formulas
+
+
+def test_the_search_works_from_disk(site: Path) -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import browser as web
+
+    pytest.importorskip("playwright", reason="needs playwright: pip install playwright")
+    if web.find_chromium() is None:
+        pytest.skip("needs chromium: apt-get install chromium")
+    with web.chromium("the search") as chromium:
+        page = chromium.new_page()
+        outside = web.keep_inside(page)
+        page.goto((site / "index.html").as_uri())
+        page.locator("input[name=query]").first.click()
+        page.keyboard.type("marching cubes", delay=20)
+        page.locator(".md-search-result__item").first.wait_for(timeout=120_000)
+        assert "api/extraction.html" in str(page.locator(".md-search-result__item a").first.get_attribute("href"))
+        assert outside == []
 
 
 def test_a_broken_link_ends_the_build(tmp_path: Path) -> None:
