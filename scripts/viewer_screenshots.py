@@ -194,7 +194,7 @@ def draw_slice(look: Look) -> np.ndarray:
 
 
 def draw_mask(look: Look) -> np.ndarray:
-    """A mask of the last hidden layer."""
+    """The mask of the highest frequencies."""
     look.page.get_by_role("button", name="Colour by mask").click()
     look.asked(color="mask")
     return look.settle()

@@ -124,14 +124,15 @@ class Panel:
         session, layers = self._session, self._session.field.mask_layers
         names = {f"{name} ({count})": index for index, (name, count) in layers.items()}
         with gui.add_folder("Masks"):
-            last = list(names)[-1]
+            # The mask of the highest frequencies: where the network lets detail act.
+            first, (index, (_, group)) = next(iter(names)), next(iter(layers.items()))
             self.layer = gui.add_dropdown(
-                "Layer", tuple(names), last, hint="Layer of the network, and how many masks it has."
+                "Layer", tuple(names), first, hint="Layer of the network, and how many masks it has."
             )
             most = max(count for _, count in layers.values())
-            self.group = gui.add_slider("Group", 1, most, 1, 1, hint="Which group of neurons' mask is shown.")
+            self.group = gui.add_slider("Group", 1, most, 1, group, hint="Which group of neurons' mask is shown.")
             self.show_mask = gui.add_button("Colour by mask", hint="Show this mask on the surface and on the slice.")
-        session.settings = _with(session.settings, mask_layer=names[last])
+        session.settings = _with(session.settings, mask_layer=index, mask_group=group - 1)
 
         def choose(_: Any) -> None:
             index = names[self.layer.value]

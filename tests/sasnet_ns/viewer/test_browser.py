@@ -227,11 +227,11 @@ def _colour_slice_and_mask(tab: Page) -> None:
     assert _colourful(before) > 0.02
     tab.page.get_by_role("button", name="Colour by mask").click()
     masked = tab.until_changed(before, "a mask")
-    tab.sees("mask 1 of hidden layer")
+    tab.sees("of the embedding")
     thumb = tab.page.locator(".mantine-Slider-thumb").nth(2)
     thumb.focus()
-    tab.page.keyboard.press("ArrowRight")
-    tab.until_changed(masked, "the next mask")
+    tab.page.keyboard.press("ArrowLeft")
+    tab.until_changed(masked, "the mask before")
 
 
 def _extract_and_download(tab: Page, folder: Path) -> float:
