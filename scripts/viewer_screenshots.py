@@ -100,6 +100,7 @@ def opened(browser: Any, config: Path) -> Iterator[Look]:
     page.set_default_timeout(1000 * _PATIENCE)
     outside = web.keep_inside(page)
     page.route("**/assets/index-*.js", _at_full_resolution)
+    page.route("**/software_browser.js", lambda asked: asked.abort())  # smooth edges, every frame
     control: Any = pipeline.model.viewer_control
     wait(lambda: getattr(control, "shown_in", None) is not None and control.shown_in.ready)
     page.goto(f"http://127.0.0.1:{run.viewer.websocket_port}")
@@ -179,7 +180,7 @@ class Look:
 def _at_full_resolution(asked: Any) -> None:
     """viser draws coarser where frames are late, as they are in a browser without a graphics unit."""
     response = asked.fetch()
-    text, found = re.subn(r"window\.devicePixelRatio\*\(\.2\+\.8\*\w+\)", "window.devicePixelRatio", response.text())
+    text, found = re.subn(r"window\.devicePixelRatio\*\(\.\d\+\.\d\*\w+\)", "window.devicePixelRatio", response.text())
     if not found:
         raise SystemExit("viewer_screenshots: viser's page has changed; see _at_full_resolution.")
     asked.fulfill(response=response, body=text)
