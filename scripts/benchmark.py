@@ -23,6 +23,7 @@ NAMES = (
     "reconstruction",
     "viewer",
     "clouds",
+    "unsigned",
     "network",
     "registers",
     "contention",

@@ -33,6 +33,7 @@ def reconstruct(
     trim: float | None = None,
     all_pieces: bool = False,
     max_points: int = MOST_POINTS,
+    orientation: Literal["check", "trust"] = "check",
 ) -> Mesh:
     """Mesh a point cloud, prepared as for fits (:func:`~sdf_tools.cloud.preparation.prepare_cloud`).
 
@@ -48,6 +49,7 @@ def reconstruct(
         trim: drop faces further than this many spacings from every point, which leaves borders where no point was near.
         all_pieces: keep pieces with less than 2 % of the largest one's faces.
         max_points: larger clouds are thinned to this many, evenly.
+        orientation: ``trust`` takes given normals as they are, ``check`` mends them where they are wrong.
 
     Returns:
         The mesh in the cloud's units, with the colours of the nearest points where the cloud has ``colors``. What was
@@ -61,7 +63,9 @@ def reconstruct(
         raise ValueError(f"method must be imls or poisson, not '{method}'.")
     if trim is not None and not trim > 0:
         raise ValueError(f"trim must be a positive number of spacings, not {trim:g}.")
-    prepared = prepare_cloud(cloud, keep_outliers=keep_outliers, denoise=denoise, max_points=max_points)
+    prepared = prepare_cloud(
+        cloud, keep_outliers=keep_outliers, denoise=denoise, max_points=max_points, orientation=orientation
+    )
     if prepared.quality is None:
         raise ShapeError(f"'{cloud.name}' has {len(prepared.cloud.points)} points; a surface takes at least 16.")
     for sentence in prepared.said:
@@ -109,6 +113,7 @@ def _imls(frame: NormalizedShape, resolution: int) -> Mesh:
         coarse_resolution=min(COARSE, cells),
         probes=0,
         seeds=frame.shape.points,
+        cap=True,  # few points may leave the surface so round that it reaches the box
     )
 
 

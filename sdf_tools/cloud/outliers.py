@@ -21,6 +21,8 @@ FILLS_SPACE = 0.1  # smallest over largest variance of a neighbourhood
 TAIL = 4.0  # standard deviations of the noise that a point may stand off; without its tails noise has another mean
 LINKED = 2.5  # times the reach of the closer-set end: points nearer than that belong together
 SMALL = 0.05  # share of the points that a stray cluster has at most
+LARGE = 0.25  # the same where its neighbourhoods are those of points in space
+BALL = 2.6  # their dimension, less than 3 because a cluster thins out
 ROUNDS = 30
 
 
@@ -66,7 +68,7 @@ def find_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -
       folded ones too, and strays among strays go.
 
     Of what is left, pieces with less than a twentieth of the points, cut off from the rest, go if they fill space or
-    have fewer than ``neighbours`` points.
+    have fewer than ``neighbours`` points; up to a quarter if they are as dense within a radius as points in space.
     """
     points = np.ascontiguousarray(cloud.points.double().numpy())
     kept = np.arange(len(points))
@@ -159,6 +161,8 @@ def _clusters(points: np.ndarray, neighbours: int) -> tuple[np.ndarray, str]:
     solid = variance[:, 0] > FILLS_SPACE * variance[:, 2]
     bad = (size <= SMALL * len(points)) & (np.bincount(label, solid) > 0.5 * size)
     bad |= size < min(neighbours, SMALL * len(points))
+    for piece in np.flatnonzero((size > SMALL * len(points)) & (size <= LARGE * len(points))):
+        bad[piece] = _dimension(distance[label == piece, 1:]) > BALL and solid[label == piece].mean() > 0.5
     bad[main] = False
     body = points[label == main]
     low, high = body.min(0), body.max(0)

@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from sdf_tools.cloud.given_normals import mend_normals
 from sdf_tools.cloud.normals import estimate_normals, orient_normals
 from sdf_tools.cloud.orientation import ANCHORS
 from sdf_tools.cloud.outliers import drop_outliers, find_outliers
 from sdf_tools.cloud.projection import project
-from sdf_tools.cloud.quality import CloudQuality, estimate_noise
+from sdf_tools.cloud.quality import CloudQuality, estimate_noise, point_spacings
 from sdf_tools.cloud.thinning import MOST_POINTS, one_a_cell, thin
 from sdf_tools.geometry import PointCloud, select_points
 
 FEWEST_ANCHORS = 6_000
+SAME = 0.05  # spacings: points that are closer are one, where there are many such
+MANY_SAME = 0.3  # share of the points; among evenly drawn ones it is a hundredth
 ROW_PARTS = 2.0  # cells a row's distance to the next
 FURTHEST = 4.0  # standard deviations of the noise that a point is moved
 
@@ -42,8 +45,12 @@ def prepare_cloud(
     keep_outliers: bool = False,
     denoise: bool = True,
     max_points: int = MOST_POINTS,
+    orientation: str = "check",
 ) -> PreparedCloud:
     """Make a raw cloud ready: equal points merged, strays left out, noise taken off, normals estimated and oriented.
+
+    Given normals are checked, and turned or estimated anew where they are wrong
+    (:func:`~sdf_tools.cloud.given_normals.mend_normals`).
 
     Args:
         cloud: points, with or without normals.
@@ -52,6 +59,7 @@ def prepare_cloud(
         denoise: move noisy points onto the surface they tell (:func:`~sdf_tools.cloud.projection.project`) and take
             its normals. Clean clouds, noise below a twentieth of the spacing, stay as they are.
         max_points: larger clouds are thinned to this many, evenly (:func:`~sdf_tools.cloud.thinning.thin`).
+        orientation: ``trust`` takes given normals as they are.
 
     Raises:
         ValueError: ``max_points`` is less than 16.
@@ -72,6 +80,10 @@ def prepare_cloud(
         cloud = select_points(cloud, found.keep) if found.count else cloud
     if len(cloud.points) < 16:
         return PreparedCloud(cloud, None, tuple(said))
+    merged = _merge_close(cloud)
+    if len(merged.points) < len(cloud.points):
+        said.append(f"merged {len(cloud.points) - len(merged.points):,} points next to equal to others")
+        cloud = merged
     quality = estimate_noise(cloud)
     if quality.rows > 0:
         # Along its rows a scanner tells far more than across them: planes through the nearest would be any.
@@ -82,6 +94,9 @@ def prepare_cloud(
             said.append(f"points lie in rows: thinned along them from {len(cloud.points):,} to {len(thinned.points):,}")
             cloud = thinned
             quality = estimate_noise(cloud)
+    if normals and cloud.normals is not None:
+        cloud, notes = mend_normals(cloud, orientation, quality.neighbours)
+        said += notes
     noisy = denoise and quality.noise > 0
     if noisy:
         said.append(str(quality))
@@ -108,6 +123,16 @@ def merge_equal(cloud: PointCloud) -> PointCloud:
     sums = torch.zeros(len(first), 3, dtype=cloud.normals.dtype)
     sums.index_add_(0, torch.from_numpy(which.reshape(-1)), cloud.normals)
     return replace(kept, normals=torch.nn.functional.normalize(sums[order], dim=1))
+
+
+def _merge_close(cloud: PointCloud) -> PointCloud:
+    """The cloud with one of the points that are next to equal, as where scans were rounded or stored twice."""
+    points = cloud.points.double().numpy()
+    cell = max(SAME * float(np.median(point_spacings(points, 32))), float(np.ptp(points, axis=0).max()) * 2.0**-20)
+    kept = one_a_cell(points, cell) if cell > 0 else np.arange(len(points))
+    if not 16 <= len(kept) < (1 - MANY_SAME) * len(points):
+        return cloud
+    return select_points(cloud, torch.from_numpy(kept))
 
 
 def _clean(cloud: PointCloud, quality: CloudQuality) -> PointCloud:
