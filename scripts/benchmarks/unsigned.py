@@ -3,7 +3,7 @@
 All train the network and the start of ``configs/sdf_sign_agnostic.yaml`` (a SIREN at a low frequency, from a sphere)
 on the same prepared cloud; Adam and the schedule are the recipe's, over the time instead of steps. Those without a
 distance to compare with (StEik, Neural-Singular-Hessian, HotSpot) see points of the cloud and points of the box, with
-their papers' weights. Noisy clouds and the raw scans are cleaned or not, as named. ``--quick``: one cloud, 10 seconds.
+their papers' weights. Noisy clouds and the raw scans are cleaned or not, as named. ``--quick``: one cloud, 5 seconds.
 Which to run: ``SASNET_UNSIGNED``, comma-separated clouds and methods with a slash between.
 """
 
@@ -35,8 +35,8 @@ from sdf_tools.io.loading import load
 from sdf_tools.io.writing import write_json
 from sdf_tools.reconstruction import drop_crumbs
 
-SECONDS = 60
-RESOLUTION = 160
+SECONDS = 20
+RESOLUTION = 128
 ROOT = Path(__file__).resolve().parents[2]
 CLOUDS = ("bunny raw scans", "spot noise 0.5 %", "armadillo noise 0.25 %")
 SURFACE, AROUND = 1500, 1000  # points of a step on the cloud, and in the box
@@ -187,7 +187,7 @@ def run(json_path: Path | None, quick: bool) -> None:
         for method in chosen:
             if any(row.cloud == name and row.method == method for row in rows):
                 continue
-            field, prepared, steps = train(cloud, METHODS[method], 10 if quick else SECONDS)
+            field, prepared, steps = train(cloud, METHODS[method], 5 if quick else SECONDS)
             rows.append(_judge(name, method, field, prepared, truth, steps))
             print(markdown(rows[-1:]), flush=True)
             if json_path is not None:

@@ -74,6 +74,12 @@ def _winding(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     return WindingTree(points).winding(normals * area[:, None], max(soften, 1e-9))
 
 
+def surrounds(points: torch.Tensor, normals: torch.Tensor) -> float:
+    """Median winding number of (N, 3) points with their normals at 4,000 of them: one half if they enclose a body."""
+    some = even_subset(array := _unit_size(points.double().numpy()), TRIAL)
+    return float(np.median(_winding(np.ascontiguousarray(array[some]), normals.double().numpy()[some])))
+
+
 def _closes_when_turned(points: np.ndarray, normals: np.ndarray) -> bool:
     """Whether a sample of the cloud has a winding number of about one half everywhere once its sides are found."""
     some = even_subset(points, TRIAL)

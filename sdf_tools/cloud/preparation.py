@@ -6,20 +6,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from sdf_tools.cloud.given_normals import mend_normals
+from sdf_tools.cloud.given_normals import CLOSED, mend_normals, surrounds
 from sdf_tools.cloud.normals import estimate_normals, orient_normals
 from sdf_tools.cloud.orientation import ANCHORS
 from sdf_tools.cloud.outliers import drop_outliers, find_outliers
 from sdf_tools.cloud.projection import project
 from sdf_tools.cloud.quality import CloudQuality, estimate_noise, point_spacings
 from sdf_tools.cloud.thinning import MOST_POINTS, one_a_cell, thin
+from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import PointCloud, select_points
 
 FEWEST_ANCHORS = 6_000
 SAME = 0.05  # spacings: points that are closer are one, where there are many such
 MANY_SAME = 0.3  # share of the points; among evenly drawn ones it is a hundredth
 ROW_PARTS = 2.0  # cells a row's distance to the next
+OPEN = "its points enclose nothing: taken for an open sheet, whose other side is made up"
 FURTHEST = 4.0  # standard deviations of the noise that a point is moved
 
 
@@ -63,7 +67,10 @@ def prepare_cloud(
 
     Raises:
         ValueError: ``max_points`` is less than 16.
+        ShapeError: coordinates that are no numbers.
     """
+    if not bool(cloud.points.isfinite().all()):
+        raise ShapeError(f"'{cloud.name}' has coordinates that are NaN or infinite; leave those points out.")
     said: list[str] = []
     thinned = thin(cloud, max_points)
     if thinned is not cloud:
@@ -101,11 +108,13 @@ def prepare_cloud(
     if noisy:
         said.append(str(quality))
     if noisy and (normals or cloud.normals is not None):
-        cloud = _clean(cloud, quality)
+        cloud, opened = _clean(cloud, quality)
+        said += [OPEN] if opened else []
     elif normals and cloud.normals is None:
         k = max(12, min(quality.neighbours, 40)) if cloud.scan_ids is None else 40
         estimated, _ = estimate_normals(cloud.points, k)
-        turned = orient_normals(cloud.points, estimated)
+        turned, opened = _turned(cloud.points, estimated)
+        said += [OPEN] if opened else []
         cloud = replace(cloud, normals=turned)
     return PreparedCloud(cloud, quality, tuple(said))
 
@@ -135,9 +144,23 @@ def _merge_close(cloud: PointCloud) -> PointCloud:
     return select_points(cloud, torch.from_numpy(kept))
 
 
-def _clean(cloud: PointCloud, quality: CloudQuality) -> PointCloud:
-    """Points and normals projected twice; sides are found between, or taken from the given normals."""
+def _turned(
+    points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"], anchors: int | None = None
+) -> tuple[Float[Tensor, "N 3"], bool]:
+    """Outward normals, and whether there is no outward: of open sheets sides only agree with their neighbours'."""
+    turned = orient_normals(points, normals, anchors=anchors)
+    if surrounds(points, turned) >= CLOSED / 2:
+        return turned, False
+    return orient_normals(points, normals, "mst"), True
+
+
+def _clean(cloud: PointCloud, quality: CloudQuality) -> tuple[PointCloud, bool]:
+    """Points and normals projected twice; sides are found between, or taken from the given normals.
+
+    Also whether the points are an open sheet.
+    """
     points = np.ascontiguousarray(cloud.points.double().numpy())
+    opened = False
     given = None if cloud.normals is None else np.ascontiguousarray(cloud.normals.double().numpy())
     estimated, _ = estimate_normals(cloud.points.double(), max(16, quality.neighbours))
     rough = np.ascontiguousarray(estimated.numpy())
@@ -145,7 +168,8 @@ def _clean(cloud: PointCloud, quality: CloudQuality) -> PointCloud:
     if given is None:
         # Anchors closer together than the noise would tell no more.
         anchors = int(np.clip(len(points) / max(1.0, quality.noise_in_spacings) ** 2, FEWEST_ANCHORS, ANCHORS))
-        sided = orient_normals(torch.from_numpy(moved), torch.from_numpy(turned), anchors=anchors).numpy()
+        outward, opened = _turned(torch.from_numpy(moved), torch.from_numpy(turned), anchors)
+        sided = outward.numpy()
     else:
         sided = np.where((turned * given).sum(1, keepdims=True) < 0, -turned, turned)
     sided = np.ascontiguousarray(sided)
@@ -157,4 +181,4 @@ def _clean(cloud: PointCloud, quality: CloudQuality) -> PointCloud:
     lost = (np.linalg.norm(moved - points, axis=1) > FURTHEST * quality.noise) | ((turned * sided).sum(1) < 0.5)
     if lost.mean() < 0.1:
         cleaned = select_points(cleaned, torch.from_numpy(~lost))
-    return drop_outliers(cleaned)[0]
+    return drop_outliers(cleaned)[0], opened
