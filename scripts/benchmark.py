@@ -23,6 +23,7 @@ NAMES = (
     "reconstruction",
     "viewer",
     "clouds",
+    "clouds_table",
     "unsigned",
     "network",
     "registers",
