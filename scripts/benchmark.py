@@ -24,6 +24,8 @@ NAMES = (
     "reconstruction",
     "viewer",
     "clouds",
+    "clouds_table",
+    "unsigned",
     "network",
     "registers",
     "contention",

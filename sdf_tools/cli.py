@@ -219,6 +219,8 @@ class Reconstruct(ReadsFiles):
     """Keep pieces with less than 2 % of the largest one's faces."""
     max_points: int = 1_500_000
     """Larger clouds are thinned to this many points, evenly."""
+    orientation: Literal["check", "trust"] = "check"
+    """Mend the cloud's own normals where they are wrong, or take them as they are."""
 
     def run(self) -> None:
         import warnings
@@ -241,6 +243,7 @@ class Reconstruct(ReadsFiles):
                 trim=self.trim,
                 all_pieces=self.all_pieces,
                 max_points=self.max_points,
+                orientation=self.orientation,
             )
         for warning in said:
             print(warning.message, file=sys.stderr)

@@ -191,6 +191,24 @@ def singular_hessian_loss(hessian: Float[Tensor, "*batch 3 3"]) -> Float[Tensor,
     return _mean(torch.linalg.det(hessian).abs())
 
 
+def heat_loss(
+    values: Float[Tensor, "*batch"], gradient: Float[Tensor, "*batch d"], absorption: float
+) -> Float[Tensor, ""]:
+    """``mean exp(-2 a |f|) (|g|^2 + 1) / 2`` in the domain (HotSpot, Wang et al., CVPR 2025).
+
+    The energy of the screened Poisson equation whose solution ``exp(-a |f|)`` is 1 on the surface: as the absorption
+    ``a`` grows, its logarithm over ``-a`` becomes the distance (Varadhan). Without signs; unlike the Eikonal loss it
+    has one minimum. Goes with ``manifold_loss``.
+
+    Args:
+        values: ``f``.
+        gradient: ``g``.
+        absorption: ``a``, in one over the units of ``f``.
+    """
+    heat = torch.exp(-2 * absorption * values.abs())
+    return _mean(heat * (gradient.square().sum(-1) + 1) / 2)
+
+
 def mask_sparsity_loss(masks: Sequence[Float[Tensor, "*batch groups"]]) -> Float[Tensor, ""]:
     """Mean over points of the sum of all mask values, ``mean |m|_1`` (SASNet's sparsity term).
 

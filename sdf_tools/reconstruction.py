@@ -9,14 +9,15 @@ from typing import Literal
 import numpy as np
 import torch
 
-from sdf_tools.cloud.preparation import PreparedCloud, prepare_cloud
+from sdf_tools.cloud.preparation import prepare_cloud
+from sdf_tools.cloud.quality import point_spacings
 from sdf_tools.cloud.thinning import MOST_POINTS
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.extraction import extract_mesh
 from sdf_tools.geometry import Mesh, NormalizedShape, PointCloud, normalize
 from sdf_tools.spatial.neighbours import nearest_neighbours
-from sdf_tools.topology import drop_unreferenced, face_components
+from sdf_tools.topology import drop_unreferenced, face_components, face_cross
 
 SMALLEST_PIECE = 0.02  # of the largest piece's faces
 FEWEST, MOST = 64, 512
@@ -33,6 +34,7 @@ def reconstruct(
     trim: float | None = None,
     all_pieces: bool = False,
     max_points: int = MOST_POINTS,
+    orientation: Literal["check", "trust"] = "check",
 ) -> Mesh:
     """Mesh a point cloud, prepared as for fits (:func:`~sdf_tools.cloud.preparation.prepare_cloud`).
 
@@ -45,25 +47,30 @@ def reconstruct(
             ``poisson`` the depth of its tree is the logarithm.
         keep_outliers: leave strays in.
         denoise: move noisy points onto the surface they tell first.
-        trim: drop faces further than this many spacings from every point, which leaves borders where no point was near.
+        trim: drop faces further than this many spacings from every point, and those that face away from the nearest,
+            which leaves borders where no point was near and one side of open sheets.
         all_pieces: keep pieces with less than 2 % of the largest one's faces.
         max_points: larger clouds are thinned to this many, evenly.
+        orientation: ``trust`` takes given normals as they are, ``check`` mends them where they are wrong.
 
     Returns:
         The mesh in the cloud's units, with the colours of the nearest points where the cloud has ``colors``. What was
         done to the cloud is warned about.
 
     Raises:
-        ShapeError: fewer than 16 points, or no surface.
+        ShapeError: fewer than 16 points, all on one line, or no surface.
         MissingLibraryError: ``poisson`` without Open3D.
     """
     if method not in ("imls", "poisson"):
         raise ValueError(f"method must be imls or poisson, not '{method}'.")
     if trim is not None and not trim > 0:
         raise ValueError(f"trim must be a positive number of spacings, not {trim:g}.")
-    prepared = prepare_cloud(cloud, keep_outliers=keep_outliers, denoise=denoise, max_points=max_points)
+    prepared = prepare_cloud(
+        cloud, keep_outliers=keep_outliers, denoise=denoise, max_points=max_points, orientation=orientation
+    )
     if prepared.quality is None:
         raise ShapeError(f"'{cloud.name}' has {len(prepared.cloud.points)} points; a surface takes at least 16.")
+    _refuse_a_line(prepared.cloud)
     for sentence in prepared.said:
         warnings.warn(f"'{cloud.name}': {sentence}.", stacklevel=2)
     frame = normalize(prepared.cloud)
@@ -75,7 +82,7 @@ def reconstruct(
     if not all_pieces:
         mesh = drop_crumbs(mesh)
     if trim is not None:
-        mesh = _trim(mesh, prepared, frame, trim)
+        mesh = _trim(mesh, frame, trim)
     mesh = replace(frame.mesh_to_world(mesh), name=cloud.name)
     colors = getattr(cloud, "colors", None)
     if colors is not None:
@@ -109,6 +116,7 @@ def _imls(frame: NormalizedShape, resolution: int) -> Mesh:
         coarse_resolution=min(COARSE, cells),
         probes=0,
         seeds=frame.shape.points,
+        cap=True,  # few points may leave the surface so round that it reaches the box
     )
 
 
@@ -130,13 +138,22 @@ def _poisson(frame: NormalizedShape, resolution: int) -> Mesh:
     return Mesh(vertices, torch.from_numpy(np.array(made.triangles, np.int64)))
 
 
-def _trim(mesh: Mesh, prepared: PreparedCloud, frame: NormalizedShape, trim: float) -> Mesh:
+def _trim(mesh: Mesh, frame: NormalizedShape, trim: float) -> Mesh:
     shape = frame.shape
-    assert isinstance(shape, PointCloud) and prepared.quality is not None
+    assert isinstance(shape, PointCloud) and shape.normals is not None
     points, centers = shape.points.double().numpy(), mesh.vertices[mesh.faces].mean(1).numpy()
+    along = face_cross(mesh.vertices.numpy(), mesh.faces.numpy())
     distance, index = nearest_neighbours(np.ascontiguousarray(points))(centers, 1)
-    spacings = prepared.quality.spacings.double().numpy()[index[:, 0]] * frame.scale
-    near = distance[:, 0] <= trim * spacings
+    near = distance[:, 0] <= trim * point_spacings(points)[index[:, 0]]
+    # The other side of a sheet is as near, but nobody saw it.
+    near &= np.einsum("ij,ij->i", along, shape.normals.double().numpy()[index[:, 0]]) > 0
     if not near.any():
         raise ShapeError(f"No face lies within {trim:g} spacings of a point; a larger --trim keeps some.")
     return _keep(mesh, near)
+
+
+def _refuse_a_line(cloud: PointCloud) -> None:
+    points = cloud.points.double().numpy()
+    across = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    if across[1] <= 1e-6 * across[0]:
+        raise ShapeError(f"The points of '{cloud.name}' lie on one line, or at one place: there is no surface.")

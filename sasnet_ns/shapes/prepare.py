@@ -103,18 +103,13 @@ def _prepare_cloud(
     cloud: PointCloud, normals: bool, orientation: str, max_points: int | None
 ) -> tuple[PointCloud, float]:
     """The cloud made ready, and the noise that it came with, in its own units."""
-    from sdf_tools.cloud.given_normals import mend_normals
     from sdf_tools.cloud.preparation import prepare_cloud
     from sdf_tools.cloud.thinning import MOST_POINTS
 
-    prepared = prepare_cloud(cloud, normals, max_points=MOST_POINTS if max_points is None else max_points)
+    most = MOST_POINTS if max_points is None else max_points
+    prepared = prepare_cloud(cloud, normals, max_points=most, orientation=orientation)
     _say(cloud.name, [*prepared.said])
-    noise = 0.0 if prepared.quality is None else prepared.quality.noise
-    if not normals or cloud.normals is None:
-        return prepared.cloud, noise
-    cloud, notes = mend_normals(prepared.cloud, orientation)
-    _say(cloud.name, notes)
-    return cloud, noise
+    return prepared.cloud, 0.0 if prepared.quality is None else prepared.quality.noise
 
 
 def _say(name: str, notes: list[str]) -> None:

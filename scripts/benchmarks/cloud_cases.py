@@ -164,7 +164,7 @@ CASES: dict[str, Callable[..., PointCloud]] = {
     "noise 1 %": noisy(0.01),
     "strays 5 %": strays(0.05),
     "strays 20 %": strays(0.2),
-    "strays 20 %, normals": strays(0.2, normals=True),
+    "strays 20 % with normals": strays(0.2, normals=True),
     "clusters 10 %": strays(0.1, clusters=6),
     "three holes": three_holes,
     "density 10:1": uneven(10),

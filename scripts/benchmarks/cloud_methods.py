@@ -57,6 +57,7 @@ def open3d_poisson(cloud: PointCloud, quick: bool) -> Iterator[Attempt]:
 
     Every pair of k and depth; the caller keeps the best, which its user could not know.
     """
+    importlib.import_module("open3d")  # its loading is no part of the time
     for k in (12, 60):
         for depth in (7, 9):
             yield timed(lambda k=k, depth=depth: _poisson(cloud, k, depth), f"k={k} d={depth}")  # type: ignore[misc]

@@ -61,7 +61,7 @@ def run(json_path: Path | None, quick: bool, ways: dict[str, Method] | None = No
     plan = [(shape, name, POINTS) for shape in (present[:1] if quick else present) for name in cloud_cases.CASES]
     plan += [("armadillo", name, MANY) for name in MANY_CLOUDS if "armadillo" in present and not quick]
     for shape, name, count in plan:
-        label = name if count == POINTS else f"{name}, {count:,} points"
+        label = name if count == POINTS else f"{name} of {count // 1000}k"
         missing = _missing(ways, rows, shape, label)
         if (clouds and label not in clouds) or not missing:
             continue

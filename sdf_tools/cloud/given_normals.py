@@ -18,6 +18,7 @@ TRIAL = 4_000  # points that a trial orientation is made of
 DISAGREE = 0.05  # share of nearly parallel neighbours that point opposite ways: beyond it sides are arbitrary
 INWARD = -0.25  # winding number on the surface: one half of a closed, outward one, minus one half of an inward one
 CLOSED = 0.35
+ALIEN = 0.65  # median cosine with the normals of planes through the neighbours: one half of directions by chance
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ def _winding(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     return WindingTree(points).winding(normals * area[:, None], max(soften, 1e-9))
 
 
+def surrounds(points: torch.Tensor, normals: torch.Tensor) -> float:
+    """Median winding number of (N, 3) points with their normals at 4,000 of them: one half if they enclose a body."""
+    some = even_subset(array := _unit_size(points.double().numpy()), TRIAL)
+    return float(np.median(_winding(np.ascontiguousarray(array[some]), normals.double().numpy()[some])))
+
+
 def _closes_when_turned(points: np.ndarray, normals: np.ndarray) -> bool:
     """Whether a sample of the cloud has a winding number of about one half everywhere once its sides are found."""
     some = even_subset(points, TRIAL)
@@ -81,15 +88,30 @@ def _closes_when_turned(points: np.ndarray, normals: np.ndarray) -> bool:
     return float(np.median(_winding(sample, turned))) > CLOSED
 
 
-def mend_normals(cloud: PointCloud, orientation: str = "check") -> tuple[PointCloud, list[str]]:
+def _fit_points(cloud: PointCloud, neighbours: int) -> bool:
+    """Whether the directions of given normals have to do with the points."""
+    assert cloud.normals is not None
+    points, normals = cloud.points.double(), cloud.normals.double()
+    there = torch.nonzero(normals.norm(dim=1) > 0.5).reshape(-1)
+    if len(there) < 16:
+        return True
+    planes, reliability = estimate_normals(points, max(12, neighbours))
+    clear = there[reliability[there] >= reliability[there].median()]
+    cosine = (planes[clear] * torch.nn.functional.normalize(normals[clear], dim=1)).sum(1).abs()
+    return float(cosine.median()) >= ALIEN
+
+
+def mend_normals(cloud: PointCloud, orientation: str = "check", neighbours: int = 12) -> tuple[PointCloud, list[str]]:
     """Turn given normals outward and fill in missing ones; good ones come back as they are.
 
     Directions are kept and only sides changed, by the winding number of the whole cloud (Lin, Shi and Liu, SIGGRAPH
-    2024). A missing normal is estimated from the neighbours; if more than half are missing, all are.
+    2024). A missing normal is estimated from the neighbours; if more than half are missing, or the directions are no
+    nearer to those of planes through the neighbours than chance, all are.
 
     Args:
         cloud: with normals.
         orientation: ``trust`` takes them as they are; anything else checks them.
+        neighbours: how many it takes to see the surface through the noise.
 
     Returns:
         The cloud (the same object if nothing was changed) and one sentence per change.
@@ -99,10 +121,12 @@ def mend_normals(cloud: PointCloud, orientation: str = "check") -> tuple[PointCl
     check = check_normals(cloud)
     total = cloud.points.shape[0]
     notes: list[str] = []
-    if check.missing > 0.5:
-        normals, _ = estimate_normals(cloud.points, 12)
+    alien = check.missing <= 0.5 and not _fit_points(cloud, neighbours)
+    if check.missing > 0.5 or alien:
+        normals, _ = estimate_normals(cloud.points, max(12, neighbours))
         normals = orient_normals(cloud.points, normals)
-        return replace(cloud, normals=normals), [f"{check.missing:.0%} of its normals are zero: estimated all of them"]
+        wrong = "its normals do not fit its points" if alien else f"{check.missing:.0%} of its normals are zero"
+        return replace(cloud, normals=normals), [f"{wrong}: estimated all of them"]
     normals = cloud.normals.double()
     gone = normals.norm(dim=1) < 0.5
     if check.missing > 0:

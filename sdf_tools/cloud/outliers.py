@@ -16,10 +16,13 @@ from sdf_tools.spatial.neighbours import morton_order, nearest_neighbours
 OFF_SURFACE = 1.6  # times the reach of its denser neighbours, for a point that stands off their plane
 SPARSE = 2.5  # times the cloud's median reach, for a point whose neighbours fill space
 OFTEN = 0.5  # of the sparse points must be in no surface: where fewer are, they are thin parts of an uneven cloud
+SPATIAL = 2.9  # dimension that their neighbourhoods have at least: 3 of strays in space, about 2 of a folded surface
 FILLS_SPACE = 0.1  # smallest over largest variance of a neighbourhood
 TAIL = 4.0  # standard deviations of the noise that a point may stand off; without its tails noise has another mean
 LINKED = 2.5  # times the reach of the closer-set end: points nearer than that belong together
 SMALL = 0.05  # share of the points that a stray cluster has at most
+LARGE = 0.25  # the same where its neighbourhoods are those of points in space
+BALL = 2.6  # their dimension, less than 3 because a cluster thins out
 ROUNDS = 30
 
 
@@ -61,10 +64,11 @@ def find_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -
     - or more than 1.6 times that of the denser ones, and it stands off the plane through them by more
       than the noise explains,
     - or more than 2.5 times the median of the cloud, and its neighbours fill space instead of lying on a surface or a
-      rod, as half of such points must do: sparse parts of a surface stay, and strays among strays go.
+      rod, as half of such points must do, and be as many within a radius as in space: sparse parts of a surface stay,
+      folded ones too, and strays among strays go.
 
     Of what is left, pieces with less than a twentieth of the points, cut off from the rest, go if they fill space or
-    have fewer than ``neighbours`` points.
+    have fewer than ``neighbours`` points; up to a quarter if they are as dense within a radius as points in space.
     """
     points = np.ascontiguousarray(cloud.points.double().numpy())
     kept = np.arange(len(points))
@@ -119,10 +123,18 @@ def _single(points: np.ndarray, neighbours: int, ratio: float, tail: float) -> n
         height = np.abs(np.einsum("ij,ij->i", points[suspect] - middle, axes[..., 0]))
         off = height > np.maximum(0.6 * reach[suspect], tail)
         lost = sparse[suspect] & (off | (variance[:, 0] > FILLS_SPACE * variance[:, 2]))
-        if lost.sum() < OFTEN * sparse.sum():
+        if lost.sum() < OFTEN * sparse.sum() or _dimension(distance[suspect[lost], 1:]) < SPATIAL:
             lost[:] = False
         bad[suspect[lost | (off & (reach[suspect] > OFF_SURFACE * dense[suspect]))]] = True
     return bad
+
+
+def _dimension(distance: np.ndarray) -> float:
+    """Of what (M, k) distances to the nearest, rising, were sampled from (Levina and Bickel 2004, eqs. 8 and 9)."""
+    if not len(distance):
+        return 0.0
+    inverse = np.log(distance[:, -1:] / np.maximum(distance[:, :-1], 1e-300)).mean()
+    return float(1 / max(inverse, 1e-300))
 
 
 def _clusters(points: np.ndarray, neighbours: int) -> tuple[np.ndarray, str]:
@@ -149,6 +161,8 @@ def _clusters(points: np.ndarray, neighbours: int) -> tuple[np.ndarray, str]:
     solid = variance[:, 0] > FILLS_SPACE * variance[:, 2]
     bad = (size <= SMALL * len(points)) & (np.bincount(label, solid) > 0.5 * size)
     bad |= size < min(neighbours, SMALL * len(points))
+    for piece in np.flatnonzero((size > SMALL * len(points)) & (size <= LARGE * len(points))):
+        bad[piece] = _dimension(distance[label == piece, 1:]) > BALL and solid[label == piece].mean() > 0.5
     bad[main] = False
     body = points[label == main]
     low, high = body.min(0), body.max(0)

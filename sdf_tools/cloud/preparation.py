@@ -6,17 +6,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from sdf_tools.cloud.given_normals import CLOSED, mend_normals, surrounds
 from sdf_tools.cloud.normals import estimate_normals, orient_normals
 from sdf_tools.cloud.orientation import ANCHORS
 from sdf_tools.cloud.outliers import drop_outliers, find_outliers
 from sdf_tools.cloud.projection import project
-from sdf_tools.cloud.quality import CloudQuality, estimate_noise
+from sdf_tools.cloud.quality import CloudQuality, estimate_noise, point_spacings
 from sdf_tools.cloud.thinning import MOST_POINTS, one_a_cell, thin
+from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import PointCloud, select_points
 
 FEWEST_ANCHORS = 6_000
+SAME = 0.05  # spacings: points that are closer are one, where there are many such
+MANY_SAME = 0.3  # share of the points; among evenly drawn ones it is a hundredth
 ROW_PARTS = 2.0  # cells a row's distance to the next
+OPEN = "its points enclose nothing: taken for an open sheet, whose other side is made up"
 FURTHEST = 4.0  # standard deviations of the noise that a point is moved
 
 
@@ -42,8 +49,12 @@ def prepare_cloud(
     keep_outliers: bool = False,
     denoise: bool = True,
     max_points: int = MOST_POINTS,
+    orientation: str = "check",
 ) -> PreparedCloud:
     """Make a raw cloud ready: equal points merged, strays left out, noise taken off, normals estimated and oriented.
+
+    Given normals are checked, and turned or estimated anew where they are wrong
+    (:func:`~sdf_tools.cloud.given_normals.mend_normals`).
 
     Args:
         cloud: points, with or without normals.
@@ -52,10 +63,14 @@ def prepare_cloud(
         denoise: move noisy points onto the surface they tell (:func:`~sdf_tools.cloud.projection.project`) and take
             its normals. Clean clouds, noise below a twentieth of the spacing, stay as they are.
         max_points: larger clouds are thinned to this many, evenly (:func:`~sdf_tools.cloud.thinning.thin`).
+        orientation: ``trust`` takes given normals as they are.
 
     Raises:
         ValueError: ``max_points`` is less than 16.
+        ShapeError: coordinates that are no numbers.
     """
+    if not bool(cloud.points.isfinite().all()):
+        raise ShapeError(f"'{cloud.name}' has coordinates that are NaN or infinite; leave those points out.")
     said: list[str] = []
     thinned = thin(cloud, max_points)
     if thinned is not cloud:
@@ -72,6 +87,10 @@ def prepare_cloud(
         cloud = select_points(cloud, found.keep) if found.count else cloud
     if len(cloud.points) < 16:
         return PreparedCloud(cloud, None, tuple(said))
+    merged = _merge_close(cloud)
+    if len(merged.points) < len(cloud.points):
+        said.append(f"merged {len(cloud.points) - len(merged.points):,} points next to equal to others")
+        cloud = merged
     quality = estimate_noise(cloud)
     if quality.rows > 0:
         # Along its rows a scanner tells far more than across them: planes through the nearest would be any.
@@ -82,15 +101,20 @@ def prepare_cloud(
             said.append(f"points lie in rows: thinned along them from {len(cloud.points):,} to {len(thinned.points):,}")
             cloud = thinned
             quality = estimate_noise(cloud)
+    if normals and cloud.normals is not None:
+        cloud, notes = mend_normals(cloud, orientation, quality.neighbours)
+        said += notes
     noisy = denoise and quality.noise > 0
     if noisy:
         said.append(str(quality))
     if noisy and (normals or cloud.normals is not None):
-        cloud = _clean(cloud, quality)
+        cloud, opened = _clean(cloud, quality)
+        said += [OPEN] if opened else []
     elif normals and cloud.normals is None:
         k = max(12, min(quality.neighbours, 40)) if cloud.scan_ids is None else 40
         estimated, _ = estimate_normals(cloud.points, k)
-        turned = orient_normals(cloud.points, estimated)
+        turned, opened = _turned(cloud.points, estimated)
+        said += [OPEN] if opened else []
         cloud = replace(cloud, normals=turned)
     return PreparedCloud(cloud, quality, tuple(said))
 
@@ -110,9 +134,33 @@ def merge_equal(cloud: PointCloud) -> PointCloud:
     return replace(kept, normals=torch.nn.functional.normalize(sums[order], dim=1))
 
 
-def _clean(cloud: PointCloud, quality: CloudQuality) -> PointCloud:
-    """Points and normals projected twice; sides are found between, or taken from the given normals."""
+def _merge_close(cloud: PointCloud) -> PointCloud:
+    """The cloud with one of the points that are next to equal, as where scans were rounded or stored twice."""
+    points = cloud.points.double().numpy()
+    cell = max(SAME * float(np.median(point_spacings(points, 32))), float(np.ptp(points, axis=0).max()) * 2.0**-20)
+    kept = one_a_cell(points, cell) if cell > 0 else np.arange(len(points))
+    if not 16 <= len(kept) < (1 - MANY_SAME) * len(points):
+        return cloud
+    return select_points(cloud, torch.from_numpy(kept))
+
+
+def _turned(
+    points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"], anchors: int | None = None
+) -> tuple[Float[Tensor, "N 3"], bool]:
+    """Outward normals, and whether there is no outward: of open sheets sides only agree with their neighbours'."""
+    turned = orient_normals(points, normals, anchors=anchors)
+    if surrounds(points, turned) >= CLOSED / 2:
+        return turned, False
+    return orient_normals(points, normals, "mst"), True
+
+
+def _clean(cloud: PointCloud, quality: CloudQuality) -> tuple[PointCloud, bool]:
+    """Points and normals projected twice; sides are found between, or taken from the given normals.
+
+    Also whether the points are an open sheet.
+    """
     points = np.ascontiguousarray(cloud.points.double().numpy())
+    opened = False
     given = None if cloud.normals is None else np.ascontiguousarray(cloud.normals.double().numpy())
     estimated, _ = estimate_normals(cloud.points.double(), max(16, quality.neighbours))
     rough = np.ascontiguousarray(estimated.numpy())
@@ -120,7 +168,8 @@ def _clean(cloud: PointCloud, quality: CloudQuality) -> PointCloud:
     if given is None:
         # Anchors closer together than the noise would tell no more.
         anchors = int(np.clip(len(points) / max(1.0, quality.noise_in_spacings) ** 2, FEWEST_ANCHORS, ANCHORS))
-        sided = orient_normals(torch.from_numpy(moved), torch.from_numpy(turned), anchors=anchors).numpy()
+        outward, opened = _turned(torch.from_numpy(moved), torch.from_numpy(turned), anchors)
+        sided = outward.numpy()
     else:
         sided = np.where((turned * given).sum(1, keepdims=True) < 0, -turned, turned)
     sided = np.ascontiguousarray(sided)
@@ -132,4 +181,4 @@ def _clean(cloud: PointCloud, quality: CloudQuality) -> PointCloud:
     lost = (np.linalg.norm(moved - points, axis=1) > FURTHEST * quality.noise) | ((turned * sided).sum(1) < 0.5)
     if lost.mean() < 0.1:
         cleaned = select_points(cleaned, torch.from_numpy(~lost))
-    return drop_outliers(cleaned)[0]
+    return drop_outliers(cleaned)[0], opened

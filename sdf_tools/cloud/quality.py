@@ -34,6 +34,7 @@ SEEN = np.array(
         (12.0, 1.0, 1.0),
     ]
 )
+GROWTH = 1.1  # of the variance that grows from one size to the next: of bends it about doubles, of noise it stays
 LEAST = 0.05  # spacings: less is not told from the bends of a clean surface
 
 
@@ -81,9 +82,9 @@ def estimate_noise(cloud: PointCloud, seed: int = 0) -> CloudQuality:
 
     Quadrics are fitted to growing neighbourhoods of 1,000 points. The noise is a low quantile of their residuals, so
     that edges do not count, at the first size whose radius is 3.6 times what it finds: smaller balls cut the noise
-    off, larger ones take the surface's bends for noise. Within 20 % for Gaussian noise of 0.1 to 1 % of the diagonal
-    on samples of 30,000 points. Stray points should be gone
-    (:func:`~sdf_tools.cloud.outliers.drop_outliers`), though some do no harm.
+    off, larger ones take the surface's bends for noise. What still grows from there to the next size is bends and is
+    taken off. Within 20 % for Gaussian noise of 0.1 to 1 % of the diagonal on samples of 30,000 points. Stray points
+    should be gone (:func:`~sdf_tools.cloud.outliers.drop_outliers`), though some do no harm.
 
     Raises:
         ShapeError: fewer than 4 points.
@@ -101,7 +102,7 @@ def estimate_noise(cloud: PointCloud, seed: int = 0) -> CloudQuality:
     search = nearest_neighbours(points)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(points))[:SAMPLES])
     scales = [k for k in SCALES if k <= len(points)]
-    noise, spacing, radius, rows = 0.0, 0.0, np.inf, 0.0
+    noise, spacing, rows, enough = 0.0, 0.0, 0.0, False
     neighbours = min(len(points), SCALES[0])
     for k in scales:
         distance, index = search(points[chosen], k)
@@ -114,13 +115,17 @@ def estimate_noise(cloud: PointCloud, seed: int = 0) -> CloudQuality:
             continue
         residual, radius = residual[~thin] if not thin.all() else residual, float(np.median(radii))
         dof = max(k - 6, 1)
-        noise = float(np.quantile(residual, QUANTILE) / np.sqrt(chi2.ppf(QUANTILE, dof) / dof))
-        spacing, neighbours = float(np.sqrt(np.pi / k) * radius), k
-        if radius >= REACH * noise:
+        found = float(np.quantile(residual, QUANTILE) / np.sqrt(chi2.ppf(QUANTILE, dof) / dof))
+        ratio = radius / found if found > 0 else np.inf
+        share, wider = (float(np.interp(ratio, SEEN[:, 0], SEEN[:, column])) for column in (1, 2))
+        if enough:
+            noise = np.sqrt(max(0.0, noise**2 - GROWTH * max(0.0, (found / share) ** 2 - noise**2)))
             break
-    ratio = radius / noise if noise > 0 else np.inf
-    spacing /= float(np.interp(ratio, SEEN[:, 0], SEEN[:, 2]))
-    noise = 0.0 if noise < LEAST * spacing else noise / float(np.interp(ratio, SEEN[:, 0], SEEN[:, 1]))
+        noise, spacing, neighbours = found / share, float(np.sqrt(np.pi / k) * radius) / wider, k
+        enough = radius >= REACH * found
+        if enough and noise < LEAST * spacing:
+            break
+    noise = 0.0 if noise < LEAST * spacing else noise
     spacings = point_spacings(points, min(neighbours, 32))
     spacings *= spacing / max(float(np.median(spacings)), 1e-300) if spacing > 0 else 1.0
     return CloudQuality(

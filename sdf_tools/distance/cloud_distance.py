@@ -14,6 +14,10 @@ from sdf_tools.vectors import unit_vectors
 
 METHODS = ("imls", "knn_mean")
 NEAREST, MOST = 8, 32  # neighbours of a clean and of a scattered cloud
+WIDTH = 0.85  # of the Gaussian weights, spacings
+NEAR, FAR = 2.0, 4.0  # spacings from the cloud between which the local surface gives way to the distance to its foot
+OPPOSED = 0.5  # of those where the winding number says the other side
+DOUBT, SURE = 0.1, 0.3  # how far from one half it says so
 SCATTER = 0.1  # spacings: what bends and edges of clean clouds reach
 
 
@@ -24,11 +28,12 @@ class CloudDistance:
         cloud: points with outward normals, box units.
         method: ``knn_mean`` is the estimate of BACON's and FINER's loaders, and so of the paper: the offset from the
             nearest point, dotted with the mean normal of the 3 nearest; unbiased near flat surface, wrong by tens of
-            per cent far away. ``imls``: near the cloud the Gaussian-weighted mean of the distances to planes at
-            the nearest points (implicit moving least squares, Kolluri 2005): 8, or up to 32 where neighbours disagree
-            about the height of the surface by more than a tenth of the spacing. Points count by how far they agree
-            with theirs (``trust``). Beyond a few point spacings it is the distance to the foot point on that surface
-            below the nearest point, with the side from the winding number of the points (Barill et al. 2018).
+            per cent far away. ``imls``, implicit moving least squares: near the cloud the distance to a sphere fitted
+            to the nearest points and their normals with Gaussian weights (algebraic point set surfaces, Guennebaud and
+            Gross 2007): 8 points, or up to 32 where neighbours disagree about the height of the surface by more than a
+            tenth of the spacing. Points count by how far they agree with theirs (``trust``). Beyond a few point
+            spacings, earlier where the winding number of the points (Barill et al. 2018) says the other side, it is
+            the distance to the foot point on that surface below the nearest point, with the winding number's side.
         unsigned: no sign, so the sides of the normals do not matter, and a cloud without any gets estimated ones.
 
     Attributes:
@@ -72,7 +77,7 @@ class CloudDistance:
         """Find how far points agree with their neighbours; trust them accordingly, and widen the mean where few do."""
         if index.shape[1] < 4:
             return
-        height, _, _ = self._local(self.points, distance[:, 1:], index[:, 1:])
+        height, _ = self._local(self.points, distance[:, 1:], index[:, 1:])
         disagreement = np.abs(height) / self._spacing
         usual = np.median(disagreement[index], axis=1)
         self.trust = 1 / (1 + (disagreement / np.maximum(4 * usual, 4 * SCATTER)) ** 4)
@@ -92,14 +97,23 @@ class CloudDistance:
             return SurfacePoints(
                 self.points[nearest], unit_vectors(normal), np.abs(signed) if self.unsigned else signed, nearest
             )
-        signed, normal, share = self._local(points, distance, index)
+        signed, normal = self._local(points, distance, index)
+        reach = distance[:, 0] / self._spacing[nearest]
+        beside = reach > OPPOSED * NEAR
+        side = np.zeros(len(points))
+        if not self.unsigned and beside.any():
+            side[beside] = self._winding(points[beside]) - 0.5
+            # Beyond tips and thin parts the local surface goes on where there is none, with the wrong side.
+            sure = np.clip((np.abs(side) - DOUBT) / (SURE - DOUBT), 0, 1)
+            reach = reach / (1 - (1 - OPPOSED) * np.where(side * signed > 0, sure, 0))
+        share = np.clip((FAR - reach) / (FAR - NEAR), 0, 1)
         far = share < 1
         closest = points - signed[:, None] * normal
         if far.any():
             foot, normal[far] = self._foot(points[far], nearest[far])
             away = np.linalg.norm(points[far] - foot, axis=1)
-            side = np.sign(signed[far]) if self.unsigned else np.where(self._inside_far(points[far]), -1.0, 1.0)
-            away = np.where(side < 0, -away, away)
+            inside = signed[far] < 0 if self.unsigned else side[far] > 0
+            away = np.where(inside, -away, away)
             signed[far] = share[far] * signed[far] + (1 - share[far]) * away
             closest[far] = foot
         return SurfacePoints(closest, normal, np.abs(signed) if self.unsigned else signed, nearest)
@@ -116,38 +130,45 @@ class CloudDistance:
         """(N,) trust in the point of the cloud that is nearest to each of (N, 3) points."""
         return self.trust[self._search(points, 1)[1][:, 0]]
 
-    def _local(
-        self, points: np.ndarray, distance: np.ndarray, index: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """IMLS value, its normal, and how much to trust it: 1 within 2 spacings of the cloud, 0 beyond 4."""
+    def _local(self, points: np.ndarray, distance: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`local_plainly`, compiled."""
         from sdf_tools.distance._imls_kernels import imls
 
-        height, normal = np.empty(len(points)), np.empty((len(points), 3))
+        height, normal, width = np.empty(len(points)), np.empty((len(points), 3)), WIDTH * self._spacing
 
         def part(rows: slice) -> None:
             imls(
-                points[rows], distance[rows], index[rows], self.points, self.normals, self.trust, self._spacing,
+                points[rows], distance[rows], index[rows], self.points, self.normals, self.trust, width,
                 self.unsigned, height[rows], normal[rows],
             )  # fmt: skip
 
         in_threads(part, len(points))
-        return height, normal, np.clip(2 - distance[:, 0] / (2 * self._spacing[index[:, 0]]), 0, 1)
+        return height, normal
 
     def local_plainly(
         self, points: np.ndarray, distance: np.ndarray, index: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """IMLS value and normal at (M, 3) points with (M, k) nearest, in numpy: the definition of the compiled loop."""
-        spacing = self._spacing[index[:, 0]]
+        """Distance to the local sphere and its normal, in numpy: the definition of the compiled loop.
+
+        The sphere ``u(x) = c + g . x + b / 2 |x|^2`` is fitted to the (M, k) nearest points and their normals, in
+        closed form (Guennebaud, Germann and Gross, Eurographics 2008, eq. 5), around each of the (M, 3) points.
+        """
+        width = WIDTH * self._spacing[index[:, 0]]
         excess = distance**2 - distance[:, :1] ** 2  # relative to the nearest, so that far weights do not vanish
-        weight = np.exp(-excess / (spacing[:, None] ** 2)) * self.trust[index]
+        weight = np.exp(-excess / (width[:, None] ** 2)) * self.trust[index]
         weight /= weight.sum(1, keepdims=True)
-        normals = self._sided(index)
-        normal = unit_vectors(np.einsum("nk,nkj->nj", weight, normals))
-        # Along a curved surface the chord to a neighbour is at a right angle to the mean of the normals at its ends,
-        # not to the neighbour's own: planes alone would shrink convex shapes.
-        mean = (normals + normal[:, None]) / 2
-        height = np.einsum("nkj,nkj->nk", points[:, None] - self.points[index], mean)
-        return (weight * height).sum(1), normal
+        normals, away = self._sided(index), self.points[index] - points[:, None]
+        middle, normal = np.einsum("nk,nkj->nj", weight, away), np.einsum("nk,nkj->nj", weight, normals)
+        squares = np.einsum("nk,nkj,nkj->n", weight, away, away)
+        spread = np.maximum(squares - np.einsum("nj,nj->n", middle, middle), 1e-8 * width**2)
+        along = np.einsum("nk,nkj,nkj->n", weight, away, normals) - np.einsum("nj,nj->n", middle, normal)
+        bend = along / spread
+        gradient = normal - bend[:, None] * middle
+        value = -np.einsum("nj,nj->n", gradient, middle) - bend / 2 * squares
+        # The gradient's length grows linearly along a radius: this is the distance to the sphere itself.
+        length = np.linalg.norm(gradient, axis=1)
+        surface = np.sqrt(np.maximum(length**2 - 2 * bend * value, 0))
+        return 2 * value / np.maximum(length + surface, 1e-300), unit_vectors(gradient)
 
     def _sided(self, index: np.ndarray) -> np.ndarray:
         """(N, k, 3) normals of the points ``index``; without a sign, on the side of the first one's."""
@@ -168,11 +189,11 @@ class CloudDistance:
         spacing = self._spacing[nearest]
         along *= np.divide(spacing, length, out=np.ones_like(length), where=length > spacing)[:, None]
         start = self.points[nearest] + along
-        height, normal, _ = self._local(start, *self._search(start, self._k))
+        height, normal = self._local(start, *self._search(start, self._k))
         return start - height[:, None] * normal, normal
 
-    def _inside_far(self, points: np.ndarray) -> np.ndarray:
+    def _winding(self, points: np.ndarray) -> np.ndarray:
         # Our own tree is built once; libigl's would be at every call, which takes minutes for a large cloud.
         if self._tree is None:
             self._tree = WindingTree(self.points)
-        return self._tree.winding(self.normals * self._area[:, None], 0.0, np.ascontiguousarray(points)) > 0.5
+        return self._tree.winding(self.normals * self._area[:, None], 0.0, np.ascontiguousarray(points))

@@ -138,3 +138,9 @@ def test_distance_weighted_loss_by_hand():
     assert endangered.item() == pytest.approx(0.3)
     with pytest.raises(ValueError, match="one shape"):
         distance_weighted_loss(predicted, target[:2])
+
+
+def test_heat_loss_is_its_formula() -> None:
+    values, gradient = torch.tensor([0.0, -0.1]), torch.tensor([[0.0, 0, 1], [0, 2, 0]])
+    expected = (1.0 + torch.exp(torch.tensor(-2 * 10 * 0.1)) * 2.5) / 2
+    assert losses.heat_loss(values, gradient, 10.0).item() == pytest.approx(expected.item())

@@ -76,3 +76,36 @@ def test_the_command(tmp_path: Path) -> None:
         [*run, str(tmp_path / "mesh.ply"), "--output-path", str(tmp_path / "again.ply")], capture_output=True, text=True
     )
     assert done.returncode == 1 and "is a mesh already" in done.stderr and not (tmp_path / "again.ply").exists()
+
+
+@pytest.mark.parametrize("fault", ["inward", "arbitrary", "unrelated", "zero"])
+def test_wrong_normals_that_came_with_a_cloud_are_mended(fault: str) -> None:
+    samples, generator = sample_surface(TRUTH, 2000), torch.Generator().manual_seed(0)
+    flips = torch.where(torch.rand(2000, 1, generator=generator) < 0.5, -1.0, 1.0).double()
+    chance = torch.nn.functional.normalize(torch.randn(2000, 3, generator=generator).double(), dim=1)
+    normals = {
+        "inward": -samples.normals,
+        "arbitrary": flips * samples.normals,
+        "unrelated": chance,
+        "zero": 0 * samples.normals,
+    }[fault]
+    with pytest.warns(UserWarning, match="normals"):
+        mesh = reconstruct(PointCloud(samples.points, normals))
+    assert evaluate(mesh, TRUTH, samples=10_000, iou_samples=50_000, paper=False).iou > 0.99
+
+
+def test_an_open_sheet_is_said_to_be_one_and_trimmed_to_one_side() -> None:
+    flat = torch.rand(1500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sheet = PointCloud(torch.cat([flat, torch.zeros(1500, 1, dtype=torch.float64)], dim=1))
+    with pytest.warns(UserWarning, match="open sheet"):
+        mesh = reconstruct(sheet, trim=2.0)
+    facts = summarize(mesh)
+    assert facts.bodies == 1 and not facts.watertight
+    assert mesh.vertices[:, 2].abs().quantile(0.9) < 0.01
+    with pytest.raises(ShapeError, match="one line"):
+        reconstruct(PointCloud(torch.arange(60.0)[:, None] * torch.tensor([1.0, 2.0, 0.0])))
+
+
+def test_few_points_reach_the_box_and_the_mesh_is_closed_all_the_same() -> None:
+    mesh = reconstruct(PointCloud(sample_surface(TRUTH, 24).points))
+    assert summarize(mesh).watertight

@@ -74,3 +74,22 @@ def test_a_far_piece_is_reported_with_its_cost() -> None:
     found = find_outliers(PointCloud(torch.cat([ball, far + torch.tensor([20.0, 0, 0])])))
     assert found.count == 0
     assert "900 points" in found.far and "11 times smaller" in found.far
+
+
+def test_sparse_folds_of_an_uneven_cloud_stay() -> None:
+    # Density falls fifty to one along three sheets, closer together than their points at the far end.
+    generator = torch.Generator().manual_seed(0)
+    plane = torch.rand(60_000, 2, generator=generator, dtype=torch.float64)
+    kept = torch.rand(60_000, generator=generator) < 50 ** -plane[:, 0]
+    sheet = torch.randint(3, (60_000,), generator=generator)
+    points = torch.cat([plane, 0.02 * sheet[:, None].double()], dim=1)[kept]
+    found = find_outliers(PointCloud(points))
+    assert found.count <= 0.001 * len(points)
+
+
+def test_large_clusters_of_strays_go_and_a_second_body_stays() -> None:
+    ball = sample_surface(sphere(subdivisions=4), 5000).points
+    blob = 0.1 * torch.randn(900, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    second = sample_surface(sphere(0.4, (2.0, 0, 0), subdivisions=3), 900).points
+    found = find_outliers(PointCloud(torch.cat([ball, second, blob + torch.tensor([0.0, 2.0, 0.0])])))
+    assert found.keep[:5900].all() and found.keep[5900:].double().mean() < 0.01

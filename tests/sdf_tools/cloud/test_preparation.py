@@ -97,3 +97,12 @@ def test_rows_of_a_scanner_are_thinned_to_what_they_tell() -> None:
     assert normals is not None and len(points) < 0.6 * len(cloud.points)
     angle = torch.rad2deg(torch.acos((normals * torch.nn.functional.normalize(points, dim=1)).sum(1).clamp(-1, 1)))
     assert angle.median() < 6 and outward(normals, points) > 0.99
+
+
+def test_points_next_to_equal_become_one_and_others_stay() -> None:
+    generator = torch.Generator().manual_seed(0)
+    once = torch.nn.functional.normalize(torch.randn(3000, 3, generator=generator).double(), dim=1)
+    twice = torch.cat([once, once + 1e-7 * torch.randn(3000, 3, generator=generator).double()])
+    prepared = prepare_cloud(PointCloud(twice))
+    assert 2900 < len(prepared.cloud.points) <= 3000 and any("next to equal" in note for note in prepared.said)
+    assert len(prepare_cloud(PointCloud(once)).cloud.points) == 3000

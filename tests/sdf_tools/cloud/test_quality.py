@@ -62,3 +62,21 @@ def test_real_meshes(shared_data: Path, name: str) -> None:
     diagonal = float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).norm())
     for noise in (0.001, 0.0025, 0.005, 0.01):
         assert estimate_noise(noisy(mesh, 30_000, noise)).noise == pytest.approx(noise * diagonal, rel=0.2)
+
+
+def relief(count: int, noise: float) -> PointCloud:
+    """Samples of a plane with relief about as fine as 2,000 of them are apart, moved by noise, a share of the size."""
+    generator = torch.Generator().manual_seed(0)
+    plane = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    height = torch.zeros(count, dtype=torch.float64)
+    for waves in (8, 12, 18, 27):
+        turn = 2.4 * waves
+        along = plane[:, 0] * torch.cos(torch.tensor(turn)) + plane[:, 1] * torch.sin(torch.tensor(turn))
+        height += 0.02 * 8 / waves * torch.sin(2 * torch.pi * waves * along)
+    height += noise * torch.randn(count, generator=generator).double()
+    return PointCloud(torch.cat([plane, height[:, None]], dim=1))
+
+
+def test_relief_that_few_points_show_is_not_taken_for_noise() -> None:
+    assert estimate_noise(relief(4000, 0.0)).noise == 0
+    assert estimate_noise(relief(4000, 0.01)).noise == pytest.approx(0.01, rel=0.3)

@@ -51,7 +51,29 @@ def test_the_compiled_mean_is_the_plain_one(unsigned: bool) -> None:
     distance = CloudDistance(PointCloud(points, torch.nn.functional.normalize(normals, dim=1)), "imls", unsigned)
     asked = np.random.default_rng(0).uniform(-0.5, 0.5, (5000, 3))
     near = nearest_neighbours(distance.points)(asked, 12)
-    height, normal, _ = distance._local(asked, *near)
+    height, normal = distance._local(asked, *near)
     plain_height, plain_normal = distance.local_plainly(asked, *near)
     np.testing.assert_allclose(height, plain_height, atol=1e-12)
     np.testing.assert_allclose(normal, plain_normal, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [200, 2000])
+def test_spheres_are_met_however_few_points_there_are(count: int) -> None:
+    ball = cloud(count)
+    asked = torch.nn.functional.normalize(torch.randn(2000, 3, generator=torch.Generator().manual_seed(1)), dim=1)
+    radius = 1 + torch.linspace(-0.02, 0.02, 2000).double()
+    error = SignedDistance(ball)(asked.double() * radius[:, None]) - (radius - 1)
+    assert error.abs().quantile(0.98) < 1e-6
+
+
+@pytest.mark.parametrize(("half", "count", "most"), [((1.0, 0.05, 0.05), 150, 1e-3), ((1.0, 0.15, 0.02), 300, 4e-3)])
+def test_hardly_any_surface_goes_on_beyond_thin_parts(half: tuple[float, ...], count: int, most: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ball = torch.nn.functional.normalize(torch.randn(20 * count, 3, generator=generator).double(), dim=1)
+    axes = torch.tensor(half, dtype=torch.float64)
+    area = (ball / axes).norm(dim=1)
+    ball = ball[torch.rand(20 * count, generator=generator).double() < area / area.max()][:count]
+    distance = SignedDistance(PointCloud(ball * axes, torch.nn.functional.normalize(ball / axes, dim=1)))
+    asked = (torch.rand(40_000, 3, generator=generator).double() - 0.5) * torch.tensor([2.6, 1.0, 0.8]).double()
+    outside = asked[(asked / axes).norm(dim=1) > 1.3]
+    assert (distance(outside) < 0).double().mean() < most
