@@ -138,7 +138,9 @@ def train_way(
     with seeded(way.seed):
         field = SignedDistanceField("sasnet", {"preset": "sdf_compact"})
     losses = SDFStep(field, SDFObjective(**dict(way.objective)), steps)  # type: ignore[arg-type]
-    surface = sample_surface(shape, 200_000, seed=way.seed) if way.normals else None
+    surface = None
+    if way.normals:
+        surface = sample_surface(shape, 200_000, seed=way.seed) if isinstance(shape, Mesh) else shape
     mean = AveragedModel(field, multi_avg_fn=get_ema_multi_avg_fn(way.average)) if way.average else None
     generator, dealt = torch.Generator().manual_seed(way.seed), pool
 
@@ -162,7 +164,9 @@ def train_way(
 
     recipe = dataclasses.replace(Recipe(steps=steps), **dict(way.recipe))  # type: ignore[arg-type]
     train(field.network, recipe, loss_at, after_step=after_step, report_every=steps)
-    return field if mean is None else mean.module
+    if mean is not None:
+        field.load_state_dict(mean.module.state_dict())
+    return field
 
 
 @torch.no_grad()

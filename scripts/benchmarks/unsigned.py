@@ -68,7 +68,8 @@ def _box(step: Step) -> Tensor:
 
 
 def _on_cloud(step: Step) -> Tensor:
-    points = step.prepared.normalized.shape.points
+    shape = step.prepared.normalized.shape
+    points = shape.vertices if isinstance(shape, Mesh) else shape.points
     return points[torch.randint(len(points), (SURFACE,), generator=step.generator)].float()
 
 
