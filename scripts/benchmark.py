@@ -25,6 +25,7 @@ NAMES = (
     "viewer",
     "clouds",
     "clouds_table",
+    "cloud_pictures",
     "unsigned",
     "network",
     "registers",
