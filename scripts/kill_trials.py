@@ -190,9 +190,9 @@ def unseen(folder: Path) -> float:
 
 
 def extract(folder: Path, steps: int) -> None:
-    """``sasnet extract``; its resolution stands for the steps."""
+    """``sasnet extract``; a third of the steps is its resolution."""
     field = str(inputs_of(folder) / "field.pt")
-    sasnet("extract", "--load-config", field, "--output-path", str(folder / "mesh.ply"), "--resolution", str(steps))
+    sasnet("extract", "--load-config", field, "--output-path", str(folder / "mesh.ply"), "--resolution", str(steps // 3))
 
 
 def reproduce(folder: Path, steps: int) -> None:
