@@ -186,6 +186,10 @@ def test_glb_that_declares_more_than_it_holds(tmp_path: Path) -> None:
     refused(tmp_path / "m.glb", glb({"asset": {"version": "2.0"}}), "m.glb")
 
 
+def test_a_line_of_a_million_numbers_is_no_point(tmp_path: Path) -> None:
+    refused(tmp_path / "flat.xyz", b"1 2 3 " * 1000 + b"\n", "lines of 3,000 numbers")
+
+
 def test_polygons_of_very_many_corners_are_not_cut_for_minutes(tmp_path: Path) -> None:
     """60,000 corners that cross each other took 42 s; a notch beside them is still left open."""
     rng = np.random.default_rng(0)
