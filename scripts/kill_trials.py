@@ -324,8 +324,12 @@ def trial_of(name: str, arguments: Arguments, folder: Path) -> Counter[str]:
     began = time.monotonic()
     whole = folder / f"{name}-whole"
     whole.mkdir()
-    finish(start(command.run, log, whole, arguments.steps), log)
-    duration = time.monotonic() - began
+    undisturbed = start(command.run, log, whole, arguments.steps)
+    while undisturbed.is_alive() and not command.progress(whole):
+        time.sleep(0.005)
+    kept = time.monotonic()
+    finish(undisturbed, log)
+    duration, after = time.monotonic() - began, time.monotonic() - kept
     wanted = command.results(whole, arguments.steps)
     assert wanted is not None, f"an undisturbed run of {name} has no results; see {log}"
     run = folder / f"{name}-0"
@@ -343,7 +347,7 @@ def trial_of(name: str, arguments: Arguments, folder: Path) -> Counter[str]:
         else:
             while process.is_alive() and command.progress(run) <= before:
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, 0.15 * duration))
+            time.sleep(chance.uniform(0, 0.3 * after))
         if process.is_alive():
             os.kill(process.pid, SIGNALS[arguments.kind])
             process.join()
