@@ -347,7 +347,7 @@ def trial_of(name: str, arguments: Arguments, folder: Path) -> Counter[str]:
         else:
             while process.is_alive() and command.progress(run) <= before:
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, 0.3 * after))
+            time.sleep(chance.uniform(0, 0.12 * after))
         if process.is_alive():
             os.kill(process.pid, SIGNALS[arguments.kind])
             process.join()
