@@ -53,7 +53,7 @@ def test_extraction(
     moment: str, number: signal.Signals, field_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it looks for the surface, and while the mesh is being written."""
-    import sdf_tools.extraction  # noqa: F401
+    import sdf_tools.extraction
 
     output = tmp_path / "out"
     output.mkdir()
