@@ -190,9 +190,11 @@ def unseen(folder: Path) -> float:
 
 
 def extract(folder: Path, steps: int) -> None:
-    """``sasnet extract``; its resolution stands for the steps."""
+    """``sasnet extract``; a third of the steps is its resolution."""
     field = str(inputs_of(folder) / "field.pt")
-    sasnet("extract", "--load-config", field, "--output-path", str(folder / "mesh.ply"), "--resolution", str(steps))
+    sasnet(
+        "extract", "--load-config", field, "--output-path", str(folder / "mesh.ply"), "--resolution", str(steps // 3)
+    )
 
 
 def reproduce(folder: Path, steps: int) -> None:
@@ -303,6 +305,11 @@ def finish(process: Any, log: Path) -> None:
         raise SystemExit(f"a run failed by itself; see {log}.")
 
 
+def unfinished(run: Path) -> list[str]:
+    """Names of the files in a run's folders that are being written, or that a dead process left so."""
+    return [name for _, _, names in os.walk(run) for name in names if "partial" in name]
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two results are equal, bit for bit."""
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
@@ -317,8 +324,12 @@ def trial_of(name: str, arguments: Arguments, folder: Path) -> Counter[str]:
     began = time.monotonic()
     whole = folder / f"{name}-whole"
     whole.mkdir()
-    finish(start(command.run, log, whole, arguments.steps), log)
-    duration = time.monotonic() - began
+    undisturbed = start(command.run, log, whole, arguments.steps)
+    while undisturbed.is_alive() and not command.progress(whole):
+        time.sleep(0.005)
+    kept = time.monotonic()
+    finish(undisturbed, log)
+    duration, after = time.monotonic() - began, time.monotonic() - kept
     wanted = command.results(whole, arguments.steps)
     assert wanted is not None, f"an undisturbed run of {name} has no results; see {log}"
     run = folder / f"{name}-0"
@@ -327,17 +338,21 @@ def trial_of(name: str, arguments: Arguments, folder: Path) -> Counter[str]:
         run.mkdir(exist_ok=True)
         before = command.progress(run)
         process = start(command.run, log, run, arguments.steps)
-        if command.progress is unseen or chance.random() < 0.25:
+        draw = chance.random()
+        if draw < 0.25:  # while a file is being written
+            while process.is_alive() and not unfinished(run):
+                time.sleep(0.0005)
+        elif command.progress is unseen or draw < 0.5:
             time.sleep(chance.uniform(0, duration))  # at any moment, also before and after training
         else:
             while process.is_alive() and command.progress(run) <= before:
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, 0.15 * duration))
+            time.sleep(chance.uniform(0, 0.12 * after))
         if process.is_alive():
             os.kill(process.pid, SIGNALS[arguments.kind])
             process.join()
             counts["ended"] += 1
-            counts["unfinished files left by the process"] += len(list(run.rglob(".partial-*")))
+            counts["unfinished files left by the process"] += len(unfinished(run))
         else:
             process.join()
             counts["failed by themselves"] += bool(process.exitcode)
@@ -358,7 +373,7 @@ def trial_of(name: str, arguments: Arguments, folder: Path) -> Counter[str]:
 def compare(run: Path, found: Results, wanted: Results, counts: Counter[str]) -> Path:
     """Hold the end of a disturbed run against the undisturbed one's; returns the next run's folder."""
     counts["runs compared"] += 1
-    counts["unfinished files at the end"] += len(list(run.rglob("*partial*")))
+    counts["unfinished files at the end"] += len(unfinished(run))
     wrong = [name for name, value in wanted.items() if name not in found or not same(value, found[name])]
     counts["wrong ends"] += bool(wrong)
     if wrong:

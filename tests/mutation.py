@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from typing import Any
@@ -26,11 +27,16 @@ SWAPS = [(b"little", b"big"), (b"ascii", b"binary_little_endian"), (b"binary", b
 
 
 def examples(count: int) -> Any:
-    """Settings of a fuzzer's run: ``count`` mutants, the same ones every time, none of them shrunk."""
-    return hypothesis.settings(
-        max_examples=count, deadline=None, database=None, derandomize=True,
+    """Settings of a fuzzer's run: ``count`` mutants, none of them shrunk, the same ones every time.
+
+    Another ``SDF_TOOLS_FUZZ_SEED`` makes other ones.
+    """
+    seed = os.environ.get("SDF_TOOLS_FUZZ_SEED")
+    settings = hypothesis.settings(
+        max_examples=count, deadline=None, database=None, derandomize=seed is None,
         suppress_health_check=list(hypothesis.HealthCheck), phases=[hypothesis.Phase.generate],
     )  # fmt: skip
+    return settings if seed is None else lambda test: hypothesis.seed(int(seed))(settings(test))
 
 
 def mutate(draw: Any, data: bytearray) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -36,7 +38,7 @@ def command_line(
 
     Raises:
         SystemExit: after ``--help``, and with a sentence where the input is at fault (exit code 1) or the command line
-            is (2).
+            is (2), and after SIGTERM (143), which ends a command as Ctrl-C does: unfinished files are removed.
     """
     from sdf_tools.errors import MissingLibraryError, file_trouble
     from sdf_tools.io.limits import allow_memory
@@ -45,6 +47,11 @@ def command_line(
     prefix = program or name
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"{prefix}: {message}\n"
+    handled = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if handled:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         allow_memory(getattr(parsed, "max_memory", None))
         run(parsed)
@@ -60,3 +67,5 @@ def command_line(
         sys.exit(f"{prefix}: {interrupted}")
     finally:
         warnings.formatwarning = before
+        if handled:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

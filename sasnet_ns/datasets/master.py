@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -126,9 +128,12 @@ def fit_shapes(
         The result; Ctrl-C ends the run early and well.
 
     Raises:
-        ValueError: the source or an option cannot be used, or another process fills this shard.
+        ValueError: the source or an option cannot be used, another process fills this shard, or the disk has no room
+            for the fields that are still to come.
+        OSError: the disk is full; the shapes whose fields did not fit have no rows and are done by the next call.
         RuntimeError: workers do not start.
     """
+    from sdf_tools.io.limits import require_space
     from sdf_tools.io.writing import write_json
 
     output = options.output
@@ -142,6 +147,9 @@ def fit_shapes(
         known = _known(output)
         listed = functools.partial(_distinct, source, shard, output)
         counts.total = sum(1 for _ in listed())
+        left = max(0, counts.total - sum(row.key is not None for row in known.values()))
+        room = options.room()
+        require_space(output, left * room, f"the fields of {left:,} shapes")
         to_do = _to_do(listed(), options, known, retry_failed, counts)
         if engine is None:
             together = fit_entries if batch > 1 else None
@@ -158,6 +166,8 @@ def fit_shapes(
             rows = engine(to_do, options)
         try:
             for row in rows:
+                if row.status != "fitted" and shutil.disk_usage(output).free < room:  # which is why, and not its fault
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output))
                 journal.append(row)
                 counts.fresh += 1
                 counts.done += 1

@@ -87,6 +87,12 @@ class FitOptions:
         if self.device is not None and self.device.split(":")[0] not in ("cpu", "cuda"):
             raise ValueError(f"device must be cpu or cuda, not '{self.device}'.")
 
+    def room(self) -> int:
+        """Bytes on the disk that a shape takes, about: its field, its row, a mesh and a picture if they are wanted."""
+        field, _ = initial_weights(self)
+        mesh = 100 * self.resolution**2 if self.mesh else 0  # two vertices, four triangles for a cell of each side
+        return len(field_bytes(field)) + 4096 + mesh + 4 * self.thumbnail**2
+
     def with_overrides(self, overrides: dict[str, Any], where: str) -> FitOptions:
         """The options of one row: names of these options or of ShapeFit's, nested ones with dots (``recipe.steps``).
 

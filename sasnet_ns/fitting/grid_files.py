@@ -90,6 +90,7 @@ def read_tiff(path: Path) -> np.ndarray:
     with needs("tifffile", f"'{path.name}'"):
         import tifffile
 
+    _check_pages(path)
     with _silent("tifffile"), tifffile.TiffFile(path, is_ome=False, is_mmstack=False) as file:
         if not file.series:
             raise ShapeError(f"'{path.name}' has no pixels; save it again.")
@@ -99,6 +100,42 @@ def read_tiff(path: Path) -> np.ndarray:
     if array.size == 0:  # what was declared is not there
         raise ShapeError(f"'{path.name}' has no pixels; save it again.")
     return array
+
+
+def _check_pages(path: Path) -> None:
+    """Refuse a chain of pages that comes back to one of them, which tifffile would follow for ever.
+
+    What is no TIFF, and a chain that leads out of the file, are tifffile's to complain about. Layouts: TIFF 6.0,
+    section 2, and BigTIFF.
+
+    Raises:
+        ShapeError: it does, or there are more sub-pages (tag 330) than the file has room for.
+    """
+    size, seen, inner = path.stat().st_size, set(), 0
+    with path.open("rb") as file:
+        head = file.read(16)
+        order = {b"II": "<", b"MM": ">"}.get(head[:2])
+        if order is None or len(head) < 16:
+            return
+        big = struct.unpack(f"{order}H", head[2:4])[0] == 43
+        number, entry, pointer = ("Q", 20, "Q") if big else ("H", 12, "I")
+        wide, count_at = struct.calcsize(number), "Q" if big else "I"
+        (at,) = struct.unpack_from(order + pointer, head, 8 if big else 4)
+        while 0 < at < size:
+            if at in seen:
+                raise ShapeError(f"'{path.name}' is damaged: its pages go round in a circle; save it again.")
+            seen.add(at)
+            file.seek(at)
+            (tags,) = struct.unpack(order + number, file.read(wide).ljust(wide, b"\0"))
+            table = file.read(min(tags, size // entry) * entry + struct.calcsize(pointer))
+            if len(table) < tags * entry + struct.calcsize(pointer):
+                return
+            for place in range(0, tags * entry, entry):
+                code, _, count = struct.unpack_from(f"{order}HH{count_at}", table, place)
+                inner += count if code == 330 else 0
+            if inner * 18 > size:
+                raise ShapeError(f"'{path.name}' is damaged: it names {inner:,} sub-pages; save it again.")
+            (at,) = struct.unpack_from(order + pointer, table, tags * entry)
 
 
 @contextlib.contextmanager

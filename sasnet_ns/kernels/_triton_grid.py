@@ -7,8 +7,7 @@ precision: their entries are read as they are, and arithmetic and gradients have
 The number of points is no reason to compile again, whether 16 divides it or it is 1, and neither is the table's size.
 """
 
-from __future__ import annotations
-
+# No deferred annotations here: the interpreter of Triton 3.0 does not know constexpr by its text.
 import functools
 from typing import Any
 

@@ -1,7 +1,6 @@
 """A loss of points and its gradient on CUDA, in Triton: one pass over the values, and the sum of its blocks."""
 
-from __future__ import annotations
-
+# No deferred annotations here: the interpreter of Triton 3.0 does not know constexpr by its text.
 import torch
 import triton
 import triton.language as tl

@@ -4,8 +4,7 @@ So a mask is one number per row of the block, its gradient one sum, and neither 
 masks may be of half precision; the arithmetic is float32, and so is what does not belong to a half tensor.
 """
 
-from __future__ import annotations
-
+# No deferred annotations here: the interpreter of Triton 3.0 does not know constexpr by its text.
 import functools
 from collections.abc import Sequence
 

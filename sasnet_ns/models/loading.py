@@ -168,11 +168,13 @@ def allow_numpy_scalars() -> None:
     nerfstudio's own schedulers leave them there, and nerfstudio 1.1.5 loads without saying otherwise: on torch 2.6 and
     later resuming, ns-eval and ns-viewer fail (nerfstudio issue 3683). They hold no code.
     """
+    import _codecs  # its encode() carries a number's bytes; torch from 2.5 on lets it in by itself
+
     import numpy as np
 
     scalar: Any = np.float64(0).__reduce__()[0]  # numpy has moved it from one module to another
     kinds = {type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)}
-    torch.serialization.add_safe_globals([scalar, np.dtype, *kinds])
+    torch.serialization.add_safe_globals([scalar, np.dtype, _codecs.encode, *kinds])
 
 
 def newest_step(folder: Path) -> int:

@@ -59,8 +59,9 @@ def export_field(field: SignedDistanceField, path: Path | str, bits: int = 32) -
         return
     if bits != 32:
         raise ValueError(f"weights of {bits} bits go into a .safetensors or .pt file; '{path.name}' is a program.")
+    # strict=False is the default from torch 2.7 on; the other way fails at autocast in torch 2.4.
     program = torch.export.export(
-        portable(field), (torch.zeros(4, 3),), dynamic_shapes=({0: torch.export.Dim("points", min=1)},)
+        portable(field), (torch.zeros(4, 3),), dynamic_shapes=({0: torch.export.Dim("points", min=1)},), strict=False
     )
     frame = {"center": field.center.tolist(), "scale": float(field.scale)}
     if path.suffix == ".pt2":

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sasnet_ns.networks.fused import in_one_pass, network_values
-from sasnet_ns.networks.packing import pack_state, unpack_state
+from sasnet_ns.networks.packing import RUN, SCALES, pack_state, unpack_state
 from sasnet_ns.networks.registry import build_network
 from sasnet_ns.networks.weights import read_safetensors, read_weights, save_safetensors, save_weights
 from sdf_tools.errors import MissingLibraryError
@@ -119,13 +121,39 @@ class SignedDistanceField(nn.Module):
             else:
                 content = read_weights(path, device)
                 description, state, step = content["description"], content["state"], content.get("step")
-            field = cls(description["network"], description["network_config"])
+            with _NoLargerThan(sum(v.numel() * (RUN if k.endswith(SCALES) else 1) for k, v in state.items())):
+                field = cls(description["network"], description["network_config"])
             field.load_state_dict(unpack_state(state, field.state_dict()))
         except FileNotFoundError as error:
             raise ValueError(f"there is no field at '{path}'.") from error
         except MissingLibraryError:
             raise
         except Exception as error:
-            reason = str(error).removesuffix(".") or type(error).__name__
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".: ")
             raise ValueError(f"'{path}' is not a field written by SignedDistanceField.save: {reason}.") from error
         return field.to(device), step if isinstance(step, int) else None
+
+
+class _NoLargerThan(TorchFunctionMode):
+    """While a network is built from a file's description: no more numbers than the file's weights give reason for.
+
+    Without it a few bytes that say ``width: 100000`` take 40 GB before the weights turn out not to fit.
+
+    Args:
+        count: numbers in the file.
+    """
+
+    MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._left = 4 * count + (1 << 22)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.MAKERS:
+            size = kwargs.get("size", args[0] if args and isinstance(args[0], (tuple, list)) else args)
+            self._left -= math.prod(int(n) for n in size)
+            if self._left < 0:
+                raise ValueError("its description asks for a network that is much larger than its weights")
+        return func(*args, **kwargs)

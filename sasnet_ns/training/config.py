@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_LARGEST = 1 << 20
+
 
 def load_config(path: Path | str, kind: type[T]) -> T:
     """Read a configuration dataclass from YAML; fields that the file leaves out keep their defaults.
@@ -23,15 +25,23 @@ def load_config(path: Path | str, kind: type[T]) -> T:
     """
     import yaml
 
+    file = Path(path)
+    if not file.exists():
+        raise ValueError(f"there is no configuration at '{path}'.")
+    if not file.is_file() or file.stat().st_size > _LARGEST:
+        raise ValueError(f"'{path}' is no configuration: that is a plain file of YAML, of 1 MiB at most.")
     try:
-        content = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise ValueError(f"there is no configuration at '{path}'.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(file.read_text())
+    except RecursionError:
+        raise ValueError(f"'{path}' is nested too deeply for a configuration.") from None
+    except (yaml.YAMLError, ValueError) as error:  # dates and numbers that are none are a ValueError
         raise ValueError(f"'{path}' is not YAML: {str(error).splitlines()[0]}.") from None
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' must hold a mapping of field names to values.")
-    return config_from(kind, content, str(path))
+    try:
+        return config_from(kind, content, str(path))
+    except RecursionError:  # an alias of YAML that contains itself
+        raise ValueError(f"'{path}' is nested too deeply for a configuration.") from None
 
 
 def config_from(kind: type[T], content: dict[str, Any], where: str) -> T:

@@ -101,6 +101,8 @@ def require_space(path: Path, needed: int, what: str) -> None:
 
 def size_text(number: float) -> str:
     """A number of bytes as people write it."""
+    if number < 1 << 20:
+        return f"{number / 2**10:.0f} KiB"
     return f"{number / 2**30:.1f} GiB" if number >= 1 << 30 else f"{number / 2**20:.0f} MiB"
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
-from sdf_tools.errors import MissingLibraryError
+from sdf_tools.errors import MissingLibraryError, ShapeWarning
 
 _BLOCK = 1 << 18
+_PATIENCE = 10.0  # seconds for all polygons of a file that need cutting
+# Worst cases, polygons that cross themselves: seconds for a square and for a cube of the number of corners.
+_EARCUT, _CLIP = 1.2e-8, 1e-7
 
 
 def triangulate(vertices: np.ndarray, corners: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -14,6 +19,7 @@ def triangulate(vertices: np.ndarray, corners: np.ndarray, offsets: np.ndarray) 
 
     Triangles and convex polygons become fans, in one go for all polygons of a size. A polygon with a corner that turns
     the other way is cut by ear clipping in its own plane (mapbox's earcut), so that no triangle lies across a notch.
+    Where that could take more than ten seconds in all, the rest become fans too, with a warning.
 
     Args:
         vertices: (V, 3).
@@ -26,6 +32,7 @@ def triangulate(vertices: np.ndarray, corners: np.ndarray, offsets: np.ndarray) 
     corners = np.asarray(corners, np.int64)
     sizes = np.diff(offsets)
     parts, order = [np.zeros((0, 3), np.int64)], [np.zeros(0, np.int64)]
+    patience, uncut = _PATIENCE, 0
     for size in np.unique(sizes[sizes >= 3]).tolist():
         rows = np.flatnonzero(sizes == size)
         for block in np.array_split(rows, max(1, len(rows) * size // _BLOCK)):
@@ -33,9 +40,22 @@ def triangulate(vertices: np.ndarray, corners: np.ndarray, offsets: np.ndarray) 
             fans = np.stack([polygons[:, [0, i, i + 1]] for i in range(1, size - 1)], 1)
             if size > 3:
                 for bad in np.flatnonzero(_concave(vertices, polygons)):
-                    fans[bad] = _ears(vertices, polygons[bad])
+                    spent = _EARCUT * size**2
+                    if spent > patience:
+                        uncut += 1
+                        continue
+                    patience -= spent
+                    fans[bad], spent = _ears(vertices, polygons[bad], patience)
+                    patience -= spent
             parts.append(fans.reshape(-1, 3))
             order.append(np.repeat(block, size - 2))
+    if uncut:
+        warnings.warn(
+            f"{uncut} polygons that are not convex became fans, which may lie across their notches: cutting "
+            "so many corners takes too long; export the mesh as triangles.",
+            ShapeWarning,
+            stacklevel=4,
+        )
     return np.concatenate(parts)[np.argsort(np.concatenate(order), kind="stable")]
 
 
@@ -49,8 +69,11 @@ def _concave(vertices: np.ndarray, polygons: np.ndarray) -> np.ndarray:
     return (along < -1e-9 * np.einsum("pj,pj->p", area, area)[:, None]).any(1)
 
 
-def _ears(vertices: np.ndarray, polygon: np.ndarray) -> np.ndarray:
-    """(n - 2, 3) triangles of one polygon; a fan where it crosses itself, so that clipping finds no ears."""
+def _ears(vertices: np.ndarray, polygon: np.ndarray, patience: float) -> tuple[np.ndarray, float]:
+    """(n - 2, 3) triangles of one polygon, and the seconds that the slower clipping may have taken of those left.
+
+    A fan where the polygon crosses itself, so that clipping finds no ears.
+    """
     try:
         from mapbox_earcut import triangulate_float64
     except ImportError:
@@ -63,14 +86,19 @@ def _ears(vertices: np.ndarray, polygon: np.ndarray) -> np.ndarray:
     flat = np.delete(corner, drop, axis=1)
     size = len(polygon)
     found = triangulate_float64(np.ascontiguousarray(flat), np.array([size], np.uint32)).reshape(-1, 3).astype(np.int64)
-    fan = np.stack([np.zeros(size - 2, np.int64), np.arange(1, size - 1), np.arange(2, size)], 1)
+    spent = 0.0
     if len(found) != size - 2:
         # Corners on a straight line are left out by the clipping; without them neighbours would not share edges.
-        found = _clip(flat, normal[drop] * (1 if drop != 1 else -1)) if size <= 256 else fan
+        spent = _CLIP * size**3
+        if size <= 256 and spent <= patience:
+            found = _clip(flat, normal[drop] * (1 if drop != 1 else -1))
+        else:
+            found = np.stack([np.zeros(size - 2, np.int64), np.arange(1, size - 1), np.arange(2, size)], 1)
+            spent = 0.0
     a, b, c = (corner[found[:, k]] for k in range(3))
     if np.cross(b - a, c - a).sum(0) @ normal < 0:
         found = found[:, ::-1]
-    return polygon[found]
+    return polygon[found], spent
 
 
 def _clip(flat: np.ndarray, turn: float) -> np.ndarray:

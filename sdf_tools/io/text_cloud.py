@@ -15,6 +15,7 @@ _COMMENT = ("#", "//", "%", ";;", "!")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?")
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _PROBE = 100  # lines that decide on the separator
+_COLUMNS = 1000
 
 
 def read_text_cloud(data: bytes, where: str) -> dict[str, Any]:
@@ -47,6 +48,8 @@ def read_text_cloud(data: bytes, where: str) -> dict[str, Any]:
             f"line {row} of '{where}' holds {int(widths[odd[0]]) if len(odd) else 0} columns where the others hold "
             f"{int(np.bincount(widths).argmax())}; every point needs the same."
         )
+    if widths[0] > _COLUMNS:
+        raise ShapeError(f"'{where}' has lines of {widths[0]:,} numbers, which are no points; one point is one line.")
     try:
         values = numbers(packed)
         if len(values) != widths.sum():

@@ -53,8 +53,10 @@ def write_atomically(
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename = str(path)  # for the sentence that a user reads
         raise
     sync_folder(path.parent)
 

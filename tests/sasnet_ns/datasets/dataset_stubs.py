@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -26,6 +27,9 @@ class StubOptions(SimpleNamespace):
 
     def configuration_hash(self) -> str:
         return "c" * 64
+
+    def room(self) -> int:
+        return 200_000
 
     def with_overrides(self, overrides: dict[str, Any], where: str) -> StubOptions:
         if "wrong" in overrides:
@@ -52,6 +56,12 @@ def stub_fit(entry: Entry, options: StubOptions) -> Row:
     row.input_bytes, row.input_mtime_ns = status.st_size, status.st_mtime_ns
     if name.startswith("bad"):
         row.error = "no shape."
+        return row
+    if name.startswith("fills"):
+        with open(options.output / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)) == 4096:
+                pass
+        row.error = "[Errno 28] No space left on device"
         return row
     time.sleep(options.pause)
     path = field_path(options.output, digest[:32])

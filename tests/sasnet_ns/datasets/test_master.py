@@ -21,6 +21,7 @@ from sasnet_ns.datasets import Entry, Limits, Row, fit_shapes, latest_rows, list
 from sasnet_ns.datasets.listing import grouped
 from sasnet_ns.datasets.rows import VARYING, Journal, read_journal
 from sasnet_ns.datasets.workers import fit_in_workers
+from sdf_tools.errors import ShapeError, file_trouble
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -69,6 +70,27 @@ def test_one_bad_shape_harms_nobody(tmp_path: Path) -> None:
     assert "more than 0.30 GB (--memory-limit)" in (rows["eats.ply"].error or "")
     assert (result.counts.total, result.counts.done, result.counts.failed) == (10, 10, 4)
     assert result.counts.fresh == 10 and not result.interrupted
+
+
+def test_a_full_disk_ends_the_run_and_is_no_fault_of_the_shapes(tmp_path: Path) -> None:
+    """A file system of 2 MB that fills up: no rows for the shapes that did not fit, and the next call does them."""
+    source = make_files(tmp_path / "in", ["a.ply", "fills.ply", "good.ply"])
+    output = tmp_path / "out"
+    output.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(output)], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with pytest.raises(OSError, match="No space left") as caught:
+            run_here(source, output)
+        assert file_trouble(caught.value).startswith(f"'{output}': no space left on device; free some space")
+        assert [row.path for row in latest_rows(output)] == ["a.ply"]
+        with pytest.raises(ShapeError, match="the fields of 2 shapes need about 391 KiB of disk space"):
+            run_here(source, output)
+        (output / "filler").unlink()
+        (source / "fills.ply").rename(source / "fine.ply")
+        assert run_here(source, output).counts.done == 3
+    finally:
+        subprocess.run(["umount", "-l", str(output)], check=True)
 
 
 def test_in_groups_too_one_bad_shape_harms_nobody(tmp_path: Path) -> None:

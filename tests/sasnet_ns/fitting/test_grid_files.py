@@ -108,6 +108,29 @@ def test_pictures_without_pixels(tmp_path: Path) -> None:
         signal_from_array(np.zeros((0, 4, 1)), "nothing")
 
 
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_whose_pages_go_round_in_a_circle(order: str, big: bool, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pages = np.random.default_rng(0).integers(0, 255, (3, 5, 4), dtype=np.uint8)
+    path = tmp_path / "round.tif"
+    with tifffile.TiffWriter(path, bigtiff=big, byteorder=order) as writer:
+        for page in pages:
+            writer.write(page, metadata=None)
+    with tifffile.TiffFile(path) as file:
+        offsets = [page.offset for page in file.pages]
+        last = offsets[-1] + (8 + 20 * len(file.pages[2].tags) if big else 2 + 12 * len(file.pages[2].tags))
+    assert read_volume(path).values.shape == (3, 5, 4, 1)
+    data = bytearray(path.read_bytes())
+    pointer = order + ("Q" if big else "I")
+    assert struct.unpack_from(pointer, data, last) == (0,)
+    struct.pack_into(pointer, data, last, offsets[1])
+    path.write_bytes(data)
+    for read in (read_image, read_volume):
+        with pytest.raises(ValueError, match=r"'round.tif' .*(pages go round in a circle|cannot be read)"):
+            read(path)
+
+
 def test_a_picture_is_what_its_bytes_are(tmp_path: Path) -> None:
     """Pillow hands PostScript, whatever its name, to a program that runs it."""
     (tmp_path / "p.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")

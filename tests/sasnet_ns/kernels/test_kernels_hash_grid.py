@@ -210,7 +210,7 @@ def test_traces_for_export(backend: str) -> None:
             return hash_grid(x, self.table, layout, backend)  # type: ignore[arg-type]
 
     grid, x = Grid(), torch.rand(6, 2)
-    exported = torch.export.export(grid, (x,))
+    exported = torch.export.export(grid, (x,), strict=False)
     assert torch.allclose(exported.module()(x), grid(x), atol=1e-6)
 
 

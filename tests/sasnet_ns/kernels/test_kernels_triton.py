@@ -192,6 +192,7 @@ def test_interpreted_loss_matches_float64_reference() -> None:
 
 
 def test_kernels_compile_for_cuda_without_spilling() -> None:
+    pytest.importorskip("triton", "3.2", reason="before 3.2 Triton's compiler is called in another way")
     assert "all compile" in run(COMPILES, interpret=False)
 
 

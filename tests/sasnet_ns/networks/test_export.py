@@ -74,6 +74,8 @@ def test_another_suffix_is_refused(field: SignedDistanceField, tmp_path: Path) -
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_fewer_bits_are_smaller_and_near(field: SignedDistanceField, tmp_path: Path, suffix: str) -> None:
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
     x = torch.rand(3000, 3) - 0.5
     field.requires_grad_(False)
     size, off = {}, {}
@@ -118,3 +120,30 @@ def test_bytes_that_are_not_the_networks_are_refused(field: SignedDistanceField,
     with pytest.raises(ValueError, match="8, 16 or 32"):
         export_field(field, tmp_path / "field.pt", 4)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ("siren", {"width": 100_000}), ("siren", {"width": 16, "hidden_layers": 1_000_000}),
+        ("ffn", {"features": 10**8}), ("wire", {"width": 10**6}), ("ngp", {"width": 10**5}),
+    ],
+)  # fmt: skip
+def test_a_description_of_a_giant_is_refused_before_it_is_built(network: str, options: dict, tmp_path: Path) -> None:
+    state = SignedDistanceField("siren", {"width": 16}).state_dict()
+    torch.save({"description": {"network": network, "network_config": options}, "state": state}, tmp_path / "field.pt")
+    with pytest.raises(ValueError, match=r"field.pt' is not a field .*(much larger than|does not take)") as caught:
+        SignedDistanceField.load(tmp_path / "field.pt")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_large_fields_come_back_with_all_bits(tmp_path: Path) -> None:
+    """Also where most of the weights are zero and deflate to almost nothing."""
+    field = SignedDistanceField("siren", {"width": 1800, "hidden_layers": 2})
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.zero_()
+    for bits in (8, 16, 32):
+        export_field(field, tmp_path / "field.pt", bits)
+        loaded = SignedDistanceField.load(tmp_path / "field.pt")
+        assert sum(p.numel() for p in loaded.parameters()) > 6_000_000

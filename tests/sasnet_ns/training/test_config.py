@@ -31,3 +31,35 @@ def test_a_wrong_value_is_one_sentence_with_file_field_found_and_wanted(content,
         config_from(ShapeFit, content, "fit.yaml")
     for word in words:
         assert word in str(caught.value)
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("network: " + "[" * 20_000, "nested too deeply"),
+        ("network: &a [*a]", "nested too deeply"),
+        (BOMB, "'a' is not a field"),
+        ("seed: 2001-99-99", "is not YAML: month must be"),
+        ("seed: " + "9" * 10_000, "is not YAML"),
+        ("# " + "x" * (1 << 20), "1 MiB at most"),
+        ("network: !!python/object/apply:os.system [id]", "is not YAML"),
+    ],
+)
+def test_yaml_from_strangers_is_one_sentence(tmp_path, text, words):
+    path = tmp_path / "fit.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        load_config(path, ShapeFit)
+    assert "fit.yaml" in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/"])
+def test_only_plain_files_are_configurations(tmp_path, target):
+    (tmp_path / "fit.yaml").symlink_to(target)
+    with pytest.raises(ValueError, match="plain file of YAML"):
+        load_config(tmp_path / "fit.yaml", ShapeFit)

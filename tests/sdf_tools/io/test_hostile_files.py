@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.errors import MissingLibraryError, ShapeError, ShapeWarning
 from sdf_tools.geometry import Mesh
 from sdf_tools.io.loading import load
 
@@ -183,6 +184,24 @@ def test_glb_that_declares_more_than_it_holds(tmp_path: Path) -> None:
     accessor = {"componentType": 5126, "count": 2_000_000_000, "type": "VEC3"}
     refused(tmp_path / "m.glb", glb({"asset": {"version": "2.0"}, "accessors": [accessor]}), "more values")
     refused(tmp_path / "m.glb", glb({"asset": {"version": "2.0"}}), "m.glb")
+
+
+def test_a_line_of_a_million_numbers_is_no_point(tmp_path: Path) -> None:
+    refused(tmp_path / "flat.xyz", b"1 2 3 " * 1000 + b"\n", "lines of 3,000 numbers")
+
+
+def test_polygons_of_very_many_corners_are_not_cut_for_minutes(tmp_path: Path) -> None:
+    """60,000 corners that cross each other took 42 s; a notch beside them is still left open."""
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(size=(60_000, 2)), [[0, 0], [4, 0], [4, 4], [2, 1], [0, 4]]])
+    rows = [f"v {x} {y} 0" for x, y in points]
+    faces = ["f " + " ".join(map(str, range(1, 60_001))), "f 60001 60002 60003 60004 60005"]
+    (tmp_path / "star.obj").write_text("\n".join(rows + faces))
+    with pytest.warns(ShapeWarning, match="1 polygon.* became"):
+        mesh = load(tmp_path / "star.obj")
+    notched = mesh.vertices[mesh.faces[-3:]]
+    area = torch.linalg.cross(notched[:, 1] - notched[:, 0], notched[:, 2] - notched[:, 0])[:, 2] / 2
+    assert len(mesh.faces) == 59_998 + 3 and abs(float(area.abs().sum()) - 10) < 1e-9
 
 
 @pytest.mark.parametrize("folder", ["shapes", "trust/loaders"])
