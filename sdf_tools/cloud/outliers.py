@@ -14,6 +14,7 @@ from sdf_tools.geometry import PointCloud, select_points
 from sdf_tools.spatial.neighbours import morton_order, nearest_neighbours
 
 OFF_SURFACE = 1.6  # times the reach of its denser neighbours, for a point that stands off their plane
+LONELY = 2.5  # the same, for a point that hardly any other has among its neighbours
 SPARSE = 2.5  # times the cloud's median reach, for a point whose neighbours fill space
 OFTEN = 0.5  # of the sparse points must be in no surface: where fewer are, they are thin parts of an uneven cloud
 SPATIAL = 2.9  # dimension that their neighbourhoods have at least: 3 of strays in space, about 2 of a folded surface
@@ -63,6 +64,8 @@ def find_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -
       et al., SIGMOD 2000),
     - or more than 1.6 times that of the denser ones, and it stands off the plane through them by more
       than the noise explains,
+    - or more than 2.5 times that, and next to no other point has it among its own neighbours, which sparse points of an
+      uneven surface are to each other,
     - or more than 2.5 times the median of the cloud, and its neighbours fill space instead of lying on a surface or a
       rod, as half of such points must do, and be as many within a radius as in space: sparse parts of a surface stay,
       folded ones too, and strays among strays go.
@@ -126,6 +129,9 @@ def _single(points: np.ndarray, neighbours: int, ratio: float, tail: float) -> n
         if lost.sum() < OFTEN * sparse.sum() or _dimension(distance[suspect[lost], 1:]) < SPATIAL:
             lost[:] = False
         bad[suspect[lost | (off & (reach[suspect] > OFF_SURFACE * dense[suspect]))]] = True
+    if not bad.any():  # last, because many together are better known by the space that they fill
+        known = np.bincount(near[:, 1:].reshape(-1), minlength=len(points))
+        bad = (reach > LONELY * dense) & (known <= neighbours // 4)
     return bad
 
 

@@ -51,6 +51,14 @@ def test_uniform_strays_go_and_no_good_point_does(share: float) -> None:
     assert "far from all others" in str(found)
 
 
+def test_a_stray_beyond_an_edge_goes_though_it_lies_in_the_plane() -> None:
+    sheet = torch.cat([uniform(10_000, 1.0)[:, :2], torch.zeros(10_000, 1, dtype=torch.float64)], 1)
+    # Not eight times as far away as its neighbours are from theirs, and at no height above them.
+    stray = torch.tensor([[1.06, 0.2, 0.0], [-0.3, -1.07, 0.0]], dtype=torch.float64)
+    found = find_outliers(PointCloud(torch.cat([sheet, stray])))
+    assert found.keep[:-2].all() and not found.keep[-2:].any()
+
+
 def test_stray_clusters_go_and_uneven_or_separate_surfaces_stay() -> None:
     ball = sample_surface(sphere(subdivisions=4), 10_000).points
     blobs = [
