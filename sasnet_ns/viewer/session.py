@@ -28,8 +28,8 @@ VISER_SCALE = 10.0
 """nerfstudio shows one scene unit as ten."""
 TRAINING_SHARE = 0.1
 """Of one processor's time that the live surface may take while a run trains."""
-_REFRESH = 0.6  # seconds between two pictures of a run that trains
-_TELL = 0.5  # and two changes of the numbers beside it
+_REFRESH = 0.75  # seconds between two pictures of a run that trains
+_TELL = 1.0  # seconds between two changes of the numbers beside it, in training
 _FOLLOW_SECONDS = 0.06  # the dearest refresh during training: more would not fit into its share of a second
 _RESOLUTIONS = (48, 64, 96, 128)  # while training
 _SLICE_SIZES = (96, 320)

@@ -1,5 +1,5 @@
 // A browser without a graphics unit draws on the processors that train. There edges are not smoothed, which halves
-// the pixels' cost, and a page on which nothing moves draws twice a second; all others are left alone.
+// the pixels' cost, and a page on which nothing moves draws once a second; all others are left alone.
 (() => {
   const probe = document.createElement("canvas").getContext("webgl2");
   const info = probe && probe.getExtension("WEBGL_debug_renderer_info");
@@ -13,7 +13,7 @@
     return getContext.call(this, kind, /^webgl/.test(kind) ? { ...options, antialias: false } : options);
   };
 
-  const REST = 500, AFTER_INPUT = 600, AFTER_MESSAGE = 200; // milliseconds
+  const REST = 1000, AFTER_INPUT = 600, AFTER_MESSAGE = 50; // milliseconds
   const draw = window.requestAnimationFrame.bind(window), cancel = window.cancelAnimationFrame.bind(window);
   const real = new Map(); // of frames that were put off: their numbers here and the browser's
   let awakeUntil = performance.now() + 3000, timer = 0, next = -1, waiting = [];
