@@ -173,7 +173,7 @@ def test_a_disk_without_room_is_noticed_before_training(tmp_path: Path, monkeypa
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("sdf_tools.io.limits.shutil.disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(ShapeError, match=r"checkpoints need about .* and 0 KiB are free there"):
+    with pytest.raises(ShapeError, match=r"checkpoints need about .* and 1 KiB are free there"):
         fit(configuration(), Checkpoint(tmp_path / "new" / "training.pt"))
 
 
