@@ -227,11 +227,12 @@ def _colour_slice_and_mask(tab: Page) -> None:
     assert _colourful(before) > 0.02
     tab.page.get_by_role("button", name="Colour by mask").click()
     masked = tab.until_changed(before, "a mask")
-    tab.sees("of the embedding")
+    tab.sees("mask 4 of the embedding")
     thumb = tab.page.locator(".mantine-Slider-thumb").nth(2)
     thumb.focus()
     tab.page.keyboard.press("ArrowLeft")
     tab.until_changed(masked, "the mask before")
+    tab.sees("mask 3 of the embedding")
 
 
 def _extract_and_download(tab: Page, folder: Path) -> float:
