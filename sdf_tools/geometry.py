@@ -40,6 +40,7 @@ class PointCloud:
         scan_ids: (N,) int64, which range scan each point belongs to, or None.
         name: what messages call it.
         colors: (N, 3) in [0, 1], or None.
+        confidence: (N,) in (0, 1], how much each point counts against the others, or None where all count the same.
     """
 
     points: Float[Tensor, "N 3"]
@@ -47,6 +48,7 @@ class PointCloud:
     scan_ids: Int[Tensor, " N"] | None = None
     name: str = "point cloud"
     colors: Float[Tensor, "N 3"] | None = None
+    confidence: Float[Tensor, " N"] | None = None
 
 
 Shape = Mesh | PointCloud
@@ -64,6 +66,7 @@ def select_points(cloud: PointCloud, rows: Tensor) -> PointCloud:
         normals=part(cloud.normals),
         scan_ids=part(cloud.scan_ids),
         colors=part(cloud.colors),
+        confidence=part(cloud.confidence),
     )
 
 

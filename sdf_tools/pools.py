@@ -193,6 +193,9 @@ def build_sdf_pool(
     corners of the domain, and stray sheets of surface appear there. Noise that leaves the domain is drawn again, not
     wrapped round (FINER) nor clamped: wrapping puts samples on the other side of the shape.
 
+    A cloud's points are drawn by :meth:`~sdf_tools.distance.signed_distance.SignedDistance.point_weights`, which
+    weighs the loss: surface counts by its area however densely it was scanned, and doubtful points less.
+
     >>> from sdf_tools import build_sdf_pool, extract_mesh
     >>> ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.4, resolution=32)
     >>> pool = build_sdf_pool(ball, 10_000)
@@ -230,10 +233,11 @@ def build_sdf_pool(
     coarse = (count - uniform) // 2
     counts = (count - uniform - coarse, coarse, uniform)
     rng = np.random.default_rng(seed)
-    parts = [near_surface(surface_points(shape, counts[FINE], rng), fine_scale, rng)]
+    weights = distance.point_weights()
+    parts = [near_surface(surface_points(shape, counts[FINE], rng, weights), fine_scale, rng)]
     for index, scale in enumerate(coarse_scales):
         size = coarse * (index + 1) // len(coarse_scales) - coarse * index // len(coarse_scales)
-        parts.append(near_surface(surface_points(shape, size, rng), float(scale), rng))
+        parts.append(near_surface(surface_points(shape, size, rng, weights), float(scale), rng))
     parts = [parts[0], rng.permutation(np.concatenate(parts[1:]))]  # batches are slices: the scales must be mixed
     parts.append(rng.uniform(-0.5, 0.5, (uniform, 3)))
     # Distances belong to the points as float32 holds them.

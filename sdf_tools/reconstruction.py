@@ -75,8 +75,8 @@ def reconstruct(
         warnings.warn(f"'{cloud.name}': {sentence}.", stacklevel=2)
     frame = normalize(prepared.cloud)
     if resolution is None:
-        # Finer cells would follow what is left of the noise.
-        cell = max(prepared.quality.spacing, prepared.quality.noise) * frame.scale
+        # Finer cells would follow what is left of the noise, where there is least of it.
+        cell = max(prepared.quality.spacing, float(np.quantile(prepared.quality.noises, 0.1))) * frame.scale
         resolution = int(np.clip(round(1.1 / max(cell, 1e-9)), FEWEST, MOST))
     mesh = _imls(frame, resolution) if method == "imls" else _poisson(frame, resolution)
     if not all_pieces:

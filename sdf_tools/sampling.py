@@ -256,12 +256,15 @@ def sample_near_surface(
     return torch.from_numpy(near_surface(points, scale, rng, noise, np.inf if bounds is None else bounds))
 
 
-def surface_points(shape: Shape, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 3) points on a mesh, uniform by area, or drawn from a cloud (each point as likely as any other)."""
+def surface_points(shape: Shape, count: int, rng: np.random.Generator, weights: np.ndarray | None = None) -> np.ndarray:
+    """(count, 3) points on a mesh, uniform by area, or drawn from a cloud, where ``weights`` (N,) says how often."""
     if isinstance(shape, Mesh):
         return _draw(shape, _area_table(shape, None), count, rng).points.numpy()
     points = positions(shape).double().numpy()
-    return points[rng.integers(0, len(points), count)]
+    if weights is None:
+        return points[rng.integers(0, len(points), count)]
+    ends = np.cumsum(weights)
+    return points[np.searchsorted(ends, rng.random(count) * ends[-1]).clip(max=len(points) - 1)]
 
 
 def near_surface(

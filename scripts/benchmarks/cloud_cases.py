@@ -85,6 +85,19 @@ def noisy(share: float) -> Callable[[Mesh, int, np.random.Generator], PointCloud
     return build
 
 
+def noisy_by_place(low: float, high: float) -> Callable[[Mesh, int, np.random.Generator], PointCloud]:
+    """Gaussian noise that grows linearly from one end of the longest side to the other, shares of the diagonal."""
+
+    def build(mesh: Mesh, count: int, rng: np.random.Generator) -> PointCloud:
+        points, _ = _samples(mesh, count, rng)
+        axis = int(np.argmax(np.ptp(points, axis=0)))
+        along = (points[:, axis] - points[:, axis].min()) / np.ptp(points[:, axis])
+        share = low + (high - low) * along
+        return _cloud(points + rng.normal(0, 1, points.shape) * share[:, None] * diagonal(mesh))
+
+    return build
+
+
 def strays(share: float, normals: bool = False, clusters: int = 0) -> Callable[..., PointCloud]:
     """Points of no surface: uniform in a box 1.2 times as large, or in balls; ``share`` of all points."""
 
@@ -162,6 +175,7 @@ CASES: dict[str, Callable[..., PointCloud]] = {
     "noise 0.25 %": noisy(0.0025),
     "noise 0.5 %": noisy(0.005),
     "noise 1 %": noisy(0.01),
+    "noise 0.05 to 1 %": noisy_by_place(0.0005, 0.01),
     "strays 5 %": strays(0.05),
     "strays 20 %": strays(0.2),
     "strays 20 % with normals": strays(0.2, normals=True),

@@ -60,13 +60,13 @@ def _monomials(x, y, a):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def choose_widths(points, sides, starts, normals, neighbours, distances, scales, noise, gamma, oriented, widths):
+def choose_widths(points, sides, starts, normals, neighbours, distances, scales, least, noise, gamma, oriented, widths):
     """Fill ``widths`` (M,): the radius of the largest neighbourhood whose quadric agrees with those of all smaller.
 
     Intersection of confidence intervals (Goldenshluger and Nemirovski 1997): the height of the quadric over each start
     has a known standard deviation for noise ``noise`` (M,), and ``gamma`` of it either way must have a point in common
     with all smaller neighbourhoods. ``neighbours`` and ``distances`` (M, K), nearest first; ``scales`` are numbers of
-    neighbours, rising.
+    neighbours, rising, of which a row begins with the one numbered ``least`` (M,).
     """
     m, low = np.zeros((6, 6)), np.zeros((6, 6))
     right, a, c, unit, z = np.zeros(6), np.zeros(6), np.zeros(6), np.zeros(6), np.zeros(6)
@@ -75,12 +75,12 @@ def choose_widths(points, sides, starts, normals, neighbours, distances, scales,
     for row in range(len(neighbours)):
         n = normals[row]
         _frame(n, u, v)
-        size = max(distances[row, scales[0] - 1], 1e-300)
+        size = max(distances[row, scales[least[row]] - 1], 1e-300)
         m[:], right[:] = 0.0, 0.0
         lowest, highest = -np.inf, np.inf
         widths[row] = size
         done, count = 0, 0
-        for s in range(len(scales)):
+        for s in range(least[row], len(scales)):
             for k in range(done, scales[s]):
                 j = neighbours[row, k]
                 if oriented and sides[j, 0] * n[0] + sides[j, 1] * n[1] + sides[j, 2] * n[2] < 0.0:

@@ -20,7 +20,9 @@ METHODS = ("winding", "mst", "viewpoints", "scans")
 _BLOCK = 1 << 16
 
 
-def estimate_normals(points: Float[Tensor, "N 3"], k: int = 16) -> tuple[Float[Tensor, "N 3"], Float[Tensor, " N"]]:
+def estimate_normals(
+    points: Float[Tensor, "N 3"], k: int | Int[Tensor, " N"] = 16
+) -> tuple[Float[Tensor, "N 3"], Float[Tensor, " N"]]:
     """Unit normals of the best plane through each point's ``k`` nearest neighbours (itself included), and reliability.
 
     The sides are arbitrary: see :func:`orient_normals`. Small ``k`` keeps detail, large ``k`` stands noise: 8 to 12
@@ -28,7 +30,7 @@ def estimate_normals(points: Float[Tensor, "N 3"], k: int = 16) -> tuple[Float[T
 
     Args:
         points: (N, 3).
-        k: neighbours, at least 4.
+        k: neighbours, at least 4; one number, or (N,) one for each point.
 
     Returns:
         (N, 3) normals and (N,) reliability in [0, 1], ``1 - l0 / l1`` of the neighbourhood's sorted variances
@@ -38,27 +40,31 @@ def estimate_normals(points: Float[Tensor, "N 3"], k: int = 16) -> tuple[Float[T
     Raises:
         ShapeError: fewer than 4 points.
     """
-    if k < 4:
-        raise ValueError(f"k must be at least 4, not {k}.")
+    counts = np.asarray(k)
+    if counts.min() < 4:
+        raise ValueError(f"k must be at least 4, not {counts.min()}.")
     array = np.ascontiguousarray(points.detach().cpu().double().numpy())
     if len(array) < 4:
         raise ShapeError(f"A cloud of {len(array)} points has no normals; at least 4 points are needed.")
     array = (array - array.mean(0)) / max(float(np.ptp(array, axis=0).max()), 1e-300)
-    search, kernel, k = nearest_neighbours(array), _plane_kernel(), min(k, len(array))
+    search, kernel = nearest_neighbours(array), _plane_kernel()
     normals, variance = np.empty_like(array), np.empty_like(array)
-    for start in range(0, len(array), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        _fit(kernel, array, search(array[block], k)[1], normals[block], variance[block])
+    counts = np.broadcast_to(np.minimum(counts, len(array)), len(array))
+    for count in np.unique(counts):
+        same = np.flatnonzero(counts == count)
+        for start in range(0, len(same), _BLOCK):
+            rows = same[start : start + _BLOCK]
+            normals[rows], variance[rows] = _fit(kernel, array, search(array[rows], int(count))[1])
     flat = 1 - np.clip(variance[:, 0], 0, None) / np.maximum(variance[:, 1], 1e-300)
     reliability = np.where(variance[:, 1] > 1e-12 * variance[:, 2], np.clip(flat, 0, 1), 0)
     return torch.from_numpy(normals).to(points), torch.from_numpy(reliability).to(points)
 
 
-def _fit(
-    kernel: Callable[..., None], points: np.ndarray, neighbours: np.ndarray, normals: np.ndarray, variance: np.ndarray
-) -> None:
-    """The plane kernel on all threads; fills ``normals`` and ``variance``."""
+def _fit(kernel: Callable[..., None], points: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The plane kernel on all threads: normals and variances."""
+    normals, variance = np.empty((len(neighbours), 3)), np.empty((len(neighbours), 3))
     in_threads(lambda rows: kernel(points, neighbours[rows], normals[rows], variance[rows]), len(neighbours))
+    return normals, variance
 
 
 def _plane_kernel() -> Callable[..., None]:

@@ -14,7 +14,7 @@ from sdf_tools.cloud.normals import estimate_normals, orient_normals
 from sdf_tools.cloud.orientation import ANCHORS
 from sdf_tools.cloud.outliers import drop_outliers, find_outliers
 from sdf_tools.cloud.projection import project
-from sdf_tools.cloud.quality import CloudQuality, estimate_noise, point_spacings
+from sdf_tools.cloud.quality import LEAST, CloudQuality, estimate_noise, point_spacings
 from sdf_tools.cloud.thinning import MOST_POINTS, one_a_cell, thin
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import PointCloud, select_points
@@ -24,6 +24,7 @@ SAME = 0.05  # spacings: points that are closer are one, where there are many su
 MANY_SAME = 0.3  # share of the points; among evenly drawn ones it is a hundredth
 ROW_PARTS = 2.0  # cells a row's distance to the next
 OPEN = "its points enclose nothing: taken for an open sheet, whose other side is made up"
+UNSURE = 1e-3  # confidence of a point at least
 FURTHEST = 4.0  # standard deviations of the noise that a point is moved
 
 
@@ -60,8 +61,9 @@ def prepare_cloud(
         cloud: points, with or without normals.
         normals: whether normals are needed; a cloud without any then gets estimated, outward ones.
         keep_outliers: leave strays in.
-        denoise: move noisy points onto the surface they tell (:func:`~sdf_tools.cloud.projection.project`) and take
-            its normals. Clean clouds, noise below a twentieth of the spacing, stay as they are.
+        denoise: move noisy points onto the surface they tell (:func:`~sdf_tools.cloud.projection.project`), take its
+            normals, and weigh each point by the inverse variance that remains (``confidence``). Clean clouds, noise
+            below a twentieth of the spacing, stay as they are.
         max_points: larger clouds are thinned to this many, evenly (:func:`~sdf_tools.cloud.thinning.thin`).
         orientation: ``trust`` takes given normals as they are.
 
@@ -102,16 +104,16 @@ def prepare_cloud(
             cloud = thinned
             quality = estimate_noise(cloud)
     if normals and cloud.normals is not None:
-        cloud, notes = mend_normals(cloud, orientation, quality.neighbours)
+        cloud, notes = mend_normals(cloud, orientation, int(quality.neighbours.median()))
         said += notes
-    noisy = denoise and quality.noise > 0
+    noisy = denoise and bool((quality.noises > 0).any())
     if noisy:
         said.append(str(quality))
     if noisy and (normals or cloud.normals is not None):
         cloud, opened = _clean(cloud, quality)
         said += [OPEN] if opened else []
     elif normals and cloud.normals is None:
-        k = max(12, min(quality.neighbours, 40)) if cloud.scan_ids is None else 40
+        k = max(12, min(int(quality.neighbours.median()), 40)) if cloud.scan_ids is None else 40
         estimated, _ = estimate_normals(cloud.points, k)
         turned, opened = _turned(cloud.points, estimated)
         said += [OPEN] if opened else []
@@ -154,17 +156,24 @@ def _turned(
     return orient_normals(points, normals, "mst"), True
 
 
+def _confidence(left: np.ndarray, spacing: float) -> Float[Tensor, " N"]:
+    """(N,) inverse variances of points that keep ``left`` (N,) of their noise; the clearest tenth has 1."""
+    left = np.maximum(left, LEAST * spacing)
+    return torch.from_numpy(np.clip((np.quantile(left, 0.1) / left) ** 2, UNSURE, 1))
+
+
 def _clean(cloud: PointCloud, quality: CloudQuality) -> tuple[PointCloud, bool]:
     """Points and normals projected twice; sides are found between, or taken from the given normals.
 
-    Also whether the points are an open sheet.
+    Points at places without noise stay. Also whether the points are an open sheet.
     """
     points = np.ascontiguousarray(cloud.points.double().numpy())
     opened = False
     given = None if cloud.normals is None else np.ascontiguousarray(cloud.normals.double().numpy())
-    estimated, _ = estimate_normals(cloud.points.double(), max(16, quality.neighbours))
+    noises, neighbours = quality.noises.double().numpy(), quality.neighbours.numpy()
+    estimated, _ = estimate_normals(cloud.points.double(), quality.neighbours.clamp_min(16))
     rough = np.ascontiguousarray(estimated.numpy())
-    moved, turned, _ = project(points, rough, quality.noise, quality.neighbours, most=100)
+    moved, turned, _ = project(points, rough, noises, neighbours, most=100)
     if given is None:
         # Anchors closer together than the noise would tell no more.
         anchors = int(np.clip(len(points) / max(1.0, quality.noise_in_spacings) ** 2, FEWEST_ANCHORS, ANCHORS))
@@ -173,12 +182,16 @@ def _clean(cloud: PointCloud, quality: CloudQuality) -> tuple[PointCloud, bool]:
     else:
         sided = np.where((turned * given).sum(1, keepdims=True) < 0, -turned, turned)
     sided = np.ascontiguousarray(sided)
-    moved, turned, _ = project(points, sided, quality.noise, quality.neighbours, starts=moved, oriented=True)
+    moved, turned, left = project(points, sided, noises, neighbours, starts=moved, oriented=True)
+    moved = np.where(noises[:, None] > 0, moved, points)
     cleaned = replace(
-        cloud, points=torch.from_numpy(moved).to(cloud.points), normals=torch.from_numpy(turned).to(cloud.points)
+        cloud,
+        points=torch.from_numpy(moved).to(cloud.points),
+        normals=torch.from_numpy(turned).to(cloud.points),
+        confidence=_confidence(left, quality.spacing).to(cloud.points),
     )
     # At rims and across thin sheets a quadric may lead nowhere; such points would become crumbs.
-    lost = (np.linalg.norm(moved - points, axis=1) > FURTHEST * quality.noise) | ((turned * sided).sum(1) < 0.5)
+    lost = (np.linalg.norm(moved - points, axis=1) > FURTHEST * noises) | ((turned * sided).sum(1) < 0.5)
     if lost.mean() < 0.1:
         cleaned = select_points(cleaned, torch.from_numpy(~lost))
     return drop_outliers(cleaned)[0], opened

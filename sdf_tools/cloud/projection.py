@@ -22,8 +22,8 @@ BLOCK = 1 << 15
 def project(
     points: np.ndarray,
     normals: np.ndarray,
-    noise: float,
-    neighbours: int,
+    noise: float | np.ndarray,
+    neighbours: int | np.ndarray,
     *,
     starts: np.ndarray | None = None,
     oriented: bool = False,
@@ -39,8 +39,8 @@ def project(
     Args:
         points: (N, 3) the noisy points.
         normals: (N, 3) unit normals of any side, or outward ones with ``oriented``.
-        noise: standard deviation of the points along their normals.
-        neighbours: how many nearest points the smallest fit has, at least 16.
+        noise: standard deviation of the points along their normals; one number, or (N,) one for each point.
+        neighbours: how many nearest points the smallest fit has, at least 16; one number or (N,).
         starts: (N, 3) where the points are by now, from an earlier pass; the points themselves if left out.
         oriented: leave out points whose normals face away, as across a thin sheet.
         most: neighbours of the widest fit, unless twice ``neighbours`` are more.
@@ -51,13 +51,16 @@ def project(
     kernels = _kernels()
     starts = points if starts is None else starts
     search = nearest_neighbours(points)
-    most = min(max(most, 2 * neighbours), 300, len(points))
-    least = min(max(16, neighbours), most)
+    most = min(max(most, 2 * int(np.max(neighbours))), 300, len(points))
+    first = np.clip(neighbours, 16, most)  # of each point
+    least = int(first.min())
     scales = np.unique(np.minimum(np.geomspace(least, most, max(2, round(np.log(most / least) / 0.34) + 1)), most))
     scales = scales.astype(np.int64)
     some = np.sort(morton_order(starts)[::EVERY])
+    noise = np.broadcast_to(np.maximum(noise, 1e-300), len(points))
+    begin = np.searchsorted(scales, np.broadcast_to(first, len(points))[some])
     probes, facing = np.ascontiguousarray(starts[some]), np.ascontiguousarray(normals[some])
-    scatter = np.full(len(some), max(noise, 1e-300))
+    scatter = np.ascontiguousarray(noise[some])
     width = np.empty(len(some))
     for start in range(0, len(some), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -66,7 +69,7 @@ def project(
         def choose(part: slice, rows: slice = rows, distance: np.ndarray = distance, index: np.ndarray = index) -> None:
             kernels.choose_widths(
                 points, normals, probes[rows][part], facing[rows][part], index[part], distance[part], scales,
-                scatter[rows][part], GAMMA, oriented, width[rows][part],
+                begin[rows][part], scatter[rows][part], GAMMA, oriented, width[rows][part],
             )  # fmt: skip
 
         in_threads(choose, len(index))

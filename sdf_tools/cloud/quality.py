@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from sdf_tools.cloud.orientation import even_subset
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.geometry import PointCloud
 from sdf_tools.spatial.neighbours import nearest_neighbours
@@ -36,6 +37,13 @@ SEEN = np.array(
 )
 GROWTH = 1.1  # of the variance that grows from one size to the next: of bends it about doubles, of noise it stays
 LEAST = 0.05  # spacings: less is not told from the bends of a clean surface
+LOCAL_SAMPLES = 2000
+REGIONS, REGION = 64, 60  # places whose own noise is estimated, from so many of the samples around each
+SMOOTHED = 10  # places whose means are compared: differences by chance are not shared with neighbours
+UNEQUAL = 2.5  # 90 % over 10 % quantile of the noise of places: one half of the points four times as noisy shows 2
+MATTERS = 0.2  # spacings: where there is less noise nearly everywhere its differences do not matter
+SHOWS = 1.5 * LEAST  # spacings: places with less are taken for clean, points' own spacings being uncertain
+NEAREST_REGIONS = 4
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,13 @@ class CloudQuality:
     """Noise and density of a point cloud, in its own units; ``str`` says them in one line.
 
     Attributes:
-        noise: standard deviation of the points from their surface, along its normal. 0 where it is below a
-            twentieth of the spacing.
+        noise: standard deviation of the points from their surface, along its normal; the typical point's, where it
+            differs from place to place. 0 where it is below a twentieth of the spacing.
         spacing: square root of the area that the typical point stands for.
         spacings: (N,) the same at each point.
         size: diagonal of the bounding box.
-        neighbours: how many nearest points it takes to see the surface through the noise.
+        noises: (N,) the same at each point: all equal unless it clearly differs from place to place.
+        neighbours: (N,) how many nearest points it takes to see the surface through the noise.
         rows: distance between the rows of a scanner, where points lie so much denser along than across them that most
             of the nearest are on one row; else 0.
     """
@@ -57,7 +66,8 @@ class CloudQuality:
     spacing: float
     spacings: Float[Tensor, " N"]
     size: float
-    neighbours: int
+    noises: Float[Tensor, " N"]
+    neighbours: Int[Tensor, " N"]
     rows: float = 0.0
 
     @property
@@ -70,10 +80,18 @@ class CloudQuality:
         """Noise over spacing."""
         return self.noise / self.spacing if self.spacing > 0 else 0.0
 
+    @property
+    def varies(self) -> bool:
+        """Whether the noise differs from place to place."""
+        return bool((self.noises != self.noises[0]).any())
+
     def __str__(self) -> str:
         apart = f"points {self.spacing / max(self.size, 1e-300):.2g} of the size apart"
-        if self.noise == 0:
+        if not bool((self.noises > 0).any()):
             return f"no noise to speak of, {apart}"
+        if self.varies:
+            low, high = 100 * np.quantile(self.noises.numpy(), (0.1, 0.9)) / self.size
+            return f"noise from about {low:.2g} to {high:.2g} % of the size, by place, {apart}"
         return f"noise about {100 * self.noise_share:.2g} % of the size, {self.noise_in_spacings:.2g} spacings, {apart}"
 
 
@@ -83,54 +101,116 @@ def estimate_noise(cloud: PointCloud, seed: int = 0) -> CloudQuality:
     Quadrics are fitted to growing neighbourhoods of 1,000 points. The noise is a low quantile of their residuals, so
     that edges do not count, at the first size whose radius is 3.6 times what it finds: smaller balls cut the noise
     off, larger ones take the surface's bends for noise. What still grows from there to the next size is bends and is
-    taken off. Within 20 % for Gaussian noise of 0.1 to 1 % of the diagonal on samples of 30,000 points. Stray points
-    should be gone (:func:`~sdf_tools.cloud.outliers.drop_outliers`), though some do no harm.
+    taken off. Within 20 % for Gaussian noise of 0.1 to 1 % of the diagonal on samples of 30,000 points. The same is
+    done at 64 places of the surface, and where they differ by more than bends make them, each point has the noise of
+    its place. Stray points should be gone (:func:`~sdf_tools.cloud.outliers.drop_outliers`), though some do no harm.
 
     Raises:
         ShapeError: fewer than 4 points.
     """
-    try:
-        from scipy.stats import chi2
-    except ImportError:
-        raise MissingLibraryError("Noise needs scipy, which is not installed: pip install scipy") from None
     points = np.ascontiguousarray(cloud.points.detach().cpu().double().numpy())
     if len(points) < 4:
         raise ShapeError(f"A cloud of {len(points)} points has no noise to estimate; at least 4 points are needed.")
     low, extent = points.min(0), np.ptp(points, axis=0)
     size = float(np.linalg.norm(extent))
     points = (points - low) / max(size, 1e-300)
-    search = nearest_neighbours(points)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(points))[:SAMPLES])
-    scales = [k for k in SCALES if k <= len(points)]
-    noise, spacing, rows, enough = 0.0, 0.0, 0.0, False
-    neighbours = min(len(points), SCALES[0])
-    for k in scales:
-        distance, index = search(points[chosen], k)
-        reach = distance[:, -1]
-        usual = reach <= 3 * np.median(reach)  # strays among the chosen
-        residual, radii, thin = _residuals(points, index[usual])
-        # Points along a line (a scanner's row) fit anything.
-        if (~thin).mean() < 0.5 and k < scales[-1]:
-            rows = float(np.median(radii))
-            continue
-        residual, radius = residual[~thin] if not thin.all() else residual, float(np.median(radii))
-        dof = max(k - 6, 1)
-        found = float(np.quantile(residual, QUANTILE) / np.sqrt(chi2.ppf(QUANTILE, dof) / dof))
-        ratio = radius / found if found > 0 else np.inf
-        share, wider = (float(np.interp(ratio, SEEN[:, 0], SEEN[:, column])) for column in (1, 2))
-        if enough:
-            noise = np.sqrt(max(0.0, noise**2 - GROWTH * max(0.0, (found / share) ** 2 - noise**2)))
-            break
-        noise, spacing, neighbours = found / share, float(np.sqrt(np.pi / k) * radius) / wider, k
-        enough = radius >= REACH * found
-        if enough and noise < LEAST * spacing:
-            break
-    noise = 0.0 if noise < LEAST * spacing else noise
-    spacings = point_spacings(points, min(neighbours, 32))
-    spacings *= spacing / max(float(np.median(spacings)), 1e-300) if spacing > 0 else 1.0
+    chosen = np.random.default_rng(seed).permutation(len(points))[:LOCAL_SAMPLES]
+    table = _ScaleTable(points, chosen)
+    whole = table.look(np.arange(min(SAMPLES, len(chosen))))
+    spacings = point_spacings(points, min(whole.neighbours, 32))
+    spacings *= whole.spacing / max(float(np.median(spacings)), 1e-300) if whole.spacing > 0 else 1.0
+    noises, neighbours = np.full(len(points), whole.noise), np.full(len(points), whole.neighbours)
+    noise = whole.noise
+    if whole.rows == 0 and len(chosen) >= 10 * REGION:
+        by_place = _by_place(table, points)
+        if by_place is not None:
+            noises, neighbours = by_place
+            noises[noises < SHOWS * spacings] = 0.0
+            noise = float(np.median(noises))
     return CloudQuality(
-        noise * size, spacing * size, torch.from_numpy(spacings * size).to(cloud.points), size, neighbours, rows * size
+        noise * size,
+        whole.spacing * size,
+        torch.from_numpy(spacings * size).to(cloud.points),
+        size,
+        torch.from_numpy(noises * size).to(cloud.points),
+        torch.from_numpy(neighbours),
+        whole.rows * size,
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a set of samples tells, in units of the size."""
+
+    noise: float
+    spacing: float
+    neighbours: int
+    rows: float
+
+
+class _ScaleTable:
+    """Residuals, radii and shapes of the samples' neighbourhoods, size by size as they are asked for."""
+
+    def __init__(self, points: np.ndarray, chosen: np.ndarray) -> None:
+        self.points, self.samples = points, points[chosen]
+        self.scales = [k for k in SCALES if k <= len(points)]
+        self._search = nearest_neighbours(points)
+        self._columns: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def _column(self, scale: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        while len(self._columns) <= scale:
+            distance, index = self._search(self.samples, self.scales[len(self._columns)])
+            self._columns.append((*_residuals(self.points, index), distance[:, -1]))
+        return self._columns[scale]
+
+    def look(self, samples: np.ndarray) -> _Found:
+        """Noise, spacing, and how many neighbours show them, of the ``samples`` (indices of rows)."""
+        try:
+            from scipy.stats import chi2
+        except ImportError:
+            raise MissingLibraryError("Noise needs scipy, which is not installed: pip install scipy") from None
+        noise, spacing, rows, enough = 0.0, 0.0, 0.0, False
+        neighbours = min(len(self.points), SCALES[0])
+        for scale, k in enumerate(self.scales):
+            residual, radii, thin, reach = (values[samples] for values in self._column(scale))
+            usual = reach <= 3 * np.median(reach)  # strays among the chosen
+            residual, radii, thin = residual[usual], radii[usual], thin[usual]
+            # Points along a line (a scanner's row) fit anything.
+            if (~thin).mean() < 0.5 and k < self.scales[-1]:
+                rows = float(np.median(radii))
+                continue
+            residual, radius = residual[~thin] if not thin.all() else residual, float(np.median(radii))
+            dof = max(k - 6, 1)
+            found = float(np.quantile(residual, QUANTILE) / np.sqrt(chi2.ppf(QUANTILE, dof) / dof))
+            ratio = radius / found if found > 0 else np.inf
+            share, wider = (float(np.interp(ratio, SEEN[:, 0], SEEN[:, column])) for column in (1, 2))
+            if enough:
+                noise = np.sqrt(max(0.0, noise**2 - GROWTH * max(0.0, (found / share) ** 2 - noise**2)))
+                break
+            noise, spacing, neighbours = found / share, float(np.sqrt(np.pi / k) * radius) / wider, k
+            enough = radius >= REACH * found
+            if enough and noise < LEAST * spacing:
+                break
+        return _Found(0.0 if noise < LEAST * spacing else float(noise), spacing, neighbours, rows)
+
+
+def _by_place(table: _ScaleTable, points: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """(N,) noise and neighbours of each point's place; None where places do not differ by more than bends do."""
+    centers = np.ascontiguousarray(table.samples[even_subset(table.samples, REGIONS)])
+    around = nearest_neighbours(table.samples)(centers, REGION)[1]
+    found = [table.look(samples) for samples in around]
+    spacing = np.array([place.spacing for place in found])
+    floor = LEAST * float(np.median(spacing))
+    noise = np.log([max(place.noise, floor, 1e-12) for place in found])
+    search = nearest_neighbours(centers)
+    low, high = np.quantile(noise[search(centers, SMOOTHED)[1]].mean(1), (0.1, 0.9))
+    if high - low < np.log(UNEQUAL) or (np.exp(noise) < MATTERS * spacing).mean() > 0.9:
+        return None
+    distance, index = search(points, NEAREST_REGIONS)
+    weight = 1 / np.maximum(distance, 1e-9) ** 2
+    weight /= weight.sum(1, keepdims=True)
+    counts = np.array([place.neighbours for place in found])
+    return np.exp((weight * noise[index]).sum(1)), np.median(counts[index[:, :3]], axis=1).astype(np.int64)
 
 
 def _residuals(points: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

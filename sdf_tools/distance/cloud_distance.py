@@ -18,6 +18,7 @@ WIDTH = 0.85  # of the Gaussian weights, spacings
 NEAR, FAR = 2.0, 4.0  # spacings from the cloud between which the local surface gives way to the distance to its foot
 OPPOSED = 0.5  # of those where the winding number says the other side
 DOUBT, SURE = 0.1, 0.3  # how far from one half it says so
+LEAST_TRUST, MOST_UNEVEN = 0.05, 50.0  # of the points' weights: all surface is seen, and no lone point takes it all
 SCATTER = 0.1  # spacings: what bends and edges of clean clouds reach
 
 
@@ -38,7 +39,9 @@ class CloudDistance:
 
     Attributes:
         trust: (N,) in (0, 1], how far each point agrees with the surface of its neighbours: 1 within what is usual
-            around it, falling with the square of the disagreement. Weighs the distances; 1 for ``knn_mean``.
+            around it, falling with the square of the disagreement, times the cloud's ``confidence``. Weighs the
+            distances; 1 for ``knn_mean``.
+        weights: (N,) trust times the area that each point stands for, in units of the typical one; 1 for ``knn_mean``.
 
     Raises:
         ShapeError: no normals, and not ``unsigned``.
@@ -64,7 +67,7 @@ class CloudDistance:
         self._search = nearest_neighbours(self.points)
         self._k = min(NEAREST, len(self.points))
         self._tree: WindingTree | None = None
-        self.trust = np.ones(len(self.points))
+        self.trust = self.weights = np.ones(len(self.points))
         if method == "imls":
             distance, index = self._search(self.points, self._k)
             # Half the distance to the 7th neighbour is about one spacing on a surface.
@@ -72,6 +75,10 @@ class CloudDistance:
             # Areas of the discs that the points stand for.
             self._area = np.pi * np.maximum(distance[:, -1], 1e-9) ** 2 / self._k
             self._weigh(distance, index)
+            if cloud.confidence is not None:
+                self.trust = self.trust * cloud.confidence.double().numpy()
+            area = np.clip(self._area / np.median(self._area), 1 / MOST_UNEVEN, MOST_UNEVEN)
+            self.weights = np.maximum(self.trust, LEAST_TRUST) * area
 
     def _weigh(self, distance: np.ndarray, index: np.ndarray) -> None:
         """Find how far points agree with their neighbours; trust them accordingly, and widen the mean where few do."""

@@ -133,6 +133,13 @@ class SignedDistance:
         found = _in_chunks(self._solver.trust_at, self._inward(points))
         return torch.from_numpy(found).reshape(points.shape[:-1]).to(points)
 
+    def point_weights(self) -> Float[np.ndarray, " N"] | None:
+        """(N,) how much surface each point of a cloud stands for, times the trust in it; None for meshes.
+
+        To draw points by, or to weigh a loss at them: its expectation is an integral over the surface then.
+        """
+        return None if isinstance(self._solver, MeshDistance) else self._solver.weights
+
     def _inward(self, points: Tensor) -> np.ndarray:
         if points.shape[-1] != 3:
             raise ValueError(f"points must have 3 coordinates in their last dimension, not {points.shape[-1]}.")

@@ -112,3 +112,15 @@ def test_a_renewed_pool_deals_every_point_once() -> None:
     assert torch.equal(again.batch(250, 9).points, batches[9].points)  # a step alone decides, also after a restart
     assert torch.equal(again.batch(250, 2).points, batches[2].points)
     assert PoolConfig().dealer(pool, small_box()) is pool
+
+
+def test_a_clouds_samples_cover_its_surface_evenly_and_doubtful_points_less() -> None:
+    dense, sparse = cloud(8000), cloud(1000)
+    points = torch.cat([dense.points[dense.points[:, 2] > 0], sparse.points[sparse.points[:, 2] < 0]])
+    uneven = PointCloud(0.45 * points, torch.nn.functional.normalize(points, dim=1))
+    fine = build_sdf_pool(uneven, 40_000, uniform_share=0.0).points[:20_000]
+    share = float((fine[:, 2] > 0).double().mean())
+    assert share == pytest.approx(0.5, abs=0.05)  # of the points it is eight ninths
+    doubted = replace(uneven, confidence=torch.where(points[:, 0] > 0, 1.0, 0.25).double())
+    fine = build_sdf_pool(doubted, 40_000, uniform_share=0.0).points[:20_000]
+    assert float((fine[:, 0] > 0).double().mean()) == pytest.approx(0.8, abs=0.03)

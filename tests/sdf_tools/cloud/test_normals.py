@@ -50,6 +50,17 @@ def test_planes_are_those_of_the_neighbours_covariance() -> None:
     assert torch.allclose(reliability, 1 - variance[:, 0] / variance[:, 1], atol=1e-12)
 
 
+def test_each_point_may_have_its_own_number_of_neighbours() -> None:
+    points = torch.randn(500, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counts = torch.tensor([8, 20, 8, 40, 9]).repeat(100)
+    normals, reliability = estimate_normals(points, counts)
+    for count in (8, 9, 20, 40):
+        same, rows = estimate_normals(points, count), counts == count
+        assert torch.equal(normals[rows], same[0][rows]) and torch.equal(reliability[rows], same[1][rows])
+    with pytest.raises(ValueError, match="at least 4, not 3"):
+        estimate_normals(points, torch.full((500,), 3))
+
+
 @pytest.mark.parametrize("method", ["winding", "mst"])
 def test_sphere_is_oriented_outward(method: str) -> None:
     points = sample_surface(sphere(subdivisions=3), 1500).points + 100

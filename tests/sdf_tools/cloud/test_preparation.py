@@ -62,6 +62,20 @@ def test_edges_of_a_box_survive_a_little_noise() -> None:
     assert away(cleaned).quantile(0.99) <= away(raw).quantile(0.99)
 
 
+def test_noise_from_one_pole_to_the_other_goes_and_the_clear_pole_counts_more() -> None:
+    points = samples(count=20_000)
+    raw = points + noise(20_000, 0.04) * (points[:, 2:] + 1.05) / 2
+    prepared = prepare_cloud(PointCloud(raw))
+    assert any(sentence.startswith("noise from about") for sentence in prepared.said)
+    cleaned, confidence = prepared.cloud.points, prepared.cloud.confidence
+    assert confidence is not None and confidence.min() > 0 and confidence.max() == 1
+    for side in (1, -1):
+        cap = side * cleaned[:, 2] > 0.5
+        before = (raw[side * points[:, 2] > 0.5].norm(dim=1) - 1).abs().mean()
+        assert (cleaned[cap].norm(dim=1) - 1).abs().mean() < 0.5 * before
+    assert confidence[cleaned[:, 2] < -0.5].mean() > 2 * confidence[cleaned[:, 2] > 0.5].mean()
+
+
 def test_clean_clouds_and_their_normals_stay_as_they_are() -> None:
     points = samples()
     given = PointCloud(points, torch.nn.functional.normalize(points, dim=1))

@@ -64,3 +64,16 @@ def test_projection_takes_most_of_the_noise_off() -> None:
     assert off(moved).std() < 0.4 * off(points).std()
     assert np.median((turned * normals).sum(1)) > 0.99
     assert 0 < np.median(left) < 0.006
+
+
+def test_noise_and_neighbours_may_be_each_points_own() -> None:
+    points, normals = _bumps()
+    same = project(points, normals, 0.01, 16)
+    each = project(points, normals, np.full(len(points), 0.01), np.full(len(points), 16))
+    for one, other in zip(same, each, strict=True):
+        np.testing.assert_array_equal(one, other)
+    noise, neighbours = np.where(points[:, 0] > 0, 0.01, 1e-4), np.where(points[:, 0] > 0, 30, 16)
+    moved, _, left = project(points, normals, noise, neighbours)
+    step = np.linalg.norm(moved - points, axis=1)
+    assert left[points[:, 0] > 0.3].mean() < left[points[:, 0] < -0.3].mean()  # wider fits leave less
+    assert step[points[:, 0] > 0.3].mean() > step[points[:, 0] < -0.3].mean()

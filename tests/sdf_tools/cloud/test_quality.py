@@ -80,3 +80,27 @@ def relief(count: int, noise: float) -> PointCloud:
 def test_relief_that_few_points_show_is_not_taken_for_noise() -> None:
     assert estimate_noise(relief(4000, 0.0)).noise == 0
     assert estimate_noise(relief(4000, 0.01)).noise == pytest.approx(0.01, rel=0.3)
+
+
+def test_noise_that_differs_from_place_to_place_is_found_by_place() -> None:
+    mesh = sphere(subdivisions=4)
+    cloud = noisy(mesh, 20_000, 0.0)
+    share = 0.001 + 0.009 * (cloud.points[:, 2] + 1) / 2  # of the size, from one pole to the other
+    diagonal = 2 * 3**0.5
+    shift = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = estimate_noise(PointCloud(cloud.points + shift * share[:, None] * diagonal))
+    assert found.varies and str(found).startswith("noise from about 0.")
+    ratio = found.noises / (share * diagonal)
+    assert ratio.quantile(0.1) > 0.7 and ratio.quantile(0.9) < 1.4
+    upper, lower = cloud.points[:, 2] > 0.7, cloud.points[:, 2] < -0.7
+    assert found.neighbours[upper].double().mean() > 3 * found.neighbours[lower].double().mean()
+    even = estimate_noise(noisy(mesh, 20_000, 0.005))
+    assert not even.varies and float(even.noises[0]) == even.noise and (even.neighbours == even.neighbours[0]).all()
+
+
+def test_noise_of_one_half_of_a_clean_ball_is_seen_though_the_cloud_as_a_whole_has_none() -> None:
+    points = noisy(sphere(subdivisions=4), 20_000, 0.0).points
+    shift = 0.02 * torch.randn(20_000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = estimate_noise(PointCloud(torch.where(points[:, 2:] > 0.3, points + shift, points)))
+    assert (found.noises[points[:, 2] < -0.2] == 0).double().mean() > 0.95
+    assert found.noises[points[:, 2] > 0.7].median() == pytest.approx(0.02, rel=0.25)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,38 @@ def test_points_that_disagree_with_their_neighbours_count_less() -> None:
     assert distance(good.points[moved]).abs().mean() < 0.015
     mesh = SignedDistance(sphere())
     assert torch.equal(mesh.trust(points), torch.ones(4000, dtype=torch.float64))
+
+
+def test_points_weigh_by_the_area_they_stand_for_and_by_confidence() -> None:
+    dense, sparse = cloud(8000), cloud(1000)
+    keep = dense.points[:, 2] > 0
+    points = torch.cat([dense.points[keep], sparse.points[sparse.points[:, 2] < 0]])
+    uneven = PointCloud(points, torch.nn.functional.normalize(points, dim=1))
+    weights = SignedDistance(uneven).point_weights()
+    assert weights is not None
+    upper = (points[:, 2] > 0.1).numpy()
+    lower = (points[:, 2] < -0.1).numpy()
+    assert weights[upper].sum() == pytest.approx(weights[lower].sum(), rel=0.15)
+    doubted = replace(uneven, confidence=torch.where(points[:, 0] > 0, 1.0, 0.25).double())
+    halved = SignedDistance(doubted).point_weights()
+    assert halved is not None
+    left, right = (points[:, 0] < -0.1).numpy(), (points[:, 0] > 0.1).numpy()
+    np.testing.assert_allclose(halved[right], weights[right])
+    np.testing.assert_allclose(halved[left], 0.25 * weights[left])
+    assert SignedDistance(sphere()).point_weights() is None
+    plain = SignedDistance(uneven, method="knn_mean").point_weights()
+    assert plain is not None and (plain == 1).all()
+
+
+def test_confident_points_decide_where_others_contradict_them() -> None:
+    good = cloud(3000)
+    assert good.normals is not None
+    doubtful = PointCloud(1.02 * good.points, good.normals)  # a second layer
+    both = PointCloud(torch.cat([good.points, doubtful.points]), torch.cat([good.normals, good.normals]))
+    sure = torch.cat([torch.ones(3000), torch.full((3000,), 0.01)]).double()
+    probes = cloud(500).points
+    plain, weighed = SignedDistance(both)(probes), SignedDistance(replace(both, confidence=sure))(probes)
+    assert weighed.abs().mean() < 0.3 * plain.abs().mean()
 
 
 def test_a_scattered_cloud_with_normals_is_averaged_over_more_points() -> None:
