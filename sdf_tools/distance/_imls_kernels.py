@@ -13,14 +13,11 @@ import numpy as np
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def imls(points, distance, index, cloud, normals, trust, width, unsigned, height, normal):
-    """Fill ``height`` (M,) and ``normal`` (M, 3): see ``CloudDistance.local_plainly``, which defines them.
-
-    ``distance`` and ``index`` (M, k) are those of each point's nearest, nearest first; ``width`` (N,) of the cloud.
-    """
+    """Fill ``height`` (M,) and ``normal`` (M, 3): see ``cloud_distance.spheres_plainly``, which defines them."""
     k = index.shape[1]
     for row in range(len(points)):
         first = index[row, 0]
-        narrow = 1.0 / (width[first] * width[first])
+        narrow = 1.0 / (width[row] * width[row])
         nearest = distance[row, 0] * distance[row, 0]
         total, squares, along = 0.0, 0.0, 0.0
         px, py, pz, nx, ny, nz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0

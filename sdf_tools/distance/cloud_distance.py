@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from sdf_tools.cloud.orientation import even_subset
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import PointCloud
 from sdf_tools.spatial.closest_triangles import SurfacePoints
@@ -12,6 +15,8 @@ from sdf_tools.spatial.winding_tree import WindingTree
 from sdf_tools.threads import in_threads
 from sdf_tools.vectors import unit_vectors
 
+Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+
 METHODS = ("imls", "knn_mean")
 NEAREST, MOST = 8, 32  # neighbours of a clean and of a scattered cloud
 WIDTH = 0.85  # of the Gaussian weights, spacings
@@ -19,6 +24,9 @@ NEAR, FAR = 2.0, 4.0  # spacings from the cloud between which the local surface 
 OPPOSED = 0.5  # of those where the winding number says the other side
 DOUBT, SURE = 0.1, 0.3  # how far from one half it says so
 LEAST_TRUST, MOST_UNEVEN = 0.05, 50.0  # of the points' weights: all surface is seen, and no lone point takes it all
+OPEN = 0.3  # holes are where the winding number is that close to one half away from the points
+ENCLOSED = 0.7  # winding number just behind the surface: one of closed ones, one half of a sheet
+FRAME, AROUND = 4000, 32  # points, evenly spread, of which so many around a hole say how it goes on
 SCATTER = 0.1  # spacings: what bends and edges of clean clouds reach
 
 
@@ -34,7 +42,8 @@ class CloudDistance:
             Gross 2007): 8 points, or up to 32 where neighbours disagree about the height of the surface by more than a
             tenth of the spacing. Points count by how far they agree with theirs (``trust``). Beyond a few point
             spacings, earlier where the winding number of the points (Barill et al. 2018) says the other side, it is
-            the distance to the foot point on that surface below the nearest point, with the winding number's side.
+            the distance to the foot point on that surface below the nearest point, with the winding number's side;
+            in holes, where that is near one half, to a sphere fitted to the points around.
         unsigned: no sign, so the sides of the normals do not matter, and a cloud without any gets estimated ones.
 
     Attributes:
@@ -67,6 +76,7 @@ class CloudDistance:
         self._search = nearest_neighbours(self.points)
         self._k = min(NEAREST, len(self.points))
         self._tree: WindingTree | None = None
+        self._frame: tuple[np.ndarray, np.ndarray, Search, bool] | None = None
         self.trust = self.weights = np.ones(len(self.points))
         if method == "imls":
             distance, index = self._search(self.points, self._k)
@@ -99,7 +109,7 @@ class CloudDistance:
         distance, index = self._search(points, min(k, len(self.points)))
         nearest = index[:, 0]
         if self.method == "knn_mean":
-            normal = self._sided(index).mean(1)
+            normal = _sided(self.normals, index, self.unsigned).mean(1)
             signed = np.einsum("ij,ij->i", points - self.points[nearest], normal)
             return SurfacePoints(
                 self.points[nearest], unit_vectors(normal), np.abs(signed) if self.unsigned else signed, nearest
@@ -121,6 +131,8 @@ class CloudDistance:
             away = np.linalg.norm(points[far] - foot, axis=1)
             inside = signed[far] < 0 if self.unsigned else side[far] > 0
             away = np.where(inside, -away, away)
+            if not self.unsigned:
+                away = self._across_holes(points[far], distance[far, 0], side[far], away)
             signed[far] = share[far] * signed[far] + (1 - share[far]) * away
             closest[far] = foot
         return SurfacePoints(closest, normal, np.abs(signed) if self.unsigned else signed, nearest)
@@ -138,51 +150,9 @@ class CloudDistance:
         return self.trust[self._search(points, 1)[1][:, 0]]
 
     def _local(self, points: np.ndarray, distance: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """:meth:`local_plainly`, compiled."""
-        from sdf_tools.distance._imls_kernels import imls
-
-        height, normal, width = np.empty(len(points)), np.empty((len(points), 3)), WIDTH * self._spacing
-
-        def part(rows: slice) -> None:
-            imls(
-                points[rows], distance[rows], index[rows], self.points, self.normals, self.trust, width,
-                self.unsigned, height[rows], normal[rows],
-            )  # fmt: skip
-
-        in_threads(part, len(points))
-        return height, normal
-
-    def local_plainly(
-        self, points: np.ndarray, distance: np.ndarray, index: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Distance to the local sphere and its normal, in numpy: the definition of the compiled loop.
-
-        The sphere ``u(x) = c + g . x + b / 2 |x|^2`` is fitted to the (M, k) nearest points and their normals, in
-        closed form (Guennebaud, Germann and Gross, Eurographics 2008, eq. 5), around each of the (M, 3) points.
-        """
+        """Distance to the sphere of the nearest points, and its normal."""
         width = WIDTH * self._spacing[index[:, 0]]
-        excess = distance**2 - distance[:, :1] ** 2  # relative to the nearest, so that far weights do not vanish
-        weight = np.exp(-excess / (width[:, None] ** 2)) * self.trust[index]
-        weight /= weight.sum(1, keepdims=True)
-        normals, away = self._sided(index), self.points[index] - points[:, None]
-        middle, normal = np.einsum("nk,nkj->nj", weight, away), np.einsum("nk,nkj->nj", weight, normals)
-        squares = np.einsum("nk,nkj,nkj->n", weight, away, away)
-        spread = np.maximum(squares - np.einsum("nj,nj->n", middle, middle), 1e-8 * width**2)
-        along = np.einsum("nk,nkj,nkj->n", weight, away, normals) - np.einsum("nj,nj->n", middle, normal)
-        bend = along / spread
-        gradient = normal - bend[:, None] * middle
-        value = -np.einsum("nj,nj->n", gradient, middle) - bend / 2 * squares
-        # The gradient's length grows linearly along a radius: this is the distance to the sphere itself.
-        length = np.linalg.norm(gradient, axis=1)
-        surface = np.sqrt(np.maximum(length**2 - 2 * bend * value, 0))
-        return 2 * value / np.maximum(length + surface, 1e-300), unit_vectors(gradient)
-
-    def _sided(self, index: np.ndarray) -> np.ndarray:
-        """(N, k, 3) normals of the points ``index``; without a sign, on the side of the first one's."""
-        normals = self.normals[index]
-        if self.unsigned:
-            normals = normals * np.where(np.einsum("nkj,nj->nk", normals, normals[:, 0]) < 0, -1.0, 1.0)[..., None]
-        return normals
+        return spheres(points, distance, index, self.points, self.normals, self.trust, width, self.unsigned)
 
     def _foot(self, points: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The surface point below each far point, and its normal.
@@ -199,8 +169,117 @@ class CloudDistance:
         height, normal = self._local(start, *self._search(start, self._k))
         return start - height[:, None] * normal, normal
 
+    def _across_holes(self, points: np.ndarray, distance: np.ndarray, side: np.ndarray, away: np.ndarray) -> np.ndarray:
+        """The signed distances ``away`` of (M, 3) far points, in holes those to the spheres that span them.
+
+        One half of the winding number is a flat cap over a hole's rim, and the distance jumps there.
+        """
+        share = np.clip((OPEN - np.abs(side)) / (OPEN / 2), 0, 1)
+        hole = share > 0
+        if not hole.any():
+            return away
+        if self._frame is None:
+            self._frame = self._look_around()
+        rim, normals, search, closed = self._frame
+        if not closed:
+            return away
+        near, index = search(points[hole], min(AROUND, len(rim)))
+        width = np.maximum(near[:, 0], 1e-9)
+        sphere, _ = spheres(points[hole], near, index, rim, normals, np.ones(len(rim)), width)
+        reach, result = distance[hole], away.copy()
+        result[hole] += share[hole] * (np.clip(sphere, -reach, reach) - away[hole])
+        return result
+
+    def _look_around(self) -> tuple[np.ndarray, np.ndarray, Search, bool]:
+        """Evenly spread points, their normals, a search over them, and whether they enclose a body: sheets do not."""
+        chosen = even_subset(self.points, FRAME)
+        rim = np.ascontiguousarray(self.points[chosen])
+        normals = np.ascontiguousarray(self.normals[chosen])
+        some = slice(None, None, max(1, len(rim) // 500))
+        behind = rim[some] - NEAR * self._spacing[chosen][some, None] * normals[some]
+        closed = float(np.median(self._winding(behind))) > ENCLOSED
+        return rim, normals, nearest_neighbours(rim), closed
+
     def _winding(self, points: np.ndarray) -> np.ndarray:
         # Our own tree is built once; libigl's would be at every call, which takes minutes for a large cloud.
         if self._tree is None:
             self._tree = WindingTree(self.points)
         return self._tree.winding(self.normals * self._area[:, None], 0.0, np.ascontiguousarray(points))
+
+
+def spheres(
+    points: np.ndarray,
+    distance: np.ndarray,
+    index: np.ndarray,
+    cloud: np.ndarray,
+    normals: np.ndarray,
+    trust: np.ndarray,
+    width: np.ndarray,
+    unsigned: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`spheres_plainly`, compiled."""
+    from sdf_tools.distance._imls_kernels import imls
+
+    height, normal = np.empty(len(points)), np.empty((len(points), 3))
+
+    def part(rows: slice) -> None:
+        imls(
+            points[rows], distance[rows], index[rows], cloud, normals, trust, width[rows], unsigned, height[rows],
+            normal[rows],
+        )  # fmt: skip
+
+    in_threads(part, len(points))
+    return height, normal
+
+
+def spheres_plainly(
+    points: np.ndarray,
+    distance: np.ndarray,
+    index: np.ndarray,
+    cloud: np.ndarray,
+    normals: np.ndarray,
+    trust: np.ndarray,
+    width: np.ndarray,
+    unsigned: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance to a sphere fitted around each point, and its normal, in numpy: the definition of the compiled loop.
+
+    The sphere ``u(x) = c + g . x + b / 2 |x|^2`` is fitted to the nearest points and their normals in closed form
+    (Guennebaud, Germann and Gross, Eurographics 2008, eq. 5).
+
+    Args:
+        points: (M, 3) where.
+        distance: (M, k) to the nearest points of the cloud, nearest first.
+        index: (M, k) which those are.
+        cloud: (N, 3).
+        normals: (N, 3).
+        trust: (N,) factor of each point's weight.
+        width: (M,) of the Gaussian weights.
+        unsigned: the normals' sides do not matter.
+
+    Returns:
+        (M,) distances, positive on the side of the normals, and (M, 3) unit normals.
+    """
+    excess = distance**2 - distance[:, :1] ** 2  # relative to the nearest, so that far weights do not vanish
+    weight = np.exp(-excess / (width[:, None] ** 2)) * trust[index]
+    weight /= weight.sum(1, keepdims=True)
+    sided, away = _sided(normals, index, unsigned), cloud[index] - points[:, None]
+    middle, normal = np.einsum("nk,nkj->nj", weight, away), np.einsum("nk,nkj->nj", weight, sided)
+    squares = np.einsum("nk,nkj,nkj->n", weight, away, away)
+    spread = np.maximum(squares - np.einsum("nj,nj->n", middle, middle), 1e-8 * width**2)
+    along = np.einsum("nk,nkj,nkj->n", weight, away, sided) - np.einsum("nj,nj->n", middle, normal)
+    bend = along / spread
+    gradient = normal - bend[:, None] * middle
+    value = -np.einsum("nj,nj->n", gradient, middle) - bend / 2 * squares
+    # The gradient's length grows linearly along a radius: this is the distance to the sphere itself.
+    length = np.linalg.norm(gradient, axis=1)
+    surface = np.sqrt(np.maximum(length**2 - 2 * bend * value, 0))
+    return 2 * value / np.maximum(length + surface, 1e-300), unit_vectors(gradient)
+
+
+def _sided(normals: np.ndarray, index: np.ndarray, unsigned: bool) -> np.ndarray:
+    """(M, k, 3) normals of the points ``index``; without a sign, on the side of the first one's."""
+    sided: np.ndarray = normals[index]
+    if unsigned:
+        sided = sided * np.where(np.einsum("nkj,nj->nk", sided, sided[:, 0]) < 0, -1.0, 1.0)[..., None]
+    return sided

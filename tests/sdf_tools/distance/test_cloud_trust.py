@@ -7,7 +7,7 @@ import pytest
 import torch
 from primitives import cloud, sphere
 
-from sdf_tools.distance.cloud_distance import CloudDistance
+from sdf_tools.distance.cloud_distance import WIDTH, CloudDistance, spheres_plainly
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import PointCloud
 from sdf_tools.spatial.neighbours import nearest_neighbours
@@ -86,7 +86,10 @@ def test_the_compiled_mean_is_the_plain_one(unsigned: bool) -> None:
     asked = np.random.default_rng(0).uniform(-0.5, 0.5, (5000, 3))
     near = nearest_neighbours(distance.points)(asked, 12)
     height, normal = distance._local(asked, *near)
-    plain_height, plain_normal = distance.local_plainly(asked, *near)
+    width = WIDTH * distance._spacing[near[1][:, 0]]
+    plain_height, plain_normal = spheres_plainly(
+        asked, *near, distance.points, distance.normals, distance.trust, width, unsigned
+    )
     np.testing.assert_allclose(height, plain_height, atol=1e-12)
     np.testing.assert_allclose(normal, plain_normal, atol=1e-12)
 
@@ -111,3 +114,16 @@ def test_hardly_any_surface_goes_on_beyond_thin_parts(half: tuple[float, ...], c
     asked = (torch.rand(40_000, 3, generator=generator).double() - 0.5) * torch.tensor([2.6, 1.0, 0.8]).double()
     outside = asked[(asked / axes).norm(dim=1) > 1.3]
     assert (distance(outside) < 0).double().mean() < most
+
+
+def test_a_hole_in_a_ball_is_spanned_by_a_sphere_and_not_by_a_flat_cap() -> None:
+    good = cloud(12_000)
+    assert good.normals is not None
+    kept = good.points[:, 2] < 0.9
+    pierced = SignedDistance(PointCloud(good.points[kept], good.normals[kept]))
+    up = torch.linspace(0.75, 1.15, 41).double()
+    found = pierced(torch.stack([torch.zeros(41), torch.zeros(41), up], 1).double())
+    # The cap is a tenth of the radius high; a flat one would end at 0.9.
+    crossing = up[int((found < 0).sum())]
+    assert 0.97 < crossing < 1.03
+    assert (found.diff() > 0).all() and found.diff().max() < 0.05  # to a flat one it jumped from -0.4 to 0.4
