@@ -21,6 +21,7 @@ from sdf_tools.topology import drop_unreferenced, face_components, face_cross
 
 SMALLEST_PIECE = 0.02  # of the largest piece's faces
 FEWEST, MOST = 64, 512
+FOLLOWED = 0.7  # cells that follow no more of the noise than is left after cleaning, standard deviations
 COARSE = 8  # cells; the points say where the surface is
 
 
@@ -76,7 +77,8 @@ def reconstruct(
     frame = normalize(prepared.cloud)
     if resolution is None:
         # Finer cells would follow what is left of the noise, where there is least of it.
-        cell = max(prepared.quality.spacing, float(np.quantile(prepared.quality.noises, 0.1))) * frame.scale
+        least = float(np.quantile(prepared.quality.noises, 0.1))
+        cell = max(prepared.quality.spacing, FOLLOWED * least) * frame.scale
         resolution = int(np.clip(round(1.1 / max(cell, 1e-9)), FEWEST, MOST))
     mesh = _imls(frame, resolution) if method == "imls" else _poisson(frame, resolution)
     if not all_pieces:

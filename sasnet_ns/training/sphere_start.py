@@ -20,6 +20,7 @@ def start_as_sphere(
     *,
     steps: int = 150,
     radius: float = 0.45,
+    bands: int | None = None,
 ) -> None:
     """Fit a field to ``|p| - radius`` in place, with half the recipe's learning rates, at points uniform in the box.
 
@@ -33,13 +34,14 @@ def start_as_sphere(
         seed: of the points.
         steps: optimisation steps.
         radius: of the sphere, box units; 0.45 just holds the shape's longest side.
+        bands: of a SASNet, the low group and only this many high bands learn it; None for all.
     """
     device = field.scale.device
     generator = torch.Generator(device).manual_seed(seed)
 
     def loss_at(step: int) -> Tensor:
         points = torch.rand(points_per_batch, 3, generator=generator, device=device) - 0.5
-        return (field(points) - points.norm(dim=-1) + radius).abs().mean()
+        return (field(points, bands) - points.norm(dim=-1) + radius).abs().mean()
 
     start = dataclasses.replace(
         recipe,

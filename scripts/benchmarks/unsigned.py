@@ -3,8 +3,10 @@
 All train the network and the start of ``configs/sdf_sign_agnostic.yaml`` (a SIREN at a low frequency, from a sphere)
 on the same prepared cloud; Adam and the schedule are the recipe's, over the time instead of steps. Those without a
 distance to compare with (StEik, Neural-Singular-Hessian, HotSpot) see points of the cloud and points of the box, with
-their papers' weights. Noisy clouds and the raw scans are cleaned or not, as named. ``--quick``: one cloud, 5 seconds.
-Which to run: ``SASNET_UNSIGNED``, comma-separated clouds and methods with a slash between.
+their papers' weights. SASNet's usual frequencies tear the sides apart; with a low range L and band limit B near the
+SIREN's, or opened band by band, it keeps them. Noisy clouds and the raw scans are cleaned or not, as named.
+``--quick``: one cloud, 5 seconds. Which to run: ``SASNET_UNSIGNED``, comma-separated clouds and methods with a slash
+between.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +27,7 @@ from benchmarks import cloud_cases
 from torch import Tensor
 
 from sasnet_ns.fitting.shape import PreparedFit, ShapeFit, first_field, prepare_fit
-from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.networks import SASNet, SignedDistanceField
 from sasnet_ns.training.config import load_config
 from sasnet_ns.training.recipe import build_optimizers, learning_rate_factor
 from sasnet_ns.training.sphere_start import start_as_sphere
@@ -39,6 +42,7 @@ SECONDS = 20
 RESOLUTION = 128
 ROOT = Path(__file__).resolve().parents[2]
 CLOUDS = ("bunny raw scans", "spot noise 0.5 %", "armadillo noise 0.25 %")
+OPENED = 0.6  # share of training after which all bands take part
 SURFACE, AROUND = 1500, 1000  # points of a step on the cloud, and in the box
 
 
@@ -52,6 +56,7 @@ class Step:
     share: float
     number: int
     generator: torch.Generator
+    bands: int | None = None  # of a SASNet; None for all
 
 
 def _distances(step: Step) -> Tensor:
@@ -59,7 +64,7 @@ def _distances(step: Step) -> Tensor:
     batch = step.prepared.pool.batch(step.config.points_per_batch, step.number)
     far = step.config.objective.far_weight_at(step.share)
     return losses.distance_weighted_loss(
-        step.field(batch.points).abs(), batch.sdf, near=step.config.objective.near, far_weight=far
+        step.field(batch.points, step.bands).abs(), batch.sdf, near=step.config.objective.near, far_weight=far
     )
 
 
@@ -78,8 +83,11 @@ def _beside(points: Tensor, step: Step) -> Tensor:
 
 
 def _pool_gradient(step: Step) -> Tensor:
-    batch = step.prepared.pool.batch(step.config.points_per_batch, step.number)
-    return step.field.value_and_gradient(batch.points[::3])[1]
+    points = step.prepared.pool.batch(step.config.points_per_batch, step.number).points[::3]
+    if step.bands is None:
+        return step.field.value_and_gradient(points)[1]
+    points = points.clone().requires_grad_()
+    return losses.gradient(step.field(points, step.bands), points)
 
 
 def sign_agnostic(step: Step) -> Tensor:
@@ -153,6 +161,11 @@ def singular_hessian(step: Step) -> Tensor:
 
 METHODS: dict[str, Callable[[Step], Tensor]] = {
     "SAL": sign_agnostic,
+    "SASNet of shapes": sign_agnostic,
+    "SASNet of shapes opened band by band": sign_agnostic,
+    "SASNet L=2 B=12": sign_agnostic,
+    "SASNet L=2 B=12 opened band by band": sign_agnostic,
+    "SASNet L=1 B=8 without hidden masks": sign_agnostic,
     "SAL + heat": sign_agnostic_heat,
     "SAL + StEik": sign_agnostic_steik,
     "SAL + singular Hessian": sign_agnostic_singular,
@@ -160,6 +173,15 @@ METHODS: dict[str, Callable[[Step], Tensor]] = {
     "StEik": steik,
     "Neural-Singular-Hessian": singular_hessian,
 }
+
+
+SMOOTH: dict[str, Any] = {"preset": "sdf", "omega_0": 12.0}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "SASNet of shapes": {"preset": "sdf"},
+    "SASNet L=2 B=12": {**SMOOTH, "low_range": 2, "band_limit": 12},
+    "SASNet L=1 B=8 without hidden masks": {**SMOOTH, "low_range": 1, "band_limit": 8, "groups": (0, 0)},
+}
+BY_BAND = " opened band by band"
 
 
 @dataclass
@@ -188,7 +210,7 @@ def run(json_path: Path | None, quick: bool) -> None:
         for method in chosen:
             if any(row.cloud == name and row.method == method for row in rows):
                 continue
-            field, prepared, steps = train(cloud, METHODS[method], 5 if quick else SECONDS)
+            field, prepared, steps = train(cloud, method, 5 if quick else SECONDS)
             rows.append(_judge(name, method, field, prepared, truth, steps))
             print(markdown(rows[-1:]), flush=True)
             if json_path is not None:
@@ -206,18 +228,20 @@ def _cloud(name: str) -> tuple[PointCloud, Mesh]:
     return cloud_cases.make(shape, case, mesh, 30_000, 1).cloud, mesh
 
 
-def train(
-    cloud: PointCloud, method: Callable[[Step], Tensor], seconds: float
-) -> tuple[SignedDistanceField, PreparedFit, int]:
+def train(cloud: PointCloud, method: str, seconds: float) -> tuple[SignedDistanceField, PreparedFit, int]:
     """A field from the sphere on, for so many processor seconds of steps."""
     config = load_config(ROOT / "configs" / "sdf_sign_agnostic.yaml", ShapeFit)
+    sasnet = NETWORKS.get(method.removesuffix(BY_BAND))
+    if sasnet is not None:
+        config = dataclasses.replace(config, network="sasnet", network_config=dict(sasnet))
     assert config.network_config is not None
     config.network_config["implementation"] = "torch"  # third derivatives
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prepared = prepare_fit(cloud, config, "cpu")
     field = first_field(prepared, config)
-    start_as_sphere(field, config.recipe, config.points_per_batch, config.seed)
+    bands = field.network.config.bands if isinstance(field.network, SASNet) and method.endswith(BY_BAND) else None
+    start_as_sphere(field, config.recipe, config.points_per_batch, config.seed, bands=None if bands is None else 0)
     recipe, generator = dataclasses.replace(config.recipe, steps=1000), torch.Generator().manual_seed(0)
     optimizers = list(build_optimizers(field.network, recipe).values())
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -228,7 +252,8 @@ def train(
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = factor * rate
             optimizer.zero_grad()
-        loss = method(Step(field, prepared, config, share, number, generator))
+        opened = None if bands is None or share >= OPENED else int(share / OPENED * (bands + 1))
+        loss = METHODS[method](Step(field, prepared, config, share, number, generator, opened))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(field.network.parameters(), 10.0)
         for optimizer in optimizers:
