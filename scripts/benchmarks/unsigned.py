@@ -1,12 +1,12 @@
 """Losses for clouds without sides: the sign-agnostic one beside newer ones, at equal processor time of training.
 
-All train the network and the start of ``configs/sdf_sign_agnostic.yaml`` (a SIREN at a low frequency, from a sphere)
-on the same prepared cloud; Adam and the schedule are the recipe's, over the time instead of steps. Those without a
-distance to compare with (StEik, Neural-Singular-Hessian, HotSpot) see points of the cloud and points of the box, with
-their papers' weights. SASNet's usual frequencies tear the sides apart; with a low range L and band limit B near the
-SIREN's, or opened band by band, it keeps them. Noisy clouds and the raw scans are cleaned or not, as named.
-``--quick``: one cloud, 5 seconds. Which to run: ``SASNET_UNSIGNED``, comma-separated clouds and methods with a slash
-between.
+All train the start of ``configs/sdf_sign_agnostic.yaml`` (from a sphere) on the same prepared cloud: the losses with a
+SIREN at a low frequency, SASNet's rows with the networks they name, of which the last is the configuration's. Adam and
+the schedule are the recipe's, over the time instead of steps. Losses without a distance to compare with (StEik,
+Neural-Singular-Hessian, HotSpot) see points of the cloud and points of the box, with their papers' weights. SASNet's
+usual frequencies tear the sides apart; with a low range L and band limit B near the SIREN's, or opened band by band, it
+keeps them. Noisy clouds and the raw scans are cleaned or not, as named. ``--quick``: one cloud, 5 seconds. Which to
+run: ``SASNET_UNSIGNED``, comma-separated clouds and methods with a slash between.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _pool_gradient(step: Step) -> Tensor:
 
 
 def sign_agnostic(step: Step) -> Tensor:
-    """SAL and Eikonal term: ``configs/sdf_sign_agnostic.yaml``."""
+    """SAL and Eikonal term, the loss of ``configs/sdf_sign_agnostic.yaml``."""
     return _distances(step) + 0.1 * losses.eikonal_loss(_pool_gradient(step))
 
 
@@ -186,7 +186,7 @@ BY_BAND = " opened band by band"
 
 @dataclass
 class Row:
-    """One method on one cloud; distances in thousandths of the box (of a metre for the scans)."""
+    """One method on one cloud; distances in thousandths of the box."""
 
     cloud: str
     method: str
@@ -232,10 +232,9 @@ def train(cloud: PointCloud, method: str, seconds: float) -> tuple[SignedDistanc
     """A field from the sphere on, for so many processor seconds of steps."""
     config = load_config(ROOT / "configs" / "sdf_sign_agnostic.yaml", ShapeFit)
     sasnet = NETWORKS.get(method.removesuffix(BY_BAND))
-    if sasnet is not None:
-        config = dataclasses.replace(config, network="sasnet", network_config=dict(sasnet))
-    assert config.network_config is not None
-    config.network_config["implementation"] = "torch"  # third derivatives
+    options: dict[str, Any] = {"omega_0": 12.0} if sasnet is None else sasnet
+    options = {**options, "implementation": "torch"}  # third derivatives
+    config = dataclasses.replace(config, network="siren" if sasnet is None else "sasnet", network_config=options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prepared = prepare_fit(cloud, config, "cpu")
