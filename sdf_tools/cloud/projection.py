@@ -12,7 +12,9 @@ from sdf_tools.threads import in_threads
 
 MOST = 200  # neighbours of a fit
 GAMMA = 1.0  # half the width of the confidence intervals, standard deviations
-WIDER = 1.3  # weights fall to zero there, times the width chosen with equal weights
+# Weights fall to zero at the width chosen with equal weights, times the second row where noise is the first one's
+# spacings: what little noise hides is finer than two spacings.
+WIDER = np.array([(0.3, 0.6), (1.0, 1.3)])
 EVERY = 4  # a width is chosen for one point in so many; its neighbours have the same
 NEAR = 5  # chosen ones whose median is a point's width
 FINEST = 1 << 21  # cells of the grid that fits look up points in, at most
@@ -73,9 +75,11 @@ def project(
             )  # fmt: skip
 
         in_threads(choose, len(index))
-        np.minimum(width[rows], np.maximum(distance[:, -1], 1e-300) / WIDER, out=width[rows])
+        spacing = np.sqrt(np.pi / least) * np.maximum(distance[:, least - 1], 1e-300)
+        width[rows] *= np.interp(scatter[rows] / spacing, *WIDER)
+        np.minimum(width[rows], np.maximum(distance[:, -1], 1e-300), out=width[rows])
     near = nearest_neighbours(probes)(starts, min(NEAR, len(some)))[1]
-    widths = WIDER * np.median(width[near], axis=1)
+    widths = np.median(width[near], axis=1)
 
     cells = _Cells(kernels, points, normals, float(np.median(widths)))
     out, turned, trust = np.empty_like(points), np.empty_like(points), np.empty((len(points), 2))

@@ -103,7 +103,8 @@ def estimate_noise(cloud: PointCloud, seed: int = 0) -> CloudQuality:
     off, larger ones take the surface's bends for noise. What still grows from there to the next size is bends and is
     taken off. Within 20 % for Gaussian noise of 0.1 to 1 % of the diagonal on samples of 30,000 points. The same is
     done at 64 places of the surface, and where they differ by more than bends make them, each point has the noise of
-    its place. Stray points should be gone (:func:`~sdf_tools.cloud.outliers.drop_outliers`), though some do no harm.
+    its place. Coordinates on a grid (:func:`grid_step`) have at least the noise of rounding. Stray points should be
+    gone (:func:`~sdf_tools.cloud.outliers.drop_outliers`), though some do no harm.
 
     Raises:
         ShapeError: fewer than 4 points.
@@ -119,13 +120,17 @@ def estimate_noise(cloud: PointCloud, seed: int = 0) -> CloudQuality:
     whole = table.look(np.arange(min(SAMPLES, len(chosen))))
     spacings = point_spacings(points, min(whole.neighbours, 32))
     spacings *= whole.spacing / max(float(np.median(spacings)), 1e-300) if whole.spacing > 0 else 1.0
-    noises, neighbours = np.full(len(points), whole.noise), np.full(len(points), whole.neighbours)
-    noise = whole.noise
+    # Rounding moves points too, but those of a face along the grid all by the same.
+    rounded = grid_step(points) / 12**0.5
+    rounded = rounded if rounded >= LEAST * whole.spacing else 0.0
+    noise = max(whole.noise, rounded)
+    noises, neighbours = np.full(len(points), noise), np.full(len(points), whole.neighbours)
     if whole.rows == 0 and len(chosen) >= 10 * REGION:
         by_place = _by_place(table, points)
         if by_place is not None:
             noises, neighbours = by_place
             noises[noises < SHOWS * spacings] = 0.0
+            noises = np.maximum(noises, rounded)
             noise = float(np.median(noises))
     return CloudQuality(
         noise * size,
@@ -230,6 +235,24 @@ def _residuals(points: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.nd
     right = (basis * height[..., None]).sum(1)
     rest = (height**2).sum(1) - (np.linalg.solve(normal, right[..., None])[..., 0] * right).sum(1)
     return np.sqrt(np.maximum(rest, 0) / max(index.shape[1] - 6, 1)), radius, thin
+
+
+def grid_step(points: np.ndarray) -> float:
+    """The step of the grid that (N, 3) coordinates are rounded to, as whole millimetres; 0 if they are not.
+
+    Root of the mean square of the axes' steps; an axis has one if its values are few and whole steps apart.
+    """
+    steps = []
+    for axis in range(3):
+        apart = np.diff(np.unique(points[:, axis]))
+        apart = apart[apart > 1e-9 * max(float(np.ptp(points[:, axis])), 1e-300)]
+        if not 0 < len(apart) < len(points) / 8:
+            return 0.0
+        step = float(apart.min())
+        if (np.abs(apart / step - np.round(apart / step)) > 0.05).any():
+            return 0.0
+        steps.append(step)
+    return float(np.sqrt(np.mean(np.square(steps))))
 
 
 def point_spacings(points: np.ndarray, k: int = 16) -> np.ndarray:

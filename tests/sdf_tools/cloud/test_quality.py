@@ -6,7 +6,7 @@ import pytest
 import torch
 from primitives import box, sphere
 
-from sdf_tools.cloud.quality import estimate_noise
+from sdf_tools.cloud.quality import estimate_noise, grid_step
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.sampling import sample_surface
@@ -104,3 +104,15 @@ def test_noise_of_one_half_of_a_clean_ball_is_seen_though_the_cloud_as_a_whole_h
     found = estimate_noise(PointCloud(torch.where(points[:, 2:] > 0.3, points + shift, points)))
     assert (found.noises[points[:, 2] < -0.2] == 0).double().mean() > 0.95
     assert found.noises[points[:, 2] > 0.7].median() == pytest.approx(0.02, rel=0.25)
+
+
+def test_coordinates_on_a_grid_have_the_noise_of_rounding_even_where_faces_lie_along_it() -> None:
+    points = 3 * noisy(box(), 20_000, 0.0).points + 7
+    rounded = (points / 0.03).round() * 0.03
+    assert grid_step(rounded.numpy()) == pytest.approx(0.03)
+    assert estimate_noise(PointCloud(rounded)).noise == pytest.approx(0.03 / 12**0.5, rel=0.3)
+    assert grid_step(points.numpy()) == 0
+    fine = (points / 1e-4).round() * 1e-4  # far below the spacing
+    assert estimate_noise(PointCloud(fine)).noise == 0
+    uneven = rounded + torch.where(torch.arange(20_000)[:, None] == 5, 0.011, 0.0)
+    assert grid_step(uneven.numpy()) == 0
