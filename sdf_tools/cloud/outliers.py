@@ -75,7 +75,7 @@ def find_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -
     """
     points = np.ascontiguousarray(cloud.points.double().numpy())
     kept = np.arange(len(points))
-    noise = estimate_noise(cloud).noise if len(points) >= 16 else 0.0
+    noise = estimate_noise(cloud, by_place=False).noise if len(points) >= 16 else 0.0
     for _ in range(ROUNDS):
         bad = _single(points[kept], neighbours, ratio, TAIL * noise)
         if not bad.any():

@@ -95,7 +95,7 @@ class CloudQuality:
         return f"noise about {100 * self.noise_share:.2g} % of the size, {self.noise_in_spacings:.2g} spacings, {apart}"
 
 
-def estimate_noise(cloud: PointCloud, seed: int = 0) -> CloudQuality:
+def estimate_noise(cloud: PointCloud, seed: int = 0, *, by_place: bool = True) -> CloudQuality:
     """Estimate the noise and the spacing of a cloud, with or without normals.
 
     Quadrics are fitted to growing neighbourhoods of 1,000 points. The noise is a low quantile of their residuals, so
@@ -105,6 +105,11 @@ def estimate_noise(cloud: PointCloud, seed: int = 0) -> CloudQuality:
     done at 64 places of the surface, and where they differ by more than bends make them, each point has the noise of
     its place. Coordinates on a grid (:func:`grid_step`) have at least the noise of rounding. Stray points should be
     gone (:func:`~sdf_tools.cloud.outliers.drop_outliers`), though some do no harm.
+
+    Args:
+        cloud: its points are looked at.
+        seed: of the choice of points.
+        by_place: False leaves out the places, which takes up to a second where they are very noisy.
 
     Raises:
         ShapeError: fewer than 4 points.
@@ -125,10 +130,10 @@ def estimate_noise(cloud: PointCloud, seed: int = 0) -> CloudQuality:
     rounded = rounded if rounded >= LEAST * whole.spacing else 0.0
     noise = max(whole.noise, rounded)
     noises, neighbours = np.full(len(points), noise), np.full(len(points), whole.neighbours)
-    if whole.rows == 0 and len(chosen) >= 10 * REGION:
-        by_place = _by_place(table, points)
-        if by_place is not None:
-            noises, neighbours = by_place
+    if by_place and whole.rows == 0 and len(chosen) >= 10 * REGION:
+        found = _by_place(table, points)
+        if found is not None:
+            noises, neighbours = found
             noises[noises < SHOWS * spacings] = 0.0
             noises = np.maximum(noises, rounded)
             noise = float(np.median(noises))
@@ -154,19 +159,21 @@ class _Found:
 
 
 class _ScaleTable:
-    """Residuals, radii and shapes of the samples' neighbourhoods, size by size as they are asked for."""
+    """Residuals, radii, thinness and reach of the samples' neighbourhoods, found as they are asked for."""
 
     def __init__(self, points: np.ndarray, chosen: np.ndarray) -> None:
         self.points, self.samples = points, points[chosen]
         self.scales = [k for k in SCALES if k <= len(points)]
         self._search = nearest_neighbours(points)
-        self._columns: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        self._found = np.full((len(self.scales), len(chosen), 4), np.nan)
 
-    def _column(self, scale: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        while len(self._columns) <= scale:
-            distance, index = self._search(self.samples, self.scales[len(self._columns)])
-            self._columns.append((*_residuals(self.points, index), distance[:, -1]))
-        return self._columns[scale]
+    def _column(self, scale: int, samples: np.ndarray) -> np.ndarray:
+        """(4, M) of one size of neighbourhood."""
+        missing = samples[np.isnan(self._found[scale, samples, 0])]
+        if len(missing):
+            distance, index = self._search(np.ascontiguousarray(self.samples[missing]), self.scales[scale])
+            self._found[scale, missing] = np.stack([*_residuals(self.points, index), distance[:, -1]], 1)
+        return self._found[scale, samples].T
 
     def look(self, samples: np.ndarray) -> _Found:
         """Noise, spacing, and how many neighbours show them, of the ``samples`` (indices of rows)."""
@@ -177,9 +184,9 @@ class _ScaleTable:
         noise, spacing, rows, enough = 0.0, 0.0, 0.0, False
         neighbours = min(len(self.points), SCALES[0])
         for scale, k in enumerate(self.scales):
-            residual, radii, thin, reach = (values[samples] for values in self._column(scale))
+            residual, radii, thin, reach = self._column(scale, samples)
             usual = reach <= 3 * np.median(reach)  # strays among the chosen
-            residual, radii, thin = residual[usual], radii[usual], thin[usual]
+            residual, radii, thin = residual[usual], radii[usual], thin[usual] > 0
             # Points along a line (a scanner's row) fit anything.
             if (~thin).mean() < 0.5 and k < self.scales[-1]:
                 rows = float(np.median(radii))
