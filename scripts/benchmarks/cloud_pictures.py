@@ -1,4 +1,4 @@
-"""Three noisy clouds beside what Open3D's screened Poisson and ``reconstruct`` make of them, and the truth: a picture.
+"""Four noisy clouds beside what Open3D's screened Poisson and ``reconstruct`` make of them, and the truth: a picture.
 
 Open3D at the k and depth that come closest to the truth, which its user could not know; ours as it is.
 """
@@ -15,7 +15,12 @@ from sdf_tools.pictures.plots import picture_sheet
 from sdf_tools.pictures.render import Camera, render_mesh, save_picture
 from sdf_tools.pictures.splats import cloud_as_mesh
 
-SHOWN = (("armadillo", "noise 1 %", 200.0), ("lucy", "strays 20 %", 20.0), ("spot", "noise 0.5 %", 200.0))
+SHOWN = (
+    ("armadillo", "noise 1 %", 200.0),
+    ("lucy", "strays 20 %", 20.0),
+    ("spot", "noise 0.5 %", 200.0),
+    ("fandisk", "noise 0.05 to 1 %", 20.0),
+)
 METHODS = {"Open3D": cloud_methods.open3d_poisson, "ours": cloud_methods.ours}
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "clouds_noisy.png"
 

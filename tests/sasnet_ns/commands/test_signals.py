@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,14 @@ from sasnet_ns.networks.weights import read_weights
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 YAML = "network: siren\nnetwork_config: {width: 16}\npool_size: 3000\npoints_per_batch: 300\n"
+
+
+@pytest.fixture(autouse=True)
+def _listens() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell's background jobs inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupting(original: Callable[..., Any], number: signal.Signals) -> Callable[..., Any]:
