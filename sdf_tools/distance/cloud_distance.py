@@ -23,7 +23,10 @@ WIDTH = 0.85  # of the Gaussian weights, spacings
 NEAR, FAR = 2.0, 4.0  # spacings from the cloud between which the local surface gives way to the distance to its foot
 OPPOSED = 0.5  # of those where the winding number says the other side
 DOUBT, SURE = 0.1, 0.3  # how far from one half it says so
-LEAST_TRUST, MOST_UNEVEN = 0.05, 50.0  # of the points' weights: all surface is seen, and no lone point takes it all
+LEAST_TRUST, MOST_UNEVEN = (
+    0.05,
+    50.0,
+)  # of the points' weights and areas: all surface is seen, and no lone point takes it all
 OPEN = 0.3  # holes are where the winding number is that close to one half away from the points
 ENCLOSED = 0.7  # winding number just behind the surface: one of closed ones, one half of a sheet
 FRAME, AROUND = 4000, 32  # points, evenly spread, of which so many around a hole say how it goes on
@@ -81,14 +84,19 @@ class CloudDistance:
         if method == "imls":
             distance, index = self._search(self.points, self._k)
             # Half the distance to the 7th neighbour is about one spacing on a surface.
-            self._spacing = np.maximum(distance[:, -1] / 2, 1e-9)
+            spacing = np.maximum(distance[:, -1] / 2, 1e-9)
+            self._spacing = np.minimum(spacing, MOST_UNEVEN**0.5 * float(np.median(spacing)))
             # Areas of the discs that the points stand for.
-            self._area = np.pi * np.maximum(distance[:, -1], 1e-9) ** 2 / self._k
+            area = np.pi * np.maximum(distance[:, -1], 1e-9) ** 2 / self._k
+            most = MOST_UNEVEN * float(np.median(area))
+            # A stray that was left would stand for a surface as wide as the emptiness around it.
+            self._lone = area > most
+            self._area = np.minimum(area, most)
             self._weigh(distance, index)
             if cloud.confidence is not None:
                 self.trust = self.trust * cloud.confidence.double().numpy()
-            area = np.clip(self._area / np.median(self._area), 1 / MOST_UNEVEN, MOST_UNEVEN)
-            self.weights = np.maximum(self.trust, LEAST_TRUST) * area
+            share = np.maximum(self._area / np.median(self._area), 1 / MOST_UNEVEN)
+            self.weights = np.maximum(self.trust, LEAST_TRUST) * share
 
     def _weigh(self, distance: np.ndarray, index: np.ndarray) -> None:
         """Find how far points agree with their neighbours; trust them accordingly, and widen the mean where few do."""
@@ -192,7 +200,8 @@ class CloudDistance:
 
     def _look_around(self) -> tuple[np.ndarray, np.ndarray, Search, bool]:
         """Evenly spread points, their normals, a search over them, and whether they enclose a body: sheets do not."""
-        chosen = even_subset(self.points, FRAME)
+        others = np.flatnonzero(~self._lone)
+        chosen = others[even_subset(self.points[others], FRAME)]
         rim = np.ascontiguousarray(self.points[chosen])
         normals = np.ascontiguousarray(self.normals[chosen])
         some = slice(None, None, max(1, len(rim) // 500))
