@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sdf_tools.cloud.normals import estimate_normals, orient_normals
-from sdf_tools.cloud.orientation import even_subset
+from sdf_tools.cloud.thinning import even_subset
 from sdf_tools.geometry import PointCloud
 from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.spatial.winding_tree import WindingTree

@@ -40,7 +40,7 @@ def estimate_normals(
     Raises:
         ShapeError: fewer than 4 points.
     """
-    counts = np.asarray(k)
+    counts = torch.as_tensor(k).cpu().numpy()
     if counts.min() < 4:
         raise ValueError(f"k must be at least 4, not {counts.min()}.")
     array = np.ascontiguousarray(points.detach().cpu().double().numpy())

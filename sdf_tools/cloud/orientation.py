@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sdf_tools.cloud.thinning import even_subset
 from sdf_tools.errors import needs
 from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.spatial.winding_tree import WindingTree
@@ -108,23 +109,6 @@ def _solve(
         length = np.minimum(np.linalg.norm(dipoles, axis=1, keepdims=True), longest)
         dipoles = unit_vectors(-tree.gradient(dipoles, soften)) * length
     return dipoles
-
-
-def even_subset(points: np.ndarray, count: int) -> np.ndarray:
-    """Indices of at most about ``count`` points, one per cell of a grid, so that dense regions do not dominate."""
-    if len(points) <= count:
-        return np.arange(len(points))
-    low, high = 1e-4, 1.0
-    best = np.arange(count)
-    for _ in range(12):
-        cell = np.sqrt(low * high)
-        key = np.floor((points - points.min(0)) / cell).astype(np.int64)
-        _, first = np.unique((key[:, 0] << 42) + (key[:, 1] << 21) + key[:, 2], return_index=True)
-        if len(first) > count:
-            low = cell
-        else:
-            high, best = cell, first
-    return np.sort(best)
 
 
 def spacing_and_noise(points: np.ndarray, distance: np.ndarray, index: np.ndarray) -> tuple[float, float]:

@@ -62,8 +62,8 @@ def prepare_cloud(
         normals: whether normals are needed; a cloud without any then gets estimated, outward ones.
         keep_outliers: leave strays in.
         denoise: move noisy points onto the surface they tell (:func:`~sdf_tools.cloud.projection.project`), take its
-            normals, and weigh each point by the inverse variance that remains (``confidence``). Clean clouds, noise
-            below a twentieth of the spacing, stay as they are.
+            normals, and weigh each point by the inverse variance that remains (``confidence``, times a given one).
+            Clean clouds, noise below a twentieth of the spacing, stay as they are.
         max_points: larger clouds are thinned to this many, evenly (:func:`~sdf_tools.cloud.thinning.thin`).
         orientation: ``trust`` takes given normals as they are.
 
@@ -184,11 +184,12 @@ def _clean(cloud: PointCloud, quality: CloudQuality) -> tuple[PointCloud, bool]:
     sided = np.ascontiguousarray(sided)
     moved, turned, left = project(points, sided, noises, neighbours, starts=moved, oriented=True)
     moved = np.where(noises[:, None] > 0, moved, points)
+    confidence = _confidence(left, quality.spacing).to(cloud.points)
     cleaned = replace(
         cloud,
         points=torch.from_numpy(moved).to(cloud.points),
         normals=torch.from_numpy(turned).to(cloud.points),
-        confidence=_confidence(left, quality.spacing).to(cloud.points),
+        confidence=confidence if cloud.confidence is None else confidence * cloud.confidence,
     )
     # At rims and across thin sheets a quadric may lead nowhere; such points would become crumbs.
     lost = (np.linalg.norm(moved - points, axis=1) > FURTHEST * noises) | ((turned * sided).sum(1) < 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdf_tools.cloud.orientation import even_subset
-from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.cloud.thinning import even_subset
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.geometry import PointCloud
 from sdf_tools.spatial.neighbours import nearest_neighbours
 
@@ -177,10 +178,6 @@ class _ScaleTable:
 
     def look(self, samples: np.ndarray) -> _Found:
         """Noise, spacing, and how many neighbours show them, of the ``samples`` (indices of rows)."""
-        try:
-            from scipy.stats import chi2
-        except ImportError:
-            raise MissingLibraryError("Noise needs scipy, which is not installed: pip install scipy") from None
         noise, spacing, rows, enough = 0.0, 0.0, 0.0, False
         neighbours = min(len(self.points), SCALES[0])
         for scale, k in enumerate(self.scales):
@@ -192,8 +189,7 @@ class _ScaleTable:
                 rows = float(np.median(radii))
                 continue
             residual, radius = residual[~thin] if not thin.all() else residual, float(np.median(radii))
-            dof = max(k - 6, 1)
-            found = float(np.quantile(residual, QUANTILE) / np.sqrt(chi2.ppf(QUANTILE, dof) / dof))
+            found = float(np.quantile(residual, QUANTILE) / _expected(max(k - 6, 1)))
             ratio = radius / found if found > 0 else np.inf
             share, wider = (float(np.interp(ratio, SEEN[:, 0], SEEN[:, column])) for column in (1, 2))
             if enough:
@@ -204,6 +200,14 @@ class _ScaleTable:
             if enough and noise < LEAST * spacing:
                 break
         return _Found(0.0 if noise < LEAST * spacing else float(noise), spacing, neighbours, rows)
+
+
+@functools.cache
+def _expected(freedom: int) -> float:
+    """The same quantile of the residuals of noise of deviation one, with so many degrees of freedom."""
+    with needs("scipy", "Noise"):
+        from scipy.stats import chi2
+    return float(np.sqrt(chi2.ppf(QUANTILE, freedom) / freedom))
 
 
 def _by_place(table: _ScaleTable, points: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -247,7 +251,8 @@ def _residuals(points: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.nd
 def grid_step(points: np.ndarray) -> float:
     """The step of the grid that (N, 3) coordinates are rounded to, as whole millimetres; 0 if they are not.
 
-    Root of the mean square of the axes' steps; an axis has one if its values are few and whole steps apart.
+    In their units, the root of the mean square of the axes' steps; an axis has one if its values are few and whole
+    steps apart.
     """
     steps = []
     for axis in range(3):

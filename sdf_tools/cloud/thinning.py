@@ -47,3 +47,22 @@ def one_a_cell(points: np.ndarray, cell: float) -> np.ndarray:
     size = place.max(0) + 1
     key = (place[:, 0] * size[1] + place[:, 1]) * size[2] + place[:, 2]
     return np.sort(np.unique(key, return_index=True)[1])
+
+
+def even_subset(points: np.ndarray, count: int) -> np.ndarray:
+    """Indices, rising, of at most ``count`` of (N, 3) points of about unit size, so that dense regions do not dominate.
+
+    Fewer than ``count``, one a cell of a grid, where there are more points.
+    """
+    if len(points) <= count:
+        return np.arange(len(points))
+    low, high = 1e-4, 1.0
+    best = np.arange(count)
+    for _ in range(12):
+        cell = np.sqrt(low * high)
+        kept = one_a_cell(points, cell)
+        if len(kept) > count:
+            low = cell
+        else:
+            high, best = cell, kept
+    return best

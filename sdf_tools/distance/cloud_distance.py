@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sdf_tools.cloud.orientation import even_subset
+from sdf_tools.cloud.thinning import even_subset
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import PointCloud
 from sdf_tools.spatial.closest_triangles import SurfacePoints

@@ -134,9 +134,10 @@ class SignedDistance:
         return torch.from_numpy(found).reshape(points.shape[:-1]).to(points)
 
     def point_weights(self) -> Float[np.ndarray, " N"] | None:
-        """(N,) how much surface each point of a cloud stands for, times the trust in it; None for meshes.
+        """(N,) how much surface each point of a cloud stands for, in that of the typical one, times the trust in it.
 
-        To draw points by, or to weigh a loss at them: its expectation is an integral over the surface then.
+        None for meshes. To draw points by, or to weigh a loss at them: its expectation is an integral over the surface
+        then.
         """
         return None if isinstance(self._solver, MeshDistance) else self._solver.weights
 

@@ -74,6 +74,8 @@ def test_noise_from_one_pole_to_the_other_goes_and_the_clear_pole_counts_more() 
         before = (raw[side * points[:, 2] > 0.5].norm(dim=1) - 1).abs().mean()
         assert (cleaned[cap].norm(dim=1) - 1).abs().mean() < 0.5 * before
     assert confidence[cleaned[:, 2] < -0.5].mean() > 2 * confidence[cleaned[:, 2] > 0.5].mean()
+    halved = prepare_cloud(PointCloud(raw, confidence=torch.full((20_000,), 0.5).double())).cloud.confidence
+    assert halved is not None and torch.equal(halved, confidence / 2)
 
 
 def test_clean_clouds_and_their_normals_stay_as_they_are() -> None:
