@@ -45,8 +45,9 @@ if [ ! -x "$venv/bin/python" ]; then
     "$python" -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
     "$python" -m venv "$venv"
 fi
-echo "setup: installing into $venv (a first time downloads about 3 GB and takes some minutes)"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[nerfstudio,fast,dev]'
+echo "setup: installing into $venv (a first time downloads about 3 GB, needs 12 GB of disk and takes some minutes)"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[nerfstudio,fast,dev]' \
+    || fail "the packages did not install; the lines above say why ($(df -Ph "$venv" | awk 'NR == 2 { print $4 }') are free on the disk of $venv)."
 
 # nerfstudio's geometry library loads these; a bare machine lacks them.
 if ! "$venv/bin/python" -c 'import open3d' 2>/dev/null; then

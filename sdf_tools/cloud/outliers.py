@@ -49,7 +49,8 @@ class Strays:
         return self.single + self.clustered
 
     def __str__(self) -> str:
-        parts = [f"{self.single:,} points that lie far from all others" if self.single else ""]
+        alone = "1 point that lies" if self.single == 1 else f"{self.single:,} points that lie"
+        parts = [f"{alone} far from all others" if self.single else ""]
         parts.append(f"{self.clustered:,} points in clusters that are no surface" if self.clustered else "")
         said = " and ".join(part for part in parts if part)
         return "; ".join(part for part in (f"left out {said}" if said else "", self.far) if part)

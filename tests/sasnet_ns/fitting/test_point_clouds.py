@@ -33,7 +33,7 @@ def test_a_cloud_with_a_stray_point_becomes_one_closed_surface(loss: str) -> Non
         points_per_batch=1500,
         pool_size=20_000,
     )
-    with pytest.warns(UserWarning, match="left out 245 points"):
+    with pytest.warns(UserWarning, match="left out 1 point that lies"):
         fitted = fit_shape(ellipsoid(), config, progress=False)
     facts = summarize(fitted.extract_mesh(48))
     assert facts.watertight and facts.bodies == 1 and facts.euler == 2
