@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from functools import partial
 
@@ -11,29 +12,40 @@ import torch
 from sdf_tools.errors import needs
 from sdf_tools.spatial._libraries import import_kernels
 
+FEW = 64  # neighbours up to which pykdtree is the faster tree: it keeps what it has found sorted by insertion
+
 
 def nearest_neighbours(points: np.ndarray) -> Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]:
     """A search over (N, 3) points: ``search(queries, k)`` gives (M, k) distances and indices, nearest first.
 
-    pykdtree where it is installed (several times faster away from the surface), scipy's KD tree otherwise.
+    pykdtree for few neighbours where it is installed (several times faster away from the surface), scipy's KD tree for
+    many (200: twice as fast) and otherwise.
     """
-    try:
-        from pykdtree.kdtree import KDTree
+    few = _pykdtree(points)
 
-        query = KDTree(np.ascontiguousarray(points)).query
-    except ImportError:
+    @functools.cache
+    def many() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
         with needs("scipy", "A search for neighbours"):
             from scipy.spatial import cKDTree
-        query = partial(cKDTree(points).query, workers=torch.get_num_threads())
+        return partial(cKDTree(points).query, workers=torch.get_num_threads())
 
     def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         order = morton_order(queries)  # neighbours in sequence share the tree's caches: about twice as fast
+        query = many() if few is None or k > FEW else few
         found = query(queries[order], k=k)
         distance, index = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
         distance[order], index[order] = (part.reshape(-1, k) for part in found)
         return distance, index
 
     return search
+
+
+def _pykdtree(points: np.ndarray) -> Callable[..., tuple[np.ndarray, np.ndarray]] | None:
+    try:
+        from pykdtree.kdtree import KDTree
+    except ImportError:
+        return None
+    return KDTree(np.ascontiguousarray(points)).query
 
 
 def morton_order(points: np.ndarray) -> np.ndarray:
