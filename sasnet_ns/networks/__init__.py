@@ -2,11 +2,14 @@
 
 from sasnet_ns.networks.authors import from_authors, read_authors
 from sasnet_ns.networks.base import Network
+from sasnet_ns.networks.baselines.cafe import Cafe
 from sasnet_ns.networks.baselines.ffn import FFN
 from sasnet_ns.networks.baselines.finer import Finer
+from sasnet_ns.networks.baselines.flair import Flair
 from sasnet_ns.networks.baselines.gauss import Gauss
 from sasnet_ns.networks.baselines.gaussian_image import GaussianImage
 from sasnet_ns.networks.baselines.incode import Incode
+from sasnet_ns.networks.baselines.metric_grids import MetricGrids
 from sasnet_ns.networks.baselines.modulated_siren import ModulatedSiren
 from sasnet_ns.networks.baselines.neurbf import NeuRBF
 from sasnet_ns.networks.baselines.ngp import HashGridMLP
@@ -28,13 +31,16 @@ __all__ = [
     "FFN",
     "PEMLP",
     "SAPE",
+    "Cafe",
     "Finer",
+    "Flair",
     "FrequencyBands",
     "Gauss",
     "GaussianImage",
     "HashGridMLP",
     "Incode",
     "MaskGenerator",
+    "MetricGrids",
     "ModulatedSiren",
     "Network",
     "NetworkChoice",

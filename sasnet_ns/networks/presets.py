@@ -26,6 +26,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "gaussian_image": {"image": {}, "toy": {}},
     # As its authors' program for DIV2K.
     "neurbf": {"image": {"sine_range": (1.0, 1000.0)}, "toy": {"grid_log2_entries": 10, "width": 32, "kernels": 197}},
+    # Later than the SASNet paper, which does not have them; their authors' settings for a task.
+    "flair": {"image": {"hidden_layers": 3, "sigma": 2.0}, "sdf": _FINER_SHAPE},
+    "metric_grids": {"image": {}, "sdf": {}},
+    "cafe": {"image": {}},
     # These two are only timed. MSIREN's codes are given beforehand; its tiles have 32 pixels, stride 16, on 512 pixels.
     "incode": {"image": {"hidden_layers": 2}},
     "msiren": {"image": {"width": 156, "codes": "fixed", "strides": 32}},

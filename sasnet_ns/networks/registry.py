@@ -7,11 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from sasnet_ns.networks.base import Network
+from sasnet_ns.networks.baselines.cafe import Cafe
 from sasnet_ns.networks.baselines.ffn import FFN
 from sasnet_ns.networks.baselines.finer import Finer
+from sasnet_ns.networks.baselines.flair import Flair
 from sasnet_ns.networks.baselines.gauss import Gauss
 from sasnet_ns.networks.baselines.gaussian_image import GaussianImage
 from sasnet_ns.networks.baselines.incode import Incode
+from sasnet_ns.networks.baselines.metric_grids import MetricGrids
 from sasnet_ns.networks.baselines.modulated_siren import ModulatedSiren
 from sasnet_ns.networks.baselines.neurbf import NeuRBF
 from sasnet_ns.networks.baselines.ngp import HashGridMLP
@@ -56,6 +59,9 @@ _BUILDERS: dict[str, Callable[..., Network]] = {
     "neurbf": NeuRBF,
     "ngp": HashGridMLP,
     "grid": _grid,
+    "flair": Flair,
+    "metric_grids": MetricGrids,
+    "cafe": Cafe,
 }
 
 

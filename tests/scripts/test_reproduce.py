@@ -21,13 +21,14 @@ from reproduction.tables import IMAGE_METRICS, TableRow, order_notes, write_tabl
 
 GROUPS = (
     ("images", images.ROWS, (2, 3), ("quick", "medium", "toy", ("quick", "toy_quick"))),
+    ("images", ("sasnet", *images.LATER), (2, 3), ("quick", "medium")),
     ("ablation", images.ABLATION, (2, 3), ("quick", "medium")),
     ("volumes", volumes.ROWS, (3, 1), ("quick", "medium")),
     ("shapes", shapes.ROWS, (3, 1), ("quick", "medium")),
 )
 
 
-@pytest.mark.parametrize(("group", "names", "dims", "variants"), GROUPS, ids=[g[0] for g in GROUPS])
+@pytest.mark.parametrize(("group", "names", "dims", "variants"), GROUPS, ids=[g[1][-1] for g in GROUPS])
 def test_rows_of_a_table_have_the_same_number_of_parameters(group, names, dims, variants):
     from sasnet_ns.networks.sizes import parameter_count
 
@@ -51,7 +52,7 @@ def test_every_row_is_a_configuration():
             fit = row.fit(*variant)
             fit.pop("parameters", None)
             config_from(kind, fit, str(path))
-        assert row.paper
+        assert row.paper or row.name in images.LATER
 
 
 def test_merging_keeps_what_is_not_named():
