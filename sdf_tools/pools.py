@@ -217,7 +217,8 @@ def build_sdf_pool(
         progress: called with the finished fraction, 0 to 1.
 
     Raises:
-        ShapeError: the shape cannot be fitted, lies outside the domain, or encloses nothing.
+        ValueError: a number out of range, or the shape reaches beyond [-0.5, 0.5]^3.
+        ShapeError: the shape cannot be fitted, or encloses nothing.
     """
     coarse_scales = np.atleast_1d(np.asarray(coarse_scale, dtype=np.float64))
     if count < 1 or not 0 <= uniform_share <= 1 or (coarse_scales <= 0).any() or fine_scale <= 0:

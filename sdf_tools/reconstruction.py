@@ -59,6 +59,7 @@ def reconstruct(
         done to the cloud is warned about.
 
     Raises:
+        ValueError: no such method, or a ``trim`` that is not positive.
         ShapeError: fewer than 16 points, all on one line, or no surface.
         MissingLibraryError: ``poisson`` without Open3D.
     """

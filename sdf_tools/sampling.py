@@ -123,8 +123,19 @@ def sample_poisson_disk(mesh: Mesh, count: int, seed: int = 0, oversampling: int
     distance, 5 times (Yuksel's choice) at 0.63 in twice the time (docs/toolkit.md). Distances are straight lines, so
     thin sheets see through to their back.
 
+    Args:
+        mesh: sampled, in any units.
+        count: points wanted, at least 1.
+        seed: same seed, same points.
+        oversampling: uniform samples for each point wanted, at least 2.
+
+    Returns:
+        (count, 3) points with normals and faces.
+
     Raises:
+        ValueError: ``count`` or ``oversampling`` is too small.
         ShapeError: the mesh has no area.
+        MissingLibraryError: numba is not installed.
     """
     with needs("numba", "Blue noise"):
         from sdf_tools import _elimination_kernels as kernels

@@ -125,6 +125,12 @@ def synthetic_mesh(seed: int, resolution: int = 64, parts: int | None = None) ->
         seed: the same seed is always the same mesh.
         resolution: cells along the box.
         parts: primitives; None draws 2 to 6.
+
+    Returns:
+        A mesh in the box [-0.5, 0.5]^3.
+
+    Raises:
+        ShapeError: the seed gives no solid of enough volume.
     """
     for attempt in range(100):
         try:

@@ -111,7 +111,10 @@ def scalability(context: Context) -> None:
         lines.append(
             "- In brackets the parameters, and the PSNR at twice the resolution against the image at that size."
         )
-    lines += [f"- Images: {', '.join(f.stem for f in files)}.", f"- {context.hardware()}; seeds {context.seeds}."]
+    lines += [
+        f"- Images: {', '.join(f.stem for f in files)}.",
+        f"- {context.hardware()}; seeds {', '.join(map(str, context.seeds))}.",
+    ]
     axis.set(xlabel="parameters", ylabel="PSNR (dB)", xscale="log", title="Figure 6")
     axis.legend(fontsize=7)
     axis.grid(alpha=0.3)

@@ -38,6 +38,7 @@ def estimate_normals(
         planes). Points whose neighbours all lie on one line, or coincide, get 0.
 
     Raises:
+        ValueError: ``k`` is less than 4.
         ShapeError: fewer than 4 points.
     """
     counts = torch.as_tensor(k).cpu().numpy()

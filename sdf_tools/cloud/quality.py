@@ -56,8 +56,9 @@ class CloudQuality:
             differs from place to place. 0 where it is below a twentieth of the spacing.
         spacing: square root of the area that the typical point stands for.
         spacings: (N,) the same at each point.
-        size: diagonal of the bounding box.
-        noises: (N,) the same at each point: all equal unless it clearly differs from place to place.
+        size: diagonal of the bounding box. This and all lengths here are in the cloud's units.
+        noises: (N,) standard deviation of the noise at each point, all equal unless it clearly differs from place to
+            place.
         neighbours: (N,) how many nearest points it takes to see the surface through the noise.
         rows: distance between the rows of a scanner, where points lie so much denser along than across them that most
             of the nearest are on one row; else 0.

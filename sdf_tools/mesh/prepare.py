@@ -47,6 +47,7 @@ def prepare_mesh(mesh: Mesh, orientation: str = "check") -> tuple[Mesh, list[str
         The mesh (the same object if nothing was changed) and one sentence per change or doubt.
 
     Raises:
+        ValueError: no such ``orientation``.
         ShapeError: the mesh encloses nothing, or (``check``) its inside would be a guess.
     """
     if orientation not in ORIENTATIONS:

@@ -52,6 +52,13 @@ def chamfer(
         convention: see above.
         samples: per mesh; None is the convention's own number.
         seed: of the samples.
+
+    Returns:
+        In the meshes' units, squared for the conventions with d^2.
+
+    Raises:
+        ValueError: no such convention.
+        ShapeError: a mesh has no area.
     """
     if convention not in get_args(Convention):
         raise ValueError(f"convention must be one of {', '.join(get_args(Convention))}; got '{convention}'.")
