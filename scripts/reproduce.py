@@ -69,7 +69,7 @@ def main() -> None:
         "--medium", action="store_true", help="the paper's steps and rates on smaller signals, minutes a run"
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/reproduce"), help="folder of results and runs")
-    parser.add_argument("--data", type=Path, default=None, help="folder of data sets (images/, volumes/)")
+    parser.add_argument("--data", type=Path, default=None, help="folder of data sets (images/, volumes/, meshes/)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of weights and batches")
     parser.add_argument("--rows", nargs="+", default=[], help="only these rows of the item")
     parser.add_argument("--limit", type=int, default=None, help="only so many images or volumes of a data set")

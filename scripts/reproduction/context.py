@@ -127,6 +127,13 @@ class Context:
         count = self.limit or count
         return found[:count] if count else found
 
+    def shape(self, name: str) -> str:
+        """A named shape, or its file under ``meshes/`` of the data folder where that is there."""
+        from sasnet_ns.shapes.named import BUNDLED
+
+        found = sorted(p for p in (self.data / "meshes").glob(f"{name}.*") if p.is_file())
+        return str(found[0]) if found and name not in BUNDLED else name
+
     def pick(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The rows asked for.
 

@@ -29,7 +29,7 @@ def shape_job(context: Context, row: Row, shape: str, seed: int) -> Job:
     """One method on one shape at the context's size."""
     fit = merge(row.fit(shape, *context.variants), {"seed": seed})
     small: dict[str, Any] = {"resolution": 128, "samples": 50_000} if context.quick else {}
-    return Job("shape", shape, fit, f"{row.label} on {shape}", **small)
+    return Job("shape", context.shape(shape), fit, f"{row.label} on {shape}", **small)
 
 
 def shape_table(context: Context) -> None:

@@ -162,6 +162,18 @@ def test_sizes_choose_variants_and_names(tmp_path):
     assert "amsgrad" not in shapes.shape_job(made["quick"], load_row("shapes", "finer"), "armadillo", 0).fit["recipe"]
 
 
+def test_a_file_in_the_data_folder_takes_a_named_shapes_place(tmp_path):
+    context = Context(tmp_path, tmp_path, size="medium", item="table3")
+    row = load_row("shapes", "sasnet")
+    assert shapes.shape_job(context, row, "lucy", 0).data == "lucy"
+    (tmp_path / "meshes").mkdir()
+    for name in ("lucy.ply", "armadillo.ply"):
+        (tmp_path / "meshes" / name).touch()
+    job = shapes.shape_job(context, row, "lucy", 0)
+    assert job.data == str(tmp_path / "meshes" / "lucy.ply") and job.fit["network_config"]["band_limit"] == 40
+    assert shapes.shape_job(context, row, "armadillo", 0).data == "armadillo", "the bundled one stays the same"
+
+
 def test_tables_show_spread_differences_and_order(tmp_path):
     rows = [
         TableRow("A", 100, {"psnr": [30.0, 32.0]}, {"psnr": 30.5}),
