@@ -61,7 +61,7 @@ def test_given_normals_are_checked() -> None:
 def test_strays_beside_given_normals_are_left_out() -> None:
     cloud = sphere_cloud()
     far = torch.tensor([[100.0, 0, 0]]).double()
-    with pytest.warns(ShapeWarning, match="lie far from all others"):
+    with pytest.warns(ShapeWarning, match="left out 1 point that lies far from all others"):
         ready = prepare_shape(PointCloud(torch.cat([cloud.points, far]), torch.cat([cloud.normals, far / 100])))
     assert ready.scale == pytest.approx(0.45, rel=0.02)
 

@@ -99,7 +99,8 @@ OPTIONS = {
     "pemlp": {"width": 16}, "ffn": {"width": 16, "frequencies": 8}, "sape": {"width": 16, "frequencies": 8},
     "incode": {"width": 16}, "msiren": {"width": 16}, "neurbf": {"kernels": 32, "width": 8},
     "sasnet": SMALL, "sasnet-paper": SMALL, "sasnet-grid": {"grid_log2_entries": 6},
-    "ngp": {"grid_log2_entries": 6}, "grid": {"grid_log2_entries": 6},
+    "ngp": {"grid_log2_entries": 6}, "grid": {"grid_log2_entries": 6}, "metric_grids": {"grid_log2_entries": 6},
+    "flair": {"width": 8}, "cafe": {"width": 16, "frequencies": 8, "polynomials": 6},
 }  # fmt: skip
 
 
