@@ -41,6 +41,8 @@ def shape_table(context: Context) -> None:
         "the other two columns are exact and not saturated.",
         "Distances for training come from the mesh; the paper estimates them from oriented points.",
     ]
+    files = {shape: Path(context.shape(shape)).name for shape in shapes}
+    notes += [f"{shape}: the file {name} of the data folder." for shape, name in files.items() if name != shape]
     floors = [r["chamfer_floor"] for group in results.values() for r in group[0] if "chamfer_floor" in r]
     if floors:
         notes.append(f"The Chamfer distance of two samplings of the same surface is {floors[0]:.2e} ({shapes[0]}).")

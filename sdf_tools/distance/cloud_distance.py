@@ -23,10 +23,8 @@ WIDTH = 0.85  # of the Gaussian weights, spacings
 NEAR, FAR = 2.0, 4.0  # spacings from the cloud between which the local surface gives way to the distance to its foot
 OPPOSED = 0.5  # of those where the winding number says the other side
 DOUBT, SURE = 0.1, 0.3  # how far from one half it says so
-LEAST_TRUST, MOST_UNEVEN = (
-    0.05,
-    50.0,
-)  # of the points' weights and areas: all surface is seen, and no lone point takes it all
+LEAST_TRUST = 0.05  # of a point, so that all surface is seen
+MOST_UNEVEN = 50.0  # times the typical area, so that no lone point takes it all
 OPEN = 0.3  # holes are where the winding number is that close to one half away from the points
 ENCLOSED = 0.7  # winding number just behind the surface: one of closed ones, one half of a sheet
 FRAME, AROUND = 4000, 32  # points, evenly spread, of which so many around a hole say how it goes on
