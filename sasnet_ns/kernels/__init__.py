@@ -12,9 +12,10 @@ from sasnet_ns.kernels.layout import HashGridLayout
 from sasnet_ns.kernels.optimizers import Adam, compiled_updates, muon_step
 from sasnet_ns.kernels.point_loss import point_loss
 from sasnet_ns.kernels.stacked_step import StackedStep
-from sasnet_ns.kernels.step_form import PointLoss, StepForm, StepLayer, stack_forms
+from sasnet_ns.kernels.step_form import Activation, PointLoss, StepForm, StepLayer, stack_forms
 
 __all__ = [
+    "Activation",
     "Adam",
     "FusedStep",
     "FusedValues",

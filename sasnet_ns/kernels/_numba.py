@@ -7,10 +7,12 @@ stands a launcher that runs all parts on torch's own threads; where those cannot
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -25,12 +27,31 @@ APART = 32
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
+def _digest_of_sources() -> str:
+    """One hash of all kernels' sources."""
+    found = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+_SOURCES = _digest_of_sources()
+
+
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """``numba.njit`` without the GIL, with fused multiply-adds, cached on disk where a cache directory is writable."""
     try:
-        return numba.njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # numba found no writable place for its cache
+        compiled = numba.njit(cache=True, **_OPTIONS)(function)
+        # numba compares a function's own file alone, but what is compiled holds functions of other files too: without
+        # this an upgrade would go on with the old ones.
+        cache = compiled._cache._cache_file
+        cache._source_stamp = (cache._source_stamp, _SOURCES)
+    except (
+        RuntimeError,
+        AttributeError,
+    ):  # no writable place for numba's cache, or a numba whose cache looks different
         return numba.njit(cache=False, **_OPTIONS)(function)
+    return compiled
 
 
 @jit

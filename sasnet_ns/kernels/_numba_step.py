@@ -31,21 +31,21 @@ PITCH = BLOCK + 16
 FEW_INPUTS = 4
 """Layers with no more inputs than this (the coordinates) get their gradient by dot products."""
 
-AFFINE, RELU, SIGMOID, SINE = range(4)
-"""What follows a layer's product, in column ``KIND`` of the plan."""
+AFFINE, RELU, SIGMOID, SINE, FINER, FINER_DETACHED, GAUSS = range(7)
+"""What follows a layer's product, in column ``KIND`` of the plan; from ``SINE`` on a layer keeps its slopes."""
 # fmt: off
 (SOURCE, INPUTS, OUTPUTS, WEIGHT, BIAS, KIND, TARGET, WAVE, COSINE, SLOPE, SOURCE_SLOPE, ADDS, GRAD, GRAD_PITCH, BIAS_GRAD, NEURON, FIELDS) = range(17)  # noqa: E501
 # fmt: on
 """Columns of the plan, one row a layer in the order of the forward pass. ``SOURCE``, ``TARGET``, ``WAVE``, ``COSINE``:
-first rows of its input, its output, the sines before the mask, and the cosines; ``SLOPE``, ``SOURCE_SLOPE``: first rows
-of the gradients by output and input (-1: not wanted), which it adds to what is there if ``ADDS``; ``WEIGHT``, ``BIAS``:
-where its parameters begin; ``GRAD``, ``GRAD_PITCH``, ``BIAS_GRAD``: where its sums do (-1: frozen), and how far apart
-their rows are; ``NEURON``: where its neurons are in the list of masks."""
+first rows of its input, its output, the waves before the mask, and their slopes over omega; ``SLOPE``,
+``SOURCE_SLOPE``: first rows of the gradients by output and input (-1: not wanted), which it adds to what is there if
+``ADDS``; ``WEIGHT``, ``BIAS``: where its parameters begin; ``GRAD``, ``GRAD_PITCH``, ``BIAS_GRAD``: where its sums do
+(-1: frozen), and how far apart their rows are; ``NEURON``: where its neurons are in the list of masks."""
 POWER, AGNOSTIC, NEAR, FAR, MARGIN, SCALE, RULES = range(7)
 """Entries of the loss's numbers."""
 
 _LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.4426950408889634), np.float32(0.693359375), np.float32(-2.12194440e-4)
-_ROUND, _LARGE = np.float32(1.5 * 2**23), np.float32(80.0)
+_ROUND, _LARGE, TWO = np.float32(1.5 * 2**23), np.float32(80.0), np.float32(2.0)
 # minimax polynomial of (exp(r) - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2] (Cephes, expf)
 _E = tuple(
     np.float32(value)
@@ -67,13 +67,19 @@ as_float: Any = intrinsic(_as_float)
 
 
 @numba.njit(inline="always")
-def _sigmoid(a):  # type: ignore[no-untyped-def]
-    """``1 / (1 + exp(-a))`` to 2e-7, in arithmetic that becomes vector instructions."""
-    b = min(max(-a, -_LARGE), _LARGE)
+def _exp(a):  # type: ignore[no-untyped-def]
+    """``exp(a)`` to 2e-7 for ``|a|`` up to 80 and constant beyond, in arithmetic that becomes vector instructions."""
+    b = min(max(a, -_LARGE), _LARGE)
     n = (b * _LOG2E + _ROUND) - _ROUND
     r = (b - n * _LN2_HIGH) - n * _LN2_LOW
     e = ONE + r + r * r * (_E5 + r * (_E4 + r * (_E3 + r * (_E2 + r * (_E1 + r * _E0)))))
-    return ONE / (ONE + e * as_float((np.int32(n) + np.int32(127)) << np.int32(23)))
+    return e * as_float((np.int32(n) + np.int32(127)) << np.int32(23))
+
+
+@numba.njit(inline="always")
+def _sigmoid(a):  # type: ignore[no-untyped-def]
+    """``1 / (1 + exp(-a))``."""
+    return ONE / (ONE + _exp(-a))
 
 
 @jit
@@ -97,6 +103,22 @@ def activate(layer, omega, weights, neurons, work):  # type: ignore[no-untyped-d
             elif target != wave:
                 for b in range(BLOCK):
                     out[b] = sine[b]
+        elif kind in (FINER, FINER_DETACHED):
+            slope, share = work[layer[COSINE] + j], TWO if kind == FINER else ONE
+            for b in range(BLOCK):
+                z = out[b] + bias
+                size = abs(z)
+                r, sign = reduce_to_half_turn(omega * (size + ONE) * z)
+                u = r * r
+                out[b] = sign * sine_of(r, u)
+                slope[b] = sign * cosine_of(u) * (share * size + ONE)
+        elif kind == GAUSS:
+            slope = work[layer[COSINE] + j]
+            for b in range(BLOCK):
+                z = omega * (out[b] + bias)
+                bell = _exp(-(z * z))
+                out[b] = bell
+                slope[b] = -TWO * z * bell
         elif kind == RELU:
             for b in range(BLOCK):
                 z = out[b] + bias
@@ -116,7 +138,7 @@ def _deactivate(layer, omega, neurons, work):  # type: ignore[no-untyped-def]
     kind, slope, target, wave, neuron = layer[KIND], layer[SLOPE], layer[TARGET], layer[WAVE], layer[NEURON]
     for j in range(layer[OUTPUTS]):
         g = work[slope + j]
-        if kind == SINE:
+        if kind >= SINE:
             mask, cosine = neurons[neuron + j, 0], work[layer[COSINE] + j]
             if mask >= 0:
                 total, sine, factor = work[neurons[neuron + j, 1]], work[wave + j], work[mask]

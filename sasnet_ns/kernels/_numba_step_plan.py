@@ -25,6 +25,15 @@ LARGE_TABLE = 1 << 20
 LARGE_SUMS = 1 << 18
 """Numbers of all threads' gradients from which on it pays to add them up on all threads."""
 _NOTHING = np.empty(0, np.float32)
+_KINDS = {
+    "affine": kernel.AFFINE,
+    "relu": kernel.RELU,
+    "sigmoid": kernel.SIGMOID,
+    "sine": kernel.SINE,
+    "finer": kernel.FINER,
+    "finer_detached": kernel.FINER_DETACHED,
+    "gauss": kernel.GAUSS,
+}
 
 
 @dataclass
@@ -203,9 +212,9 @@ def _plan(form: StepForm) -> _Plan:
         first_of_chain, last_of_decoder = index == len(form.decoder), index == len(form.decoder) - 1
         if first_of_chain and form.decoder:
             source, source_slope = coordinates, -1
-        sine = layer.activation == "sine"
+        kind = _KINDS[layer.activation]
         wave = take(outputs)
-        cosine = take(outputs) if sine else -1
+        cosine = take(outputs) if kind >= kernel.SINE else -1
         target = take(outputs) if layer.group_sizes else wave
         slope = mask_slope if last_of_decoder else slopes[index % 2]
         if last_of_decoder:
@@ -214,12 +223,7 @@ def _plan(form: StepForm) -> _Plan:
         row |= {kernel.SOURCE: source, kernel.INPUTS: inputs, kernel.OUTPUTS: outputs, kernel.ADDS: 0}
         row |= {kernel.TARGET: target, kernel.WAVE: wave, kernel.COSINE: cosine, kernel.NEURON: len(neurons)}
         row |= {kernel.SLOPE: slope, kernel.SOURCE_SLOPE: source_slope}
-        row[kernel.KIND] = {
-            "affine": kernel.AFFINE,
-            "relu": kernel.RELU,
-            "sigmoid": kernel.SIGMOID,
-            "sine": kernel.SINE,
-        }[layer.activation]
+        row[kernel.KIND] = kind
         pitch = _rounded(inputs, COLUMNS) if inputs > kernel.FEW_INPUTS else inputs
         for tensor, begins, sums, height, width, apart in (
             (layer.weight, kernel.WEIGHT, kernel.GRAD, outputs, inputs, pitch),

@@ -18,7 +18,7 @@ from sasnet_ns.kernels.functional import Implementation, hash_grid, masked_sine,
 from sasnet_ns.kernels.layout import HashGridLayout
 from sdf_tools.errors import ShapeError
 
-Activation = Literal["affine", "relu", "sigmoid", "sine"]
+Activation = Literal["affine", "relu", "sigmoid", "sine", "finer", "finer_detached", "gauss"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,11 @@ class StepLayer:
     bias: Float[Tensor, " outputs"]
     """The same."""
     activation: Activation
-    """``affine``, ``relu``, ``sigmoid``: of ``z = h weight^T + bias``; ``sine``: ``m * sin(omega * z)``."""
+    """``affine``, ``relu``, ``sigmoid``: of ``z = h weight^T + bias``; ``sine``: ``m * sin(omega * z)``; ``finer``:
+    ``sin(omega * (|z| + 1) * z)``, detached where the factor ``|z| + 1`` is a constant to the gradient; ``gauss``:
+    ``exp(-(omega * z)^2)``."""
     omega: float = 1.0
-    """SIREN's frequency factor."""
+    """SIREN's and FINER's frequency factor; the inverse width of a Gaussian."""
     group_sizes: tuple[int, ...] = ()
     """``sine``: neurons of each masked group, the layer's last ones; a group may be empty. None: no masks."""
 
@@ -152,6 +154,11 @@ def _apply(layer: StepLayer, h: Tensor, mask: Tensor | None, implementation: Imp
             return masked_sine_embedding(h, layer.weight, layer.bias, mask, layer.group_sizes, implementation)
         return masked_sine(h @ layer.weight.mT, layer.bias, layer.omega, mask, layer.group_sizes, implementation)
     z = linear(h, layer.weight, layer.bias)
+    if layer.activation == "gauss":
+        return torch.exp(-(layer.omega * z).square())
+    if layer.activation in ("finer", "finer_detached"):
+        factor = z.abs() + 1
+        return torch.sin(layer.omega * (factor.detach() if layer.activation == "finer_detached" else factor) * z)
     return {"affine": lambda: z, "relu": z.relu, "sigmoid": z.sigmoid}[layer.activation]()
 
 

@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sasnet_ns.kernels import FusedStep, FusedValues, StepForm, StepLayer
+from sasnet_ns.kernels import Activation, FusedStep, FusedValues, StepForm, StepLayer
 from sasnet_ns.networks.base import Network
+from sasnet_ns.networks.baselines.finer import Finer
+from sasnet_ns.networks.baselines.gauss import Gauss
 from sasnet_ns.networks.baselines.ngp import HashGridMLP
 from sasnet_ns.networks.baselines.siren import Siren
 from sasnet_ns.networks.layers import linears
@@ -22,8 +24,8 @@ from sasnet_ns.networks.sasnet import SASNet
 def fused_step(network: Network, bands: int | None = None) -> FusedStep | None:
     """The step of a network in one pass, or None where autograd has to do it.
 
-    What there is a pass for: SASNet, SIREN and ngp (their very classes, as a subclass may compute something else), in
-    float32 on a CPU, with numba at hand and the kernels left at ``auto`` or ``numba``.
+    What there is a pass for: SASNet, SIREN, FINER, Gauss and ngp (their very classes, as a subclass may compute
+    something else), in float32 on a CPU, with numba at hand and the kernels left at ``auto`` or ``numba``.
 
     Args:
         network: read again in every step; build a new one after its tensors have been replaced or moved.
@@ -101,21 +103,25 @@ def _compiles(network: Network) -> bool:
 
 def _factor(network: Network) -> float:
     """What a network multiplies its coordinates by."""
-    return network.coordinate_scale if type(network) is Siren else 1.0
-
-
-def _chain(network: Network, bands: int | None = None) -> StepForm | None:
-    """The layers of a network behind coordinates times :func:`_factor`; None if it is no chain."""
-    return _siren(network) if type(network) is Siren else step_form(network, bands)
+    return network.coordinate_scale if isinstance(network, Siren | Gauss) else 1.0
 
 
 def step_form(network: Network, bands: int | None = None) -> StepForm | None:
     """A network's tensors as a chain of layers on its coordinates; None if it is none, as a SIREN that scales them."""
+    return _chain(network, bands) if _factor(network) == 1 else None
+
+
+def _chain(network: Network, bands: int | None = None) -> StepForm | None:
+    """The layers of a network behind coordinates times :func:`_factor`; None if it is no chain."""
     if type(network) is SASNet:
         generator = network.mask_generator
         return None if generator is not None and generator.wisp else _sasnet(network, bands)
     if type(network) is Siren:
-        return _siren(network) if network.coordinate_scale == 1 else None
+        return _waves(network, "sine", network.omega_0)
+    if type(network) is Finer:
+        return _waves(network, "finer_detached" if network.detach_scale else "finer", network.omega_0)
+    if type(network) is Gauss:
+        return _waves(network, "gauss", network.scale)
     if type(network) is HashGridMLP:
         *hidden, output = [layer for layer in network.mlp if isinstance(layer, nn.Linear)]
         chain = [StepLayer(layer.weight, layer.bias, "relu") for layer in hidden]
@@ -128,9 +134,9 @@ def _plain(network: Network) -> bool:
     return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
 
 
-def _siren(network: Siren) -> StepForm:
+def _waves(network: Siren | Gauss, activation: Activation, omega: float) -> StepForm:
     layers = [network.first, *linears(network.hidden)]
-    chain = [StepLayer(layer.weight, layer.bias, "sine", network.omega_0) for layer in layers]
+    chain = [StepLayer(layer.weight, layer.bias, activation, omega) for layer in layers]
     return StepForm(network.in_dim, (*chain, _affine(network.output)))
 
 

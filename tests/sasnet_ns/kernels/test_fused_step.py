@@ -13,12 +13,14 @@ pytest.importorskip("numba")
 from sasnet_ns.kernels import FusedStep, HashGridLayout, PointLoss, StepForm, StepLayer, _numba_step_plan, _openmp
 from sasnet_ns.networks import (
     Finer,
+    Gauss,
     HashGridMLP,
     Network,
     SASNet,
     SASNetConfig,
     SignedDistanceField,
     Siren,
+    Wire,
     build_network,
     step_form,
 )
@@ -59,6 +61,10 @@ NETWORKS: dict[str, Any] = {
     "sdf_fast": lambda: SASNet(SASNetConfig.sdf_fast(feature_std=0.5)),
     "siren": lambda: Siren(width=70, hidden_layers=2),
     "siren, image": lambda: Siren(2, 3, width=33, hidden_layers=1),
+    "finer": lambda: Finer(width=70, omega_0=8),
+    "finer, image": lambda: Finer(2, 3, width=33, hidden_layers=1, omega_0=5, detach_scale=False),
+    "gauss": lambda: Gauss(width=70, scale=3),
+    "gauss, narrow bells": lambda: Gauss(2, 3, width=33, hidden_layers=1),
     "ngp": lambda: HashGridMLP(log2_entries=9, grid_max=64, width=20),
     "ngp, image": lambda: HashGridMLP(2, 3, log2_entries=9, levels=5, grid_max=64, features=4, hidden_layers=1),
 }
@@ -118,7 +124,7 @@ def test_every_gradient(name: str) -> None:
     assert_same(found, network, by_autograd(network, x, lambda values: (values - target.double()).square().mean()))
 
 
-@pytest.mark.parametrize("name", ["sasnet", "image", "siren", "ngp"])
+@pytest.mark.parametrize("name", ["sasnet", "image", "siren", "finer", "finer, image", "gauss", "ngp"])
 def test_the_torch_twin(name: str) -> None:
     """The definition agrees with the networks to rounding, in float64."""
     network = make(name).double()
@@ -338,7 +344,7 @@ def test_which_networks() -> None:
     class Other(Siren):
         pass
 
-    for network in (Finer(width=16), Other(width=16), build_network("pemlp", 3, 1)):
+    for network in (Wire(width=16), Other(width=16), build_network("pemlp", 3, 1)):
         assert step_of(network) is None
     assert step_of(Siren(width=16).double()) is None
     assert step_of(Siren(width=16, implementation="torch")) is None

@@ -18,6 +18,8 @@ NETWORKS = [
     ("sasnet-grid", {}, 3, 1),
     ("sasnet-paper", {}, 3, 1),
     ("siren", {"width": 60}, 3, 1),
+    ("finer", {"width": 60, "omega_0": 8}, 3, 1),
+    ("gauss", {"width": 60, "scale": 3}, 2, 3),
     ("ngp", {"grid_features": 4}, 3, 1),
     ("ngp", {}, 2, 3),
 ]

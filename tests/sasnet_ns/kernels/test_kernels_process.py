@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,3 +55,28 @@ def test_a_precision_that_was_chosen_is_kept() -> None:
         assert settings.fp32_precision == "ieee"
     finally:
         settings.fp32_precision = before
+
+
+CACHED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from sasnet_ns.kernels import _numba
+_numba._SOURCES = sys.argv[2]
+import doubled
+doubled.twice(3)
+print(sum(doubled.twice.stats.cache_misses.values()))
+"""
+
+
+def test_compiled_kernels_are_not_kept_beyond_their_sources(tmp_path: Path) -> None:
+    """A kernel's code holds functions of other files, which numba does not compare."""
+    (tmp_path / "doubled.py").write_text(
+        "from sasnet_ns.kernels._numba import jit\n\n\n@jit\ndef twice(x):\n    return x + x\n"
+    )
+    command = [sys.executable, "-c", CACHED, str(tmp_path)]
+    misses = [
+        int(subprocess.run([*command, sources], capture_output=True, text=True, check=True).stdout)
+        for sources in ("old", "old", "new", "new")
+    ]
+    assert misses == [1, 0, 1, 0]
