@@ -31,16 +31,17 @@ PITCH = BLOCK + 16
 FEW_INPUTS = 4
 """Layers with no more inputs than this (the coordinates) get their gradient by dot products."""
 
-AFFINE, RELU, SIGMOID, SINE, FINER, FINER_DETACHED, GAUSS = range(7)
-"""What follows a layer's product, in column ``KIND`` of the plan; from ``SINE`` on a layer keeps its slopes."""
+AFFINE, RELU, SIGMOID, SINE, FINER, FINER_DETACHED, GAUSS, GABOR = range(8)
+"""What follows a layer's product, in column ``KIND`` of the plan; from ``SINE`` on a layer keeps numbers for its
+gradient, in the rows from ``COSINE`` on."""
 # fmt: off
 (SOURCE, INPUTS, OUTPUTS, WEIGHT, BIAS, KIND, TARGET, WAVE, COSINE, SLOPE, SOURCE_SLOPE, ADDS, GRAD, GRAD_PITCH, BIAS_GRAD, NEURON, FIELDS) = range(17)  # noqa: E501
 # fmt: on
 """Columns of the plan, one row a layer in the order of the forward pass. ``SOURCE``, ``TARGET``, ``WAVE``, ``COSINE``:
-first rows of its input, its output, the waves before the mask, and their slopes over omega; ``SLOPE``,
-``SOURCE_SLOPE``: first rows of the gradients by output and input (-1: not wanted), which it adds to what is there if
-``ADDS``; ``WEIGHT``, ``BIAS``: where its parameters begin; ``GRAD``, ``GRAD_PITCH``, ``BIAS_GRAD``: where its sums do
-(-1: frozen), and how far apart their rows are; ``NEURON``: where its neurons are in the list of masks."""
+first rows of its input, its output, the waves before the mask, and their slopes over omega (z for ``GABOR``);
+``SLOPE``, ``SOURCE_SLOPE``: first rows of the gradients by output and input (-1: not wanted), which it adds to what is
+there if ``ADDS``; ``WEIGHT``, ``BIAS``: where its parameters begin; ``GRAD``, ``GRAD_PITCH``, ``BIAS_GRAD``: where its
+sums do (-1: frozen), and how far apart their rows are; ``NEURON``: where its neurons are in the list of masks."""
 POWER, AGNOSTIC, NEAR, FAR, MARGIN, SCALE, RULES = range(7)
 """Entries of the loss's numbers."""
 
@@ -83,9 +84,45 @@ def _sigmoid(a):  # type: ignore[no-untyped-def]
 
 
 @jit
+def _wavelets(layer, omega, weights, work):  # type: ignore[no-untyped-def]
+    """Products of a layer of pairs to its wavelets."""
+    wide()
+    half, target, kept, bias_start = layer[OUTPUTS] // 2, layer[TARGET], layer[COSINE], layer[BIAS]
+    for j in range(half):
+        first, second, a, b = work[target + j], work[target + half + j], work[kept + j], work[kept + half + j]
+        first_bias, second_bias = weights[bias_start + j], weights[bias_start + half + j]
+        for k in range(BLOCK):
+            real, imaginary = first[k] + first_bias, second[k] + second_bias
+            envelope = _exp(-(omega * imaginary + real * real + imaginary * imaginary))
+            r, sign = reduce_to_half_turn(omega * real)
+            u = r * r
+            a[k], b[k] = real, imaginary
+            first[k] = envelope * (sign * cosine_of(u))
+            second[k] = envelope * (sign * sine_of(r, u))
+
+
+@jit
+def _unwave(layer, omega, work):  # type: ignore[no-untyped-def]
+    """Gradient by a layer's wavelets to that by its products, in place."""
+    wide()
+    half, slope, target, kept = layer[OUTPUTS] // 2, layer[SLOPE], layer[TARGET], layer[COSINE]
+    for j in range(half):
+        first, second, a, b = work[target + j], work[target + half + j], work[kept + j], work[kept + half + j]
+        g, h = work[slope + j], work[slope + half + j]
+        for k in range(BLOCK):
+            along = g[k] * first[k] + h[k] * second[k]
+            across = h[k] * first[k] - g[k] * second[k]
+            g[k] = omega * across - TWO * a[k] * along
+            h[k] = -(omega + TWO * b[k]) * along
+
+
+@jit
 def activate(layer, omega, weights, neurons, work):  # type: ignore[no-untyped-def]
     """Products of a layer to its output: bias and activation, a neuron's row at a time."""
     wide()
+    if layer[KIND] == GABOR:
+        _wavelets(layer, omega, weights, work)
+        return
     kind, bias_start, target, wave, neuron = layer[KIND], layer[BIAS], layer[TARGET], layer[WAVE], layer[NEURON]
     for j in range(layer[OUTPUTS]):
         out, bias = work[target + j], weights[bias_start + j]
@@ -135,6 +172,9 @@ def activate(layer, omega, weights, neurons, work):  # type: ignore[no-untyped-d
 def _deactivate(layer, omega, neurons, work):  # type: ignore[no-untyped-def]
     """Gradient by a layer's output to that by its products, in place; adds to the gradients by its masks."""
     wide()
+    if layer[KIND] == GABOR:
+        _unwave(layer, omega, work)
+        return
     kind, slope, target, wave, neuron = layer[KIND], layer[SLOPE], layer[TARGET], layer[WAVE], layer[NEURON]
     for j in range(layer[OUTPUTS]):
         g = work[slope + j]

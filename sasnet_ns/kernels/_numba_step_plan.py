@@ -33,6 +33,7 @@ _KINDS = {
     "finer": kernel.FINER,
     "finer_detached": kernel.FINER_DETACHED,
     "gauss": kernel.GAUSS,
+    "gabor": kernel.GABOR,
 }
 
 
@@ -176,7 +177,7 @@ def _rules(loss: PointLoss, scale: float) -> np.ndarray:
 
 def _grid(form: StepForm) -> tuple[tuple[int, ...], tuple[int, ...], bool, np.ndarray, int]:
     """The grid's constants as the kernel takes them; no levels where there is no grid."""
-    layout = HashGridLayout(form.in_dim, (2,), 1) if form.layout is None else form.layout
+    layout = HashGridLayout(1, (2,), 1) if form.layout is None else form.layout
     axes, channels, smooth, levels = _numba_grid._constants(layout)
     return axes, channels, smooth, levels[:0] if form.layout is None else levels, layout.table_size - 1
 

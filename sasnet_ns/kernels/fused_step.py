@@ -7,6 +7,7 @@ it can express is :class:`StepForm`: a chain of layers on coordinates or on a ha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ class FusedStep:
             the same objects.
         implementation: ``auto``, ``torch`` (the definition, by autograd) or ``numba`` (CPU, float32).
         coordinate_scale: the network's own factor on its coordinates.
+        encode: what the form reads in the place of coordinates in [-1, 1], (N, d) to (N, in_dim); nothing in it is
+            trained.
 
     Raises:
         ShapeError: the layers do not fit together.
@@ -38,9 +41,15 @@ class FusedStep:
         ValueError: the implementation is unknown or cannot run on the tensors.
     """
 
-    def __init__(self, form: StepForm, implementation: Implementation = "auto", coordinate_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        form: StepForm,
+        implementation: Implementation = "auto",
+        coordinate_scale: float = 1.0,
+        encode: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         check(form)
-        self.form, self.coordinate_scale = form, coordinate_scale
+        self.form, self.coordinate_scale, self._encode = form, coordinate_scale, encode
         self._tensors = form.tensors()
         device = self._tensors[0].device
         fast = all(tensor.dtype == torch.float32 for tensor in self._tensors)
@@ -104,12 +113,15 @@ class FusedStep:
         self, x: Tensor, target: Tensor, loss: PointLoss | None, weight: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """Loss, predictions, and the gradient of every tensor that requires one."""
+        scale *= self.coordinate_scale
+        if self._encode is not None:
+            with torch.no_grad():
+                x, scale = self._encode(scale * x), 1.0
         points, out_dim = x.shape[0], self.form.layers[-1].bias.shape[0]
         wanted = ((points, self.form.in_dim), (points, out_dim), None if weight is None else (points,))
         shapes = (tuple(x.shape), tuple(target.shape), None if weight is None else tuple(weight.shape))
         if shapes != wanted or not points:
             raise ShapeError(f"FusedStep takes x, target and weight of shapes {wanted}, N at least 1; got {shapes}.")
-        scale *= self.coordinate_scale
         return self._run(x, target, PointLoss() if loss is None else loss, weight, scale)
 
     def _by_autograd(

@@ -18,7 +18,7 @@ from sasnet_ns.kernels.functional import Implementation, hash_grid, masked_sine,
 from sasnet_ns.kernels.layout import HashGridLayout
 from sdf_tools.errors import ShapeError
 
-Activation = Literal["affine", "relu", "sigmoid", "sine", "finer", "finer_detached", "gauss"]
+Activation = Literal["affine", "relu", "sigmoid", "sine", "finer", "finer_detached", "gauss", "gabor"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class StepLayer:
     activation: Activation
     """``affine``, ``relu``, ``sigmoid``: of ``z = h weight^T + bias``; ``sine``: ``m * sin(omega * z)``; ``finer``:
     ``sin(omega * (|z| + 1) * z)``, detached where the factor ``|z| + 1`` is a constant to the gradient; ``gauss``:
-    ``exp(-(omega * z)^2)``."""
+    ``exp(-(omega * z)^2)``; ``gabor``: of pairs ``z = a + i b``, first all a, then all b, real and imaginary part of
+    ``exp(i omega z - |z|^2)`` in the same order."""
     omega: float = 1.0
-    """SIREN's and FINER's frequency factor; the inverse width of a Gaussian."""
+    """SIREN's and FINER's frequency factor; a wavelet's over its inverse width; the inverse width of a Gaussian."""
     group_sizes: tuple[int, ...] = ()
     """``sine``: neurons of each masked group, the layer's last ones; a group may be empty. None: no masks."""
 
@@ -156,6 +157,11 @@ def _apply(layer: StepLayer, h: Tensor, mask: Tensor | None, implementation: Imp
     z = linear(h, layer.weight, layer.bias)
     if layer.activation == "gauss":
         return torch.exp(-(layer.omega * z).square())
+    if layer.activation == "gabor":
+        real, imaginary = z.chunk(2, dim=-1)
+        envelope = torch.exp(-layer.omega * imaginary - real.square() - imaginary.square())
+        phase = layer.omega * real
+        return torch.cat((envelope * phase.cos(), envelope * phase.sin()), dim=-1)
     if layer.activation in ("finer", "finer_detached"):
         factor = z.abs() + 1
         return torch.sin(layer.omega * (factor.detach() if layer.activation == "finer_detached" else factor) * z)
@@ -211,6 +217,8 @@ def check(form: StepForm) -> None:
                     f"{tuple(layer.bias.shape)}."
                 )
             inputs = layer.weight.shape[0]
+            if layer.activation == "gabor" and inputs % 2:
+                raise ShapeError(f"Wavelets of pairs cannot have {inputs} parts.")
             masked = layer.group_sizes and (layer.activation != "sine" or not form.decoder)
             if masked or min(layer.group_sizes, default=0) < 0 or sum(layer.group_sizes) > inputs:
                 raise ShapeError(f"Groups of {layer.group_sizes} neurons do not fit a {layer.activation} layer here.")

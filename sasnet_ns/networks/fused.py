@@ -13,26 +13,41 @@ from torch import Tensor, nn
 
 from sasnet_ns.kernels import Activation, FusedStep, FusedValues, StepForm, StepLayer
 from sasnet_ns.networks.base import Network
+from sasnet_ns.networks.baselines.encoded_relu import EncodedReLU
+from sasnet_ns.networks.baselines.ffn import FFN
 from sasnet_ns.networks.baselines.finer import Finer
 from sasnet_ns.networks.baselines.gauss import Gauss
 from sasnet_ns.networks.baselines.ngp import HashGridMLP
+from sasnet_ns.networks.baselines.pemlp import PEMLP
+from sasnet_ns.networks.baselines.sape import SAPE
 from sasnet_ns.networks.baselines.siren import Siren
+from sasnet_ns.networks.baselines.wire import Wire
 from sasnet_ns.networks.layers import linears
 from sasnet_ns.networks.sasnet import SASNet
+from sasnet_ns.networks.wire_step import WireStep
 
 
 def fused_step(network: Network, bands: int | None = None) -> FusedStep | None:
     """The step of a network in one pass, or None where autograd has to do it.
 
-    What there is a pass for: SASNet, SIREN, FINER, Gauss and ngp (their very classes, as a subclass may compute
-    something else), in float32 on a CPU, with numba at hand and the kernels left at ``auto`` or ``numba``.
+    What there is a pass for: SASNet, SIREN, FINER, Gauss, WIRE, ngp, and PEMLP, FFN and SAPE behind their encodings
+    (these very classes, as a subclass may compute something else), in float32 on a CPU, with numba at hand and the
+    kernels left at ``auto`` or ``numba``.
 
     Args:
         network: read again in every step; build a new one after its tensors have been replaced or moved.
         bands: a SASNet's low group and only this many of its high bands, as in ``SASNet.forward``; None for all.
     """
-    form = _chain(network, bands) if _compiles(network) else None
-    step = None if form is None else FusedStep(form, coordinate_scale=_factor(network))
+    if not _compiles(network):
+        return None
+    step: FusedStep | None = None
+    form = _chain(network, bands)
+    if form is not None:
+        step = FusedStep(form, coordinate_scale=_factor(network))
+    elif type(network) is Wire and network.sigma > 0:
+        step = WireStep(network)
+    elif type(network) in (PEMLP, FFN, SAPE) and isinstance(network, EncodedReLU):
+        step = FusedStep(_behind_encoding(network), encode=network.encode)
     return step if step is not None and step.backend == "numba" else None
 
 
@@ -131,13 +146,20 @@ def _chain(network: Network, bands: int | None = None) -> StepForm | None:
 
 def _plain(network: Network) -> bool:
     tensors = itertools.chain(network.parameters(), network.buffers())
-    return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+    return all(t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors)
 
 
 def _waves(network: Siren | Gauss, activation: Activation, omega: float) -> StepForm:
     layers = [network.first, *linears(network.hidden)]
     chain = [StepLayer(layer.weight, layer.bias, activation, omega) for layer in layers]
     return StepForm(network.in_dim, (*chain, _affine(network.output)))
+
+
+def _behind_encoding(network: EncodedReLU) -> StepForm:
+    """What a ReLU network does with its encoding."""
+    hidden = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
+    chain = [StepLayer(layer.weight, layer.bias, "relu") for layer in hidden]
+    return StepForm(network.encoding_dim, (*chain, _affine(network.output)))
 
 
 def _affine(layer: nn.Linear) -> StepLayer:

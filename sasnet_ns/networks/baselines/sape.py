@@ -6,10 +6,10 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sasnet_ns.networks.baselines.encoded_relu import EncodedReLU
-from sasnet_ns.networks.baselines.ffn import fourier_frequencies
+from sasnet_ns.networks.baselines.ffn import fourier_frequencies, sines_and_cosines
 from sasnet_ns.networks.interpolation import flat_index, surrounding_cells
 
 _BLUR = 5  # width of the box filter on masks and errors, in cells, as in the authors' program
@@ -81,8 +81,7 @@ class SAPE(EncodedReLU):
 
     def encode(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
         """The coordinates, then sine and cosine of every frequency from low to high, times their masks."""
-        phase = 2 * math.pi * x @ self.frequencies.T
-        waves = torch.stack((phase.sin(), phase.cos()), dim=2).flatten(1)
+        waves = sines_and_cosines(2 * math.pi * x @ self.frequencies.T)
         return torch.cat((x, waves * self.masks(x)), dim=1)
 
     def masks(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch features"]:
@@ -97,9 +96,12 @@ class SAPE(EncodedReLU):
         points = x.reshape(-1, self.in_dim)
         index, weights = self._cells(points)
         table = self._blurred_masks()
-        opened = table.new_zeros(points.shape[0], self.blocks)
-        for corner in range(index.shape[1]):
-            opened = opened + weights[:, corner, None] * table[index[:, corner]]
+        if weights.requires_grad:
+            opened = table.new_zeros(points.shape[0], self.blocks)
+            for corner in range(index.shape[1]):
+                opened = opened + weights[:, corner, None] * table[index[:, corner]]
+        else:  # one pass, which cannot be differentiated twice
+            opened = nn.functional.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
         features = opened.repeat_interleave(self.in_dim, dim=1)[:, : self.encoding_dim - self.in_dim]
         return features.reshape(*x.shape[:-1], features.shape[1])
 

@@ -65,6 +65,11 @@ NETWORKS: dict[str, Any] = {
     "finer, image": lambda: Finer(2, 3, width=33, hidden_layers=1, omega_0=5, detach_scale=False),
     "gauss": lambda: Gauss(width=70, scale=3),
     "gauss, narrow bells": lambda: Gauss(2, 3, width=33, hidden_layers=1),
+    "wire": lambda: Wire(width=35, omega=2, sigma=1.5),
+    "wire, image": lambda: Wire(2, 3, width=33, hidden_layers=1, coordinate_scale=0.5),
+    "pemlp": lambda: build_network("pemlp", 3, 1, width=40, coordinate_scale=0.5),
+    "ffn": lambda: build_network("ffn", 2, 3, width=40, frequencies=30),
+    "sape": lambda: build_network("sape", 2, 3, width=40, frequencies=30, resolution=16),
     "ngp": lambda: HashGridMLP(log2_entries=9, grid_max=64, width=20),
     "ngp, image": lambda: HashGridMLP(2, 3, log2_entries=9, levels=5, grid_max=64, features=4, hidden_layers=1),
 }
@@ -188,6 +193,23 @@ def test_the_number_of_threads_changes_no_bit(large: bool, runtime: str, monkeyp
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(third, fewer, strict=True))
+
+
+@pytest.mark.parametrize("name", ["finer", "gauss", "wire"])
+def test_baselines_get_the_same_bits_on_any_number_of_threads(name: str) -> None:
+    before = torch.get_num_threads()
+    network = make(name)
+    x, target = data(network, 700)
+    found = []
+    try:
+        for threads in (4, 2, 1):
+            torch.set_num_threads(threads)
+            step = step_of(network)
+            assert step is not None
+            found.append([*step(x, target), *gradients(network).values()])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
 def test_a_large_table_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +366,7 @@ def test_which_networks() -> None:
     class Other(Siren):
         pass
 
-    for network in (Wire(width=16), Other(width=16), build_network("pemlp", 3, 1)):
+    for network in (Other(width=16), Wire(width=16, sigma=0), build_network("incode", 2, 3)):
         assert step_of(network) is None
     assert step_of(Siren(width=16).double()) is None
     assert step_of(Siren(width=16, implementation="torch")) is None
