@@ -32,8 +32,8 @@ class FusedStep:
             the same objects.
         implementation: ``auto``, ``torch`` (the definition, by autograd) or ``numba`` (CPU, float32).
         coordinate_scale: the network's own factor on its coordinates.
-        encode: what the form reads in the place of coordinates in [-1, 1], (N, d) to (N, in_dim); nothing in it is
-            trained.
+        encode: what the form reads in the place of coordinates in [-1, 1], (N, d) to (N, in_dim) without a
+            graph.
 
     Raises:
         ShapeError: the layers do not fit together.
@@ -115,8 +115,7 @@ class FusedStep:
         """Loss, predictions, and the gradient of every tensor that requires one."""
         scale *= self.coordinate_scale
         if self._encode is not None:
-            with torch.no_grad():
-                x, scale = self._encode(scale * x), 1.0
+            x, scale = self._encode(scale * x), 1.0
         points, out_dim = x.shape[0], self.form.layers[-1].bias.shape[0]
         wanted = ((points, self.form.in_dim), (points, out_dim), None if weight is None else (points,))
         shapes = (tuple(x.shape), tuple(target.shape), None if weight is None else tuple(weight.shape))

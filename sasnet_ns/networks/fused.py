@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 import weakref
 from importlib.util import find_spec
@@ -46,8 +47,10 @@ def fused_step(network: Network, bands: int | None = None) -> FusedStep | None:
         step = FusedStep(form, coordinate_scale=_factor(network))
     elif type(network) is Wire and network.sigma > 0:
         step = WireStep(network)
-    elif type(network) in (PEMLP, FFN, SAPE) and isinstance(network, EncodedReLU):
-        step = FusedStep(_behind_encoding(network), encode=network.encode)
+    elif type(network) is FFN:
+        step = FusedStep(_with_waves(network))
+    elif type(network) is PEMLP or type(network) is SAPE:
+        step = FusedStep(_behind_encoding(network), encode=network.encode_in_place)
     return step if step is not None and step.backend == "numba" else None
 
 
@@ -160,6 +163,13 @@ def _behind_encoding(network: EncodedReLU) -> StepForm:
     hidden = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
     chain = [StepLayer(layer.weight, layer.bias, "relu") for layer in hidden]
     return StepForm(network.encoding_dim, (*chain, _affine(network.output)))
+
+
+def _with_waves(network: FFN) -> StepForm:
+    """An FFN whose encoding is a frozen layer of sines, cosines being a quarter turn ahead."""
+    turns = torch.tensor((0.0, math.pi / 2)).repeat(len(network.frequencies))
+    encoding = StepLayer(2 * math.pi * network.frequencies.repeat_interleave(2, dim=0), turns, "sine")
+    return StepForm(network.in_dim, (encoding, *_behind_encoding(network).layers))
 
 
 def _affine(layer: nn.Linear) -> StepLayer:

@@ -40,6 +40,11 @@ class EncodedReLU(Network, abc.ABC):
     def encode(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
         """The encoding of (N, in_dim) coordinates in [-1, 1]."""
 
+    def encode_in_place(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
+        """The encoding without a graph, as fast as it can be had."""
+        with torch.no_grad():
+            return self.encode(x)
+
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
         """Evaluate at (..., in_dim) coordinates in [-1, 1]; the encoding stays in the weights' precision."""
         with torch.autocast(x.device.type, enabled=False):

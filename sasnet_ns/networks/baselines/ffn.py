@@ -32,16 +32,6 @@ def fourier_frequencies(
     return nn.functional.normalize(torch.randn(count, in_dim), dim=1) * magnitude[:, None]
 
 
-def sines_and_cosines(phase: Float[Tensor, "N F"]) -> Float[Tensor, "N 2*F"]:
-    """Sine and cosine of every phase in turn."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return torch.stack((phase.sin(), phase.cos()), dim=2).flatten(1)
-    waves = phase.new_empty(phase.shape[0], 2 * phase.shape[1])
-    torch.sin(phase, out=waves[:, 0::2])
-    torch.cos(phase, out=waves[:, 1::2])
-    return waves
-
-
 class FFN(EncodedReLU):
     """A ReLU network on random Fourier features (Tancik et al., NeurIPS 2020, Eq. 5).
 
@@ -76,4 +66,5 @@ class FFN(EncodedReLU):
 
     def encode(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
         """Sine and cosine of every frequency in turn, from low to high."""
-        return sines_and_cosines(2 * math.pi * x @ self.frequencies.T)
+        phase = 2 * math.pi * x @ self.frequencies.T
+        return torch.stack((phase.sin(), phase.cos()), dim=2).flatten(1)

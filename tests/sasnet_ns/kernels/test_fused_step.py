@@ -44,6 +44,15 @@ def sasnet(**changes: Any) -> SASNet:
     return SASNet(SASNetConfig(**{**SMALL, **changes}))
 
 
+def opened(name: str, in_dim: int, out_dim: int, **options: Any) -> Network:
+    """A SAPE in the middle of training, with masks between 0 and 1."""
+    network = build_network(name, in_dim, out_dim, **options)
+    x = 2 * torch.rand(500, in_dim) - 1
+    for step in range(30, 33):
+        network.on_step(step, 100, x, x[:, 0] > 0)
+    return network
+
+
 NETWORKS: dict[str, Any] = {
     "sasnet": lambda: sasnet(),
     "one hidden layer, smoothstep": lambda: sasnet(
@@ -69,7 +78,8 @@ NETWORKS: dict[str, Any] = {
     "wire, image": lambda: Wire(2, 3, width=33, hidden_layers=1, coordinate_scale=0.5),
     "pemlp": lambda: build_network("pemlp", 3, 1, width=40, coordinate_scale=0.5),
     "ffn": lambda: build_network("ffn", 2, 3, width=40, frequencies=30),
-    "sape": lambda: build_network("sape", 2, 3, width=40, frequencies=30, resolution=16),
+    "sape": lambda: opened("sape", 2, 3, width=40, frequencies=30, resolution=16),
+    "sape, 3 coordinates": lambda: opened("sape", 3, 1, width=40, frequencies=31, resolution=8),
     "ngp": lambda: HashGridMLP(log2_entries=9, grid_max=64, width=20),
     "ngp, image": lambda: HashGridMLP(2, 3, log2_entries=9, levels=5, grid_max=64, features=4, hidden_layers=1),
 }
