@@ -82,6 +82,8 @@ def time_networks(points: int, device: torch.device, rounds: int, show: bool = F
     parameters: dict[tuple[str, str], int] = {}
     for label, backend, name, options in candidates():
         field = SignedDistanceField(name, options).to(device)
+        if backend == "torch":
+            field.network.implementation = "torch"
         works[label, backend] = passes(field, batch)
         parameters[label, backend] = field.network.parameter_count()
     times: dict[tuple[str, str, str], list[float]] = {}
