@@ -83,7 +83,7 @@ def time_networks(points: int, device: torch.device, rounds: int, show: bool = F
     for label, backend, name, options in candidates():
         field = SignedDistanceField(name, options).to(device)
         if backend == "torch":
-            field.network.implementation = "torch"
+            field.network.implementation = "torch"  # type: ignore[assignment]
         works[label, backend] = passes(field, batch)
         parameters[label, backend] = field.network.parameter_count()
     times: dict[tuple[str, str, str], list[float]] = {}
