@@ -300,9 +300,10 @@ def test_an_unknown_power_is_refused() -> None:
         PointLoss(3)
 
 
-def test_parameters_are_read_in_every_step() -> None:
+@pytest.mark.parametrize("name", ["sasnet", "finer", "wire"])
+def test_parameters_are_read_in_every_step(name: str) -> None:
     """Ten steps of Adam end where autograd's do."""
-    network = make("sasnet")
+    network = make(name)
     twin = copy.deepcopy(network)
     step = step_of(network)
     assert step is not None
@@ -353,6 +354,16 @@ def test_frozen_parameters_are_left_alone() -> None:
         else:
             assert parameter.grad is not None
             assert (parameter.grad - wanted[name]).norm() < 3e-5 * wanted[name].norm(), name
+
+
+def test_frozen_parameters_of_wire_are_left_alone() -> None:
+    network = make("wire")
+    network.get_parameter("hidden.0.weight").requires_grad_(False)
+    x, target = data(network, 100)
+    step = step_of(network)
+    assert step is not None
+    step(x, target)
+    assert {name for name, p in network.named_parameters() if p.grad is None} == {"hidden.0.weight"}
 
 
 @pytest.mark.parametrize("name", ["sasnet", "one hidden layer, smoothstep", "ngp"])
