@@ -16,12 +16,15 @@ from reproduction.tables import SHAPE_METRICS, write_table
 from sasnet_ns.fitting import pictures
 
 ROWS = ("pemlp", "gauss", "siren", "wire", "finer", "sasnet")
+ON_REQUEST = ("sasnet_falling_rate",)
+"""No row of the paper's; for ``--rows``."""
 SHAPES = ("armadillo", "dragon", "lucy", "thai_statue")
 
 
 def shape_results(context: Context, shapes: tuple[str, ...], fields: bool = False) -> tuple[list[Row], Results]:
     """All rows on these shapes; with ``fields`` the networks too."""
-    rows = [load_row("shapes", name) for name in context.pick(ROWS)]
+    names = [name for name in context.pick(ROWS + ON_REQUEST) if name not in ON_REQUEST or context.rows]
+    rows = [load_row("shapes", name) for name in names]
     return rows, run_rows(context, rows, lambda row, seed: [shape_job(context, row, s, seed) for s in shapes], fields)
 
 
