@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=None, help="folder of data sets (images/, volumes/, meshes/)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of weights and batches")
     parser.add_argument("--rows", nargs="+", default=[], help="only these rows of the item")
-    parser.add_argument("--limit", type=int, default=None, help="only so many images or volumes of a data set")
+    parser.add_argument("--limit", type=int, default=None, help="only so many images, volumes or shapes")
     parser.add_argument("--workers", type=int, default=None, help="runs at a time; default one a core, one on a GPU")
     parser.add_argument("--device", default=None, help="cpu or cuda; CUDA where there is one if left out")
     parser.add_argument(

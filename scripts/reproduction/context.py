@@ -43,7 +43,7 @@ class Context:
         item: what is reproduced, for the rows' records.
         seeds: of weights and batches.
         rows: names of rows to keep; empty for all.
-        limit: images or volumes of a data set to use; None for the item's own number.
+        limit: images, volumes or shapes to use; None for the item's own number.
         workers: runs at the same time.
         device: cpu or cuda.
         checkpoint_seconds: between savings of a run's middle.

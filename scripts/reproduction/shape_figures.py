@@ -115,7 +115,9 @@ def error_maps(context: Context) -> None:
         if "error" in result or not (result["folder"] / "mesh.ply").is_file():
             lines.append(f"| {row.label} | {result.get('error', result.get('surface'))} | | | |")
             continue
-        picture, error = error_picture(result["folder"] / "mesh.ply", shape, 1e-2 if context.quick else 1e-3)
+        picture, error = error_picture(
+            result["folder"] / "mesh.ply", context.shape(shape), 1e-2 if context.quick else 1e-3
+        )
         shown.append((f"{row.label}, mean {error.mean():.1e}", picture))
         tail = float(error.kthvalue(max(1, int(0.99 * len(error)))).values)
         cells = [f"{x:.2e}" for x in (float(error.mean()), tail, float(error.max()))]

@@ -37,7 +37,7 @@ def shape_job(context: Context, row: Row, shape: str, seed: int) -> Job:
 
 def shape_table(context: Context) -> None:
     """Table 3: one table a shape, and their averages."""
-    shapes = context.choose(SHAPES[:1], SHAPES[:3], SHAPES)
+    shapes = context.choose(SHAPES[:1], SHAPES[:3], SHAPES)[: context.limit]
     rows, results = shape_results(context, shapes)
     notes = [
         "Chamfer and IoU are the paper's (sum of two mean squared distances; 128^3 points in [-1, 1]^3), in box units; "
@@ -69,23 +69,24 @@ def _meshes(context: Context, rows: list[Row], results: Results, shapes: tuple[s
     for row in rows:
         path = results[row.name][0][index].get("folder", Path()) / "mesh.ply"
         if path.is_file():
-            shown.append((row.label, error_picture(path, shape, largest)[0]))
+            shown.append((row.label, error_picture(path, context.shape(shape), largest)[0]))
     if shown:
         context.save("fig9.png", pictures.panels(shown, 3))
 
 
 def error_picture(path: Path, shape: str, largest: float) -> tuple[Tensor, Tensor]:
     """A picture of a fitted mesh coloured by its vertices' distance from the shape, and these distances, box units."""
-    from sasnet_ns.shapes.named import resolve_shape
+    from sasnet_ns.shapes.named import resolve_mesh
     from sdf_tools.distance.signed_distance import SignedDistance
     from sdf_tools.geometry import Mesh, normalize
     from sdf_tools.io.loading import load
     from sdf_tools.pictures.render import Camera, error_colors, render_mesh
 
-    box = normalize(resolve_shape(shape))
+    reference = resolve_mesh(shape)
+    box = normalize(reference)
     mesh = load(path)
     assert isinstance(mesh, Mesh)
     error = SignedDistance(box.shape, sign="unsigned")(box.to_box(mesh.vertices)).abs()
     mesh = dataclasses.replace(mesh, vertex_colors=error_colors(error, largest=largest))
-    camera = Camera(azimuth=200.0 if shape == "armadillo" else 20.0)  # their faces
-    return render_mesh(mesh, camera, size=(300, 300), occlusion_rays=4), error
+    camera = Camera(azimuth=200.0 if Path(shape).stem == "armadillo" else 20.0)  # their faces
+    return render_mesh(mesh, camera, (300, 300), occlusion_rays=4, frame=reference.vertices), error

@@ -53,6 +53,7 @@ def render_mesh(
     supersampling: int = 2,
     occlusion_rays: int = 12,
     seed: int = 0,
+    frame: Float[Tensor, "M 3"] | None = None,
 ) -> Float[Tensor, "H W 3"]:
     """A shaded picture of a mesh.
 
@@ -65,6 +66,8 @@ def render_mesh(
         supersampling: rays per pixel and axis.
         occlusion_rays: rays per visible point that darken crevices; 0 for none.
         seed: of those rays.
+        frame: points that fill the picture in the place of the mesh's vertices: the same ones for meshes that are to be
+            compared.
 
     Returns:
         (H, W, 3) float32 in [0, 1].
@@ -77,10 +80,10 @@ def render_mesh(
         raise ShapeError(f"'{mesh.name}' has no faces to show.")
     camera = camera or Camera()
     height, width = size[0] * supersampling, size[1] * supersampling
-    vertices = mesh.vertices.double().numpy()
-    center = (vertices.min(0) + vertices.max(0)) / 2
-    radius = float(np.linalg.norm(vertices - center, axis=1).max()) or 1.0
-    vertices = (vertices - center) / radius
+    framed = (mesh.vertices if frame is None else frame).double().numpy()
+    center = (framed.min(0) + framed.max(0)) / 2
+    radius = float(np.linalg.norm(framed - center, axis=1).max()) or 1.0
+    vertices = (mesh.vertices.double().numpy() - center) / radius
     right, up, back = _axes(camera)
     slope = np.tan(np.radians(camera.field_of_view) / 2)
     distance = 1.0 / np.sin(np.radians(camera.field_of_view) / 2) / camera.zoom

@@ -99,6 +99,22 @@ def test_flat_faces_of_several_directions_differ():
     assert (counts > 300).sum() >= 3  # three faces are seen, each in a grey of its own
 
 
+def test_a_frame_gives_meshes_one_scale():
+    """A crumb far away makes the mesh no smaller in a picture that another mesh frames."""
+    whole = box()
+    crumb = Mesh(
+        torch.cat((whole.vertices, whole.vertices[:3] + torch.tensor([0.0, 0.0, -50.0]).to(whole.vertices))),
+        torch.cat((whole.faces, torch.arange(3)[None] + len(whole.vertices))),
+    )
+
+    def seen(mesh, frame=None):
+        picture = render_mesh(mesh, Camera(0, 0), (40, 40), supersampling=1, occlusion_rays=0, frame=frame)
+        return ((picture - picture[0, 0]).abs().amax(-1) > 0.02).sum().item()
+
+    assert seen(crumb) < 0.2 * seen(whole)
+    assert seen(crumb, whole.vertices) == seen(whole)
+
+
 def test_cameras_look_at_the_side_they_name():
     # A flat square facing +x is seen whole from there and edge-on from +z.
     square = Mesh(
