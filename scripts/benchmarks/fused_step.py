@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sasnet_ns.kernels import PointLoss, StepForm
 from sasnet_ns.kernels._numba_sine import _sincos
-from sasnet_ns.networks import Network, build_network, fused_step, sized_options, step_form
+from sasnet_ns.networks import Network, build_network, fused_step, sized_options
 from sdf_tools.losses import distance_weighted_loss
 
 SASNET_128 = {
@@ -88,6 +88,9 @@ def candidates() -> dict[str, Network]:
         "sasnet sdf_grid": build_network("sasnet", 3, 1, preset="sdf_grid"),
         "siren 256": build_network("siren", 3, 1),
         "ngp": build_network("ngp", 3, 1),
+        "finer 256": build_network("finer", 3, 1),
+        "gauss 256": build_network("gauss", 3, 1),
+        "wire 181": build_network("wire", 3, 1),
     }
 
 
@@ -125,8 +128,8 @@ def passes(network: Network, points: int) -> dict[str, Callable[[], object]]:
     """The step both ways, and its arithmetic alone."""
     x = torch.rand(points, 3) - 0.5
     target = x.norm(dim=-1, keepdim=True) - 0.3
-    step, form = fused_step(network), step_form(network)
-    if step is None or form is None:
+    step = fused_step(network)
+    if step is None:
         raise ValueError("the fused step needs numba on a CPU.")
     loss = PointLoss(1, near=LOSS["near"], far_weight=LOSS["far_weight"])
 
@@ -137,8 +140,8 @@ def passes(network: Network, points: int) -> dict[str, Callable[[], object]]:
     return {
         "autograd": autograd,
         "fused": lambda: step(x, target, loss, scale=2.0),
-        "products": products(form, points),
-        "sines": sines(form, points),
+        "products": products(step.form, points),
+        "sines": sines(step.form, points),
     }
 
 
@@ -162,8 +165,9 @@ def products(form: StepForm, points: int) -> Callable[[], None]:
 
 
 def sines(form: StepForm, points: int) -> Callable[[], None]:
-    """Sine and cosine of every neuron at every point, on one thread."""
-    count = points * sum(layer.bias.shape[0] for layer in form.layers if layer.activation == "sine")
+    """Sine and cosine of every neuron at every point, on one thread; they stand for other waves, too."""
+    waves = [layer for layer in form.layers if layer.activation not in ("affine", "relu", "sigmoid")]
+    count = points * sum(layer.bias.shape[0] for layer in waves)
     arrays: list[Any] = [np.linspace(-9, 9, 2_048, dtype=np.float32) for _ in range(3)]
 
     def work() -> None:
