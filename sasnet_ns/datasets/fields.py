@@ -171,7 +171,8 @@ def layers_of(sdf: SignedDistanceField) -> list[Layer]:
 class FieldBatch:
     """K fields of one architecture as one function.
 
-    SASNet, SIREN and ngp run on the kernels, all K in one call; other networks in plain torch under ``vmap``.
+    SASNet, SIREN, FINER, Gauss and ngp run on the kernels, all K in one call; other networks in plain torch under
+    ``vmap``.
 
     Args:
         field: one of them, for the architecture.

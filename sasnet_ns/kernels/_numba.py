@@ -46,10 +46,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
         # this an upgrade would go on with the old ones.
         cache = compiled._cache._cache_file
         cache._source_stamp = (cache._source_stamp, _SOURCES)
-    except (
-        RuntimeError,
-        AttributeError,
-    ):  # no writable place for numba's cache, or a numba whose cache looks different
+    except (RuntimeError, AttributeError):  # no writable place for a cache, or a numba that keeps it otherwise
         return numba.njit(cache=False, **_OPTIONS)(function)
     return compiled
 

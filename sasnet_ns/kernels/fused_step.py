@@ -33,7 +33,7 @@ class FusedStep:
         implementation: ``auto``, ``torch`` (the definition, by autograd) or ``numba`` (CPU, float32).
         coordinate_scale: the network's own factor on its coordinates.
         encode: what the form reads in the place of coordinates in [-1, 1], (N, d) to (N, in_dim) without a
-            graph.
+            graph; points must then be finite.
 
     Raises:
         ShapeError: the layers do not fit together.

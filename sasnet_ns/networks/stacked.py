@@ -17,7 +17,7 @@ from sasnet_ns.networks.fused import step_form
 class StackedNetworks:
     """Copies of K networks' tensors, each with an axis of K in front.
 
-    There is a way for SASNet, SIREN and ngp, as for :func:`~sasnet_ns.networks.fused_step`.
+    There is a way for what has a form: SASNet, SIREN, FINER, Gauss and ngp, see :func:`~sasnet_ns.networks.step_form`.
 
     Args:
         networks: of one architecture, on one device.

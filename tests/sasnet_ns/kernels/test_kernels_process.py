@@ -59,7 +59,6 @@ def test_a_precision_that_was_chosen_is_kept() -> None:
 
 CACHED = """
 import sys
-from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from sasnet_ns.kernels import _numba
 _numba._SOURCES = sys.argv[2]
