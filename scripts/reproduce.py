@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint-seconds", type=float, default=60.0, help="between savings of a run's middle; 0 for every step"
     )
+    parser.add_argument("--kept", action="store_true", help="fit nothing: tables of the rows that are there")
     arguments = parser.parse_args()
     if arguments.item == "list":
         for name, (_, _, what) in ITEMS.items():
@@ -114,6 +115,7 @@ def run(arguments: argparse.Namespace) -> list[str]:
             workers=workers,
             device=device,
             checkpoint_seconds=arguments.checkpoint_seconds,
+            kept=arguments.kept,
         )
         try:
             _function(name)(context)

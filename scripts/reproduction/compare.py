@@ -8,7 +8,7 @@ from typing import Any
 
 from reproduction.context import Context
 from reproduction.rows import Row
-from reproduction.runs import Job
+from reproduction.runs import NOT_DONE, Job
 from reproduction.tables import Metric, TableRow
 
 Results = dict[str, list[list[dict[str, Any]]]]
@@ -31,17 +31,61 @@ def run_rows(context: Context, rows: list[Row], make: Callable[[Row, int], list[
 
 
 def table_rows(rows: list[Row], results: Results, metrics: tuple[Metric, ...], paper: str) -> list[TableRow]:
-    """Means over the data set, seed by seed; a row with a failed run says why instead."""
+    """Means over the data set, seed by seed; a row with a failed or missing run says so instead."""
     table = []
     for row in rows:
         flat = [result for group in results[row.name] for result in group]
-        failed = next((result["error"] for result in flat if "error" in result), None)
-        if failed:
-            table.append(TableRow(row.label, error=failed))
+        errors = [result["error"] for result in flat if "error" in result]
+        if errors:
+            some = f"{len(flat) - len(errors)} of {len(flat)} runs are there"
+            table.append(TableRow(row.label, error=some if errors[0] == NOT_DONE else errors[0]))
             continue
         values = {m.key: _seed_means(results[row.name], m.key) for m in metrics}
-        table.append(TableRow(row.label, flat[0]["parameters"], values, row.paper.get(paper, {})))
+        made = [result["made"] for result in flat]
+        table.append(TableRow(row.label, flat[0]["parameters"], values, row.paper.get(paper, {}), made=made))
     return table
+
+
+def each_item(
+    context: Context,
+    stem: str,
+    rows: list[Row],
+    results: Results,
+    items: list[str],
+    metric: Metric,
+    own: str = "sasnet",
+) -> str | None:
+    """A metric for each item of the data set, and how far each method is from SASNet; written as ``STEM_each.md``.
+
+    Of the numbers there are, means over seeds; the last column is the mean and the standard deviation over items that
+    both have. Nothing for a single item. ``own`` names SASNet's row.
+    """
+    if len(items) < 2:
+        return None
+    found = {
+        row.name: [_mean([group[k] for group in results[row.name]], metric.key) for k in range(len(items))]
+        for row in rows
+    }
+    lines = [
+        f"| {metric.label} | {' | '.join(items)} | minus SASNet |",
+        "| --- |" + " ---: |" * (len(items) + 1),
+    ]
+    for row in rows:
+        values = found[row.name]
+        pairs = zip(values, found.get(own, [None] * len(items)), strict=True)
+        gaps = [] if row.name == own else [a - b for a, b in pairs if a is not None and b is not None]
+        gap = f"{statistics.fmean(gaps):+{metric.digits}}" if gaps else ""
+        gap += f" ± {statistics.stdev(gaps):{metric.digits}}" if len(gaps) > 1 else ""
+        cells = ["" if value is None else format(value, metric.digits) for value in values]
+        lines.append(f"| {row.label} | {' | '.join(cells)} | {gap} |")
+    text = "\n".join(lines) + "\n"
+    context.save(f"{stem}_each.md", text.encode())
+    return text
+
+
+def _mean(results: list[dict[str, Any]], key: str) -> float | None:
+    numbers = [result[key] for result in results if result.get(key) is not None]
+    return statistics.fmean(numbers) if numbers else None
 
 
 def _seed_means(groups: list[list[dict[str, Any]]], key: str) -> list[float]:

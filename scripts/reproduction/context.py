@@ -47,6 +47,7 @@ class Context:
         workers: runs at the same time.
         device: cpu or cuda.
         checkpoint_seconds: between savings of a run's middle.
+        kept: fit nothing, and show what is there.
     """
 
     output: Path
@@ -59,6 +60,7 @@ class Context:
     workers: int = 1
     device: str = "cpu"
     checkpoint_seconds: float = 60.0
+    kept: bool = False
     done: list[Path] = field(default_factory=list)
 
     @property
@@ -110,7 +112,8 @@ class Context:
         """
         record = Record(self.command, self.hardware(), self.data)
         rows = None if fields else ROWS / self.size
-        return run_jobs(jobs, self.output / "runs", self.workers, self.device, self.checkpoint_seconds, record, rows)
+        place = self.output / "runs"
+        return run_jobs(jobs, place, self.workers, self.device, self.checkpoint_seconds, record, rows, self.kept)
 
     def files(self, folder: str, count: int | None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
         """The first files of a data set by name.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reproduction.compare import run_rows, table_rows
+from reproduction.compare import each_item, run_rows, table_rows
 from reproduction.context import Context
 from reproduction.rows import Row, load_row, merge
 from reproduction.runs import Job, load_signal
@@ -80,6 +81,7 @@ def image_table(context: Context, item: str) -> None:
     notes += [NOTES[context.size]] if context.size in NOTES else []
     table = table_rows(rows, results, IMAGE_METRICS, item)
     print(write_table(context, item, spec.title, IMAGE_METRICS, table, notes))
+    print(each_item(context, item, rows, results, [f.stem for f in files], IMAGE_METRICS[0]) or "")
     shown = {row.label: results[row.name][0][0] for row in rows}
     fits_figure(context, f"{item}_fits", shown, image_job(context, rows[0], files[0], 0))
 
@@ -124,6 +126,7 @@ def ablation(context: Context) -> None:
         *_steps_of_the_ablation({row.name: entry.mean("psnr") for row, entry in zip(rows, table, strict=True)}),
     ]
     print(write_table(context, "table4", "Table 4: ablation on images", IMAGE_METRICS, table, notes))
+    print(each_item(context, "table4", rows, results, [f.stem for f in files], IMAGE_METRICS[0], own="full") or "")
     wanted = [("SIREN", "base"), ("frozen embedding, no masks", "fe"), ("SASNet", "full")]
     shown = []
     signal = load_signal(image_job(context, rows[0], files[0], 0))
@@ -154,8 +157,8 @@ def _steps_of_the_ablation(psnr: dict[str, float]) -> list[str]:
     )
     notes = []
     for before, after, paper in pairs:
-        if before in psnr and after in psnr:
-            change = psnr[after] - psnr[before]
+        change = psnr.get(after, math.nan) - psnr.get(before, math.nan)
+        if not math.isnan(change):
             verdict = "the same direction" if change * paper > 0 else "NOT the paper's direction"
             notes.append(f"{before} to {after}: {change:+.2f} dB here, {paper:+.2f} dB in the paper, {verdict}.")
     return notes

@@ -25,6 +25,8 @@ from sdf_tools.io.writing import sync_folder, write_json
 if TYPE_CHECKING:
     from sasnet_ns.training.checkpoint import Checkpoint
 
+NOT_DONE = "not run yet"
+"""What stands in the place of a result that is only looked for."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -67,7 +69,9 @@ class Job:
         return root / f"{self.fit['network']}_{path.stem.replace(':', '')}_{key}"
 
     def result(self, root: Path, rows: Path | None = None) -> dict[str, Any] | None:
-        """The metrics of a finished run, with its ``folder`` where that is still there; None while there is none.
+        """The metrics of a finished run, its record as ``made``, and its ``folder`` where that is still there.
+
+        None while there is none.
 
         Args:
             root: the runs' folder.
@@ -75,12 +79,18 @@ class Job:
         """
         folder = self.folder(root)
         if (folder / "metrics.json").is_file():
-            return {**json.loads((folder / "metrics.json").read_text()), "folder": folder}
+            record = json.loads((folder / "row.json").read_text())
+            return {**json.loads((folder / "metrics.json").read_text()), "made": made(record), "folder": folder}
         kept = None if rows is None else rows / f"{folder.name}.json"
         if kept is None or not kept.is_file():
             return None
         content = json.loads(kept.read_text())
-        return {**content["metrics"], "curve": content["curve"]}
+        return {**content["metrics"], "made": made(content), "curve": content["curve"]}
+
+
+def made(row: dict[str, Any]) -> dict[str, Any]:
+    """Of a row's record, what a table cites it by."""
+    return {key: row[key] for key in ("hardware", "threads", "date", "seconds")}
 
 
 @dataclass(frozen=True)
@@ -106,8 +116,9 @@ def run_jobs(
     checkpoint_seconds: float = 60.0,
     record: Record | None = None,
     rows: Path | None = None,
+    kept: bool = False,
 ) -> list[dict[str, Any]]:
-    """Do what is not done yet and return all results, in the jobs' order.
+    """Do what is not done yet (with ``kept`` nothing) and return all results, in the jobs' order.
 
     A result is that of :meth:`Job.result`, or ``{"error": sentence}``. Ctrl-C passes through; finished runs stay,
     and one that was under way goes on from ``FOLDER.training.pt``, written every ``checkpoint_seconds``. On the CPU
@@ -119,6 +130,8 @@ def run_jobs(
     errors: dict[str, str] = {}
     if len(todo) < len(jobs):
         print(f"{len({str(j.folder(root)) for j in jobs}) - len(todo)} of the runs are there already")
+    if kept:
+        errors, todo = dict.fromkeys(todo, NOT_DONE), {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, disable=not todo) as bar:
         task = bar.add_task("runs", total=len(todo))

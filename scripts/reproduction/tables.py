@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import io
 import math
 import statistics
 from dataclasses import dataclass, field
+from typing import Any
 
 from reproduction.context import Context
 from sasnet_ns.fitting.pictures import figure_png, new_figure
@@ -57,6 +57,7 @@ class TableRow:
         values: by metric, one number a seed (each the mean over the data set's items).
         paper: published numbers by metric.
         error: why there are none.
+        made: of each run, the hardware, threads, date and seconds.
     """
 
     label: str
@@ -64,6 +65,7 @@ class TableRow:
     values: dict[str, list[float]] = field(default_factory=dict)
     paper: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    made: list[dict[str, Any]] = field(default_factory=list)
 
     def mean(self, key: str) -> float:
         """Over seeds; NaN where nothing was measured."""
@@ -82,7 +84,10 @@ def write_table(
     """Write ``ITEM.md``, ``ITEM.csv`` and ``ITEM.png`` and return the Markdown."""
     lines = [f"### {title}{context.mark}", ""]
     lines += _markdown(metrics, rows)
-    lines += ["", *(f"- {note}" for note in [*notes, *order_notes(metrics, rows), _counts(rows), _setting(context)])]
+    lines += [
+        "",
+        *(f"- {note}" for note in [*notes, *order_notes(metrics, rows), _counts(rows), _setting(context, rows)]),
+    ]
     text = "\n".join(lines) + "\n"
     stem = f"{item}{context.suffix}"
     write_atomically(context.output / f"{stem}.md", text.encode())
@@ -145,15 +150,22 @@ def order_notes(metrics: tuple[Metric, ...], rows: list[TableRow]) -> list[str]:
 def _counts(rows: list[TableRow]) -> str:
     counts = [row.parameters for row in rows if row.parameters]
     if not counts:
-        return "No row could be run."
+        return "No row is complete."
     return f"Parameters: {min(counts):,} to {max(counts):,}, {100 * (max(counts) / min(counts) - 1):.1f} % apart."
 
 
-def _setting(context: Context) -> str:
+def _setting(context: Context, rows: list[TableRow]) -> str:
+    """Where and when the runs were made, which may be long ago, and how long they took."""
+    made = [run for row in rows for run in row.made]
+    parts = sorted({run["hardware"] for run in made})
+    dates = sorted({run["date"] for run in made})
+    parts += [" to ".join(dict.fromkeys((dates[0], dates[-1])))] if dates else []
+    minutes = sorted(run["seconds"] / 60 for run in made if run["seconds"] is not None)
+    parts += [f"{minutes[0]:.2g} to {minutes[-1]:.2g} minutes a run"] if minutes else []
     seeds = f"seeds {', '.join(map(str, context.seeds))}, ± their standard deviation"
     if len(context.seeds) == 1:
         seeds = f"one seed ({context.seeds[0]}), so no spread"
-    return f"{context.hardware()}; {datetime.date.today().isoformat()}; {seeds}."
+    return f"{'; '.join([*parts, seeds])}."
 
 
 def _csv(metrics: tuple[Metric, ...], rows: list[TableRow]) -> str:

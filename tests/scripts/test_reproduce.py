@@ -79,7 +79,8 @@ def test_a_run_clears_what_a_killed_one_left(tmp_path, monkeypatch):
         (folder / "history.json").write_text('{"step": [], "seconds": [], "loss": []}')
 
     monkeypatch.setattr(runs, "_fit_grid", fit)
-    assert runs.run_jobs([job], tmp_path, 1, "cpu") == [{"folder": job.folder(tmp_path)}]
+    (result,) = runs.run_jobs([job], tmp_path, 1, "cpu")
+    assert result["folder"] == job.folder(tmp_path) and result.keys() == {"folder", "made"}
     assert [p.name for p in tmp_path.iterdir()] == [job.folder(tmp_path).name]
 
 
@@ -130,6 +131,10 @@ def test_a_kept_row_counts_as_done(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "_do", lambda *rest: pytest.fail("the row was run again"))
     again = runs.run_jobs([job], tmp_path / "elsewhere", 1, "cpu", rows=kept)[0]
     assert again["psnr"] == done["psnr"] and "folder" not in again and again["curve"] == row["curve"]
+    assert again["made"] == done["made"] and done["made"]["hardware"] == "a machine"
+    other = Job("image", "toy:32", {**fit, "seed": 1})
+    found = runs.run_jobs([job, other], tmp_path / "elsewhere", 1, "cpu", rows=kept, kept=True)
+    assert found == [again, {"error": runs.NOT_DONE}]
 
 
 def test_a_long_curve_is_thinned_to_means():
@@ -195,6 +200,29 @@ def test_tables_show_spread_differences_and_order(tmp_path):
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "scripts/reproduce.py", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_table_of_kept_rows_says_what_is_missing_and_compares_what_is_there(tmp_path):
+    from reproduction.compare import each_item, table_rows
+    from reproduction.runs import NOT_DONE
+
+    made = {"hardware": "a machine", "threads": 1, "date": "2026-01-02", "seconds": 90.0}
+    psnr = {"siren": (30.0, 32.0, None), "sasnet": (31.0, 34.0, 35.0)}
+    rows = [load_row("images", name) for name in psnr]
+    results = {
+        name: [[{"error": NOT_DONE} if v is None else {"psnr": v, "parameters": 10, "made": made} for v in values]]
+        for name, values in psnr.items()
+    }
+    context = Context(tmp_path, tmp_path)
+    table = table_rows(rows, results, IMAGE_METRICS, "table1")
+    assert table[0].error == "2 of 3 runs are there" and table[1].mean("psnr") == pytest.approx(100 / 3)
+    text = write_table(context, "t", "T", IMAGE_METRICS, table, [])
+    assert "| SIREN | 2 of 3 runs are there |" in text
+    assert "- a machine; 2026-01-02; 1.5 to 1.5 minutes a run; one seed (0), so no spread." in text
+    each = each_item(context, "t", rows, results, ["a", "b", "c"], IMAGE_METRICS[0])
+    assert "| SIREN | 30.00 | 32.00 |  | -1.50 ± 0.71 |" in each and "| SASNet | 31.00 | 34.00 | 35.00 |  |" in each
+    assert (tmp_path / "t_each.md").read_text() == each
+    assert each_item(context, "t", rows, results, ["a"], IMAGE_METRICS[0]) is None
 
 
 def test_missing_data_is_named_with_its_source(tmp_path):
