@@ -50,7 +50,7 @@ def fused_step(network: Network, bands: int | None = None) -> FusedStep | None:
     elif type(network) is FFN:
         step = FusedStep(_with_waves(network))
     elif type(network) is PEMLP or type(network) is SAPE:
-        step = FusedStep(_behind_encoding(network), encode=network.encode_in_place)
+        step = FusedStep(_behind_encoding(network), encode=network.encoder())
     return step if step is not None and step.backend == "numba" else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import itertools
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -40,10 +41,9 @@ class EncodedReLU(Network, abc.ABC):
     def encode(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
         """The encoding of (N, in_dim) coordinates in [-1, 1]."""
 
-    def encode_in_place(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
-        """The encoding without a graph, as fast as it can be had."""
-        with torch.no_grad():
-            return self.encode(x)
+    def encoder(self) -> Callable[[Float[Tensor, "N d"]], Float[Tensor, "N E"]]:
+        """The encoding without a graph, as fast as it can be had, for a loop that may show the same points again."""
+        return torch.no_grad()(self.encode)
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
         """Evaluate at (..., in_dim) coordinates in [-1, 1]; the encoding stays in the weights' precision."""

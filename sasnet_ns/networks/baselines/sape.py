@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sasnet_ns.networks.baselines.encoded_relu import EncodedReLU
@@ -85,19 +86,9 @@ class SAPE(EncodedReLU):
         waves = torch.stack((phase.sin(), phase.cos()), dim=2).flatten(1)
         return torch.cat((x, waves * self.masks(x)), dim=1)
 
-    @torch.no_grad()
-    def encode_in_place(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
-        """The same, in a third of the time: memory is what costs."""
-        phase = 2 * math.pi * x @ self.frequencies.T
-        features = torch.cat((x, x.new_empty(len(x), self.encoding_dim - self.in_dim)), dim=1)
-        waves = features[:, self.in_dim :]
-        torch.sin(phase, out=waves[:, 0::2])
-        torch.cos(phase, out=waves[:, 1::2])
-        opened = self._opened(x)
-        for member in range(self.in_dim):
-            part = waves[:, member :: self.in_dim]
-            part *= opened[:, : part.shape[1]]
-        return features
+    def encoder(self) -> Callable[[Float[Tensor, "N d"]], Float[Tensor, "N E"]]:
+        """See :meth:`EncodedReLU.encoder`."""
+        return _Encoder(self)
 
     def masks(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch features"]:
         """Masks in [0, 1] of the Fourier features (the coordinates' own mask is 1).
@@ -117,7 +108,7 @@ class SAPE(EncodedReLU):
         index, weights = self._cells(points)
         table = self._blurred_masks()
         if not weights.requires_grad:  # one pass, which cannot be differentiated twice
-            return nn.functional.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
+            return _weighted_rows(table, index, weights)
         opened = table.new_zeros(points.shape[0], self.blocks)
         for corner in range(index.shape[1]):
             opened = opened + weights[:, corner, None] * table[index[:, corner]]
@@ -174,3 +165,49 @@ class SAPE(EncodedReLU):
     def _mean_error(self) -> Tensor:
         """Stands in where a batch touched no cell."""
         return self.error_sum.sum() / self.error_weight.sum().clamp(min=1e-12)
+
+
+def _weighted_rows(
+    table: Float[Tensor, "rows C"], index: Int[Tensor, "N corners"], weights: Float[Tensor, "N corners"]
+) -> Float[Tensor, "N C"]:
+    return nn.functional.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
+
+
+class _Encoder:
+    """SAPE's encoding in memory that is written once, because that is what it costs.
+
+    Of points that come again it keeps the waves, and the features for as long as no mask changes: in all of the second
+    half of a run. What it returns is valid until the next call.
+    """
+
+    _features: Tensor
+    _cells: tuple[Tensor, Tensor]
+
+    def __init__(self, network: SAPE) -> None:
+        self._network = network
+        self._seen: tuple[Tensor, int, Tensor, int] | None = None
+        self._table: Tensor | None = None
+        self._waves: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
+        network, frequencies, table = self._network, self._network.frequencies, self._network._blurred_masks()
+        now, seen = (x, x._version, frequencies, frequencies._version), self._seen
+        again = seen is not None and seen[0] is x and seen[2] is frequencies and seen[1::2] == now[1::2]
+        if again and table is self._table:
+            return self._features
+        if not again:
+            self._seen, self._waves, self._cells = now, None, network._cells(x)
+            self._features = torch.cat((x, x.new_empty(len(x), network.encoding_dim - network.in_dim)), dim=1)
+        features, waves = self._features[:, network.in_dim :], self._waves
+        if waves is None:
+            waves = torch.empty_like(features) if again else features
+            phase = 2 * math.pi * x @ frequencies.T
+            torch.sin(phase, out=waves[:, 0::2])
+            torch.cos(phase, out=waves[:, 1::2])
+        opened = _weighted_rows(table, *self._cells)
+        for member in range(network.in_dim):
+            part = features[:, member :: network.in_dim]
+            torch.mul(waves[:, member :: network.in_dim], opened[:, : part.shape[1]], out=part)
+        self._table, self._waves = table, waves if again else None
+        return self._features

@@ -107,6 +107,32 @@ def test_sape_finishes_when_there_are_more_blocks_than_steps():
     assert (network.open_blocks == network.blocks).all()
 
 
+@pytest.mark.parametrize("in_dim", [1, 2, 3])
+def test_sape_sees_every_change_of_points_that_come_again(in_dim):
+    network = SAPE(in_dim, 1, width=8, frequencies=7, frequency_scale=1.0, resolution=8)
+    encode, x, others = network.encoder(), uniform(200, in_dim), uniform(200, in_dim)
+
+    def same(points):
+        assert torch.equal(encode(points), network.encode(points))
+
+    for step in range(1, 9):
+        network.on_step(step, 40, x, torch.ones(200))
+        same(x)
+        same(x)
+    same(others)
+    same(x[:50])
+    same(x)
+    same(x)
+    x.mul_(0.5)
+    same(x)
+    same(x)
+    network.load_state_dict(SAPE(in_dim, 1, width=8, frequencies=7, frequency_scale=2.0, resolution=8).state_dict())
+    network.open_blocks.fill_(network.blocks)
+    same(x)
+    network.open_blocks.uniform_(0, network.blocks)
+    same(x)
+
+
 # INCODE
 
 
