@@ -68,7 +68,7 @@ as_float: Any = intrinsic(_as_float)
 
 
 @numba.njit(inline="always")
-def _exp(a):  # type: ignore[no-untyped-def]
+def exp_of(a):  # type: ignore[no-untyped-def]
     """``exp(a)`` to 2e-7 for ``|a|`` up to 80 and constant beyond, in arithmetic that becomes vector instructions."""
     b = min(max(a, -_LARGE), _LARGE)
     n = (b * _LOG2E + _ROUND) - _ROUND
@@ -80,7 +80,7 @@ def _exp(a):  # type: ignore[no-untyped-def]
 @numba.njit(inline="always")
 def _sigmoid(a):  # type: ignore[no-untyped-def]
     """``1 / (1 + exp(-a))``."""
-    return ONE / (ONE + _exp(-a))
+    return ONE / (ONE + exp_of(-a))
 
 
 @jit
@@ -93,7 +93,7 @@ def _wavelets(layer, omega, weights, work):  # type: ignore[no-untyped-def]
         first_bias, second_bias = weights[bias_start + j], weights[bias_start + half + j]
         for k in range(BLOCK):
             real, imaginary = first[k] + first_bias, second[k] + second_bias
-            envelope = _exp(-(omega * imaginary + real * real + imaginary * imaginary))
+            envelope = exp_of(-(omega * imaginary + real * real + imaginary * imaginary))
             r, sign = reduce_to_half_turn(omega * real)
             u = r * r
             a[k], b[k] = real, imaginary
@@ -153,7 +153,7 @@ def activate(layer, omega, weights, neurons, work):  # type: ignore[no-untyped-d
             slope = work[layer[COSINE] + j]
             for b in range(BLOCK):
                 z = omega * (out[b] + bias)
-                bell = _exp(-(z * z))
+                bell = exp_of(-(z * z))
                 out[b] = bell
                 slope[b] = -TWO * z * bell
         elif kind == RELU:

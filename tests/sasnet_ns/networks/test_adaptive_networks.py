@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from sasnet_ns.networks.baselines.gaussian_image import GaussianImage, render_gaussians
+from sasnet_ns.kernels.gaussians import gaussian_sum
+from sasnet_ns.networks.baselines.gaussian_image import GaussianImage
 from sasnet_ns.networks.baselines.incode import Incode
 from sasnet_ns.networks.baselines.modulated_siren import ModulatedSiren
 from sasnet_ns.networks.baselines.neurbf import NeuRBF, fit_kernels
@@ -300,7 +301,7 @@ def test_tiles_change_nothing(tile):
     cholesky = (torch.rand(25, 3, dtype=torch.float64) * 4 + 0.5).requires_grad_()
     color = torch.rand(25, 3, dtype=torch.float64, requires_grad=True)
     tensors = (points, center, cholesky, color)
-    expected, got = brute_force(*tensors), render_gaussians(*tensors, tile=tile)
+    expected, got = brute_force(*tensors), gaussian_sum(*tensors, tile=tile)
     assert expected.abs().max() > 1
     assert torch.allclose(got, expected, atol=1e-12)
     probe = torch.rand_like(expected)
@@ -316,7 +317,7 @@ def test_gaussians_without_width_or_far_away_are_left_out():
     points = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     center = torch.tensor([[0.0, 0.0], [500.0, 500.0], [0.0, 0.0]])
     cholesky = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
-    got = render_gaussians(points, center, cholesky, torch.eye(3))
+    got = gaussian_sum(points, center, cholesky, torch.eye(3))
     assert torch.allclose(got, torch.tensor([[0, 0, 1.0], [0, 0, math.exp(-1)]]), atol=1e-6)
 
 
