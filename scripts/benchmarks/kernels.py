@@ -1,6 +1,7 @@
-"""Hash grid and masked sine layer: every backend that loads, beside eager torch, torch.compile and nerfstudio's.
+"""Hash grid, masked sine layer and sum of Gaussians: every backend that loads, beside eager torch and others.
 
-Setting: the SDF preset (3D, 10 levels of 2^10 entries; sine layer of 224 neurons in 8 groups). ``traffic`` is the time
+Setting: the SDF preset (3D, 10 levels of 2^10 entries; sine layer of 224 neurons in 8 groups), and as many Gaussians a
+pixel as the paper gives GaussianImage, 0.063, as large as that begins with. ``traffic`` is the time
 that copying the compulsory bytes (inputs read once, results written once) would take at the copy bandwidth measured in
 the same run: no kernel can be faster once its data leave the caches. Times are medians of torch.utils.benchmark.
 """
@@ -8,6 +9,7 @@ the same run: no kernel can be faster once its data leave the caches. Times are 
 from __future__ import annotations
 
 import functools
+import math
 import shutil
 import warnings
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from sasnet_ns.kernels import (
     tune,
 )
 from sasnet_ns.kernels._choose import choose
+from sasnet_ns.kernels.gaussians import gaussian_sum
 
 LAYOUT = HashGridLayout.geometric(3, 10, 16, 256, 10)
 WIDTH, GROUPS = 224, (28,) * 8
@@ -60,6 +63,7 @@ def run(json_path: Path | None, quick: bool) -> None:
         rows += time_masked_sine(points, device, machine["copy_gb_per_s"], quick)
         rows += time_decoder(points, device, machine["copy_gb_per_s"], quick)
         rows += time_loss(points, device, machine["copy_gb_per_s"], quick)
+        rows += time_gaussians(points, device, quick)
     show(rows, machine)
     write_rows(json_path, rows, machine)
 
@@ -255,6 +259,22 @@ def time_loss(points: int, device: torch.device, bandwidth: float, quick: bool) 
             {"forward+backward": functools.partial(point_loss, predicted, target, loss, None, name)}, traffic, quick,
         )
     ]  # fmt: skip
+
+
+def time_gaussians(points: int, device: torch.device, quick: bool) -> list[Row]:
+    """The sum of Gaussians on a square of pixels, by their places, factors and colours."""
+    side = math.isqrt(points)
+    pixels = torch.cartesian_prod(*2 * (torch.arange(side, device=device) + 0.5,))
+    count = round(0.063 * len(pixels))
+    center, color = side * torch.rand(count, 2, device=device), torch.rand(count, 3, device=device)
+    cholesky = torch.rand(count, 3, device=device) + torch.tensor([0.5, 0.0, 0.5], device=device)
+    names: list[Implementation] = ["torch", "numba"] if device.type == "cpu" else ["torch"]
+    rows = []
+    for name in names:
+        function = functools.partial(gaussian_sum, pixels, tile=8, implementation=name)
+        works = passes(function, [center, cholesky, color], -1, False)
+        rows += time_passes("Gaussians", name, points, works, {}, quick)
+    return rows
 
 
 def show(rows: list[Row], machine: dict[str, float]) -> None:
