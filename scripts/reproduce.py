@@ -39,6 +39,7 @@ ITEMS: dict[str, tuple[str, str, str]] = {
     "fig8": ("shape_figures", "losses", "training loss on the Armadillo"),
     "fig10": ("shape_figures", "mask_slices", "masks of a shape in slices"),
     "noise": ("noise", "noise_causes", "what noisiness measures, and what it depends on"),
+    "row_costs": ("costs", "row_costs", "what a step of every row on images and shapes costs, and all its steps"),
     "supp_table1": ("costs", "parameter_counts", "parameter counts"),
     "supp_table2": ("costs", "step_costs", "step time and memory"),
     "supp_table3": ("images", "image_table", "image fitting on Kodak"),

@@ -1,17 +1,20 @@
-"""What the networks cost: the supplement's Tables 1 and 2, and Section 4 on signed distances."""
+"""What the networks cost: the supplement's Tables 1 and 2, Section 4 on signed distances, and every row's steps."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 
+from reproduction import images, shapes
 from reproduction.context import Context
-from reproduction.runs import sized
+from reproduction.rows import load_row
+from reproduction.runs import Job, load_signal, sized
 from reproduction.tables import Metric, TableRow, write_table
 from sasnet_ns.analysis.step_cost import measure_step_cost
 from sasnet_ns.fitting import ShapeFit
@@ -103,18 +106,74 @@ def shape_step_costs(context: Context) -> None:
     print(write_table(context, "supp_sec4", title, COST_METRICS, table, notes))
 
 
-def shape_step_seconds(context: Context, fits: dict[str, dict[str, Any]], rounds: int = 5) -> dict[str, float]:
-    """Processor seconds of a training step of each fit, the least of some rounds in which all take their turns.
+def row_costs(context: Context) -> None:
+    """Processor time of a step of every row on an image and on a shape, and of all its steps."""
+    rows = {"images": images.ROWS, "shapes": shapes.ROWS}
+    loaded = {group: [load_row(group, name) for name in names] for group, names in rows.items()}
+    path = context.files("images/div2k512", 1)[0]
+    jobs = {row.name: images.image_job(context, row, path, 0) for row in loaded["images"]}
+    fits = {row.name: shapes.shape_job(context, row, "armadillo", 0).fit for row in loaded["shapes"]}
+    seconds = {"images": _image_step_seconds(context, jobs), "shapes": shape_step_seconds(context, fits)}
+    steps = {"images": {name: job.fit["recipe"]["steps"] for name, job in jobs.items()},
+             "shapes": {name: fit["recipe"]["steps"] for name, fit in fits.items()}}  # fmt: skip
+    labels = {row.name: row.label for group in loaded.values() for row in group}
+    lines = [
+        f"### What a row costs{context.mark}",
+        "",
+        "| method | image, ms a step | minutes a row | shape, ms a step | minutes a row |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, label in labels.items():
+        cells = [label]
+        for group, found in seconds.items():
+            second = found.get(name)
+            cells += ["", ""] if second is None else [f"{1e3 * second:.3g}", f"{second * steps[group][name] / 60:.3g}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    pixels, points = math.prod(load_signal(jobs["sasnet"]).grid), fits["sasnet"]["points_per_batch"]
+    lines += ["", f"- {pixels:,} pixels and {points:,} points a step.",
+              "- Processor time without drawing points, the least of 5 rounds in which all take turns.",
+              f"- {context.hardware()}, {torch.get_num_threads()} threads."]  # fmt: skip
+    context.save("row_costs.md", ("\n".join(lines) + "\n").encode())
+    print("\n".join(lines))
+
+
+def _image_step_seconds(context: Context, jobs: dict[str, Job]) -> dict[str, float]:
+    """As :func:`shape_step_seconds`, of fits of images."""
+    steps = {}
+    for name, job in jobs.items():
+        signal = load_signal(job)
+        config = config_from(GridFit, sized(job.fit, len(signal.grid), signal.channels), name)
+        field = GridField(signal.grid, signal.channels, config.network, config.network_config).to(context.device)
+        target = field.target(signal.values).to(context.device)
+        field.network.initialize_from(target)
+        loss = GridLoss(field, target, config)
+        step = _step(field.network, config.recipe, partial(loss, 0))
+        steps[name] = partial(_finished, step, loss, itertools.count(1))
+    return _seconds(steps)
+
+
+def _finished(step: Callable[[], None], loss: GridLoss, number: Iterator[int]) -> None:
+    step()
+    loss.finish(next(number))
+
+
+def shape_step_seconds(context: Context, fits: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Processor seconds of a training step of each fit.
 
     Other work on the machine makes a wall clock useless for comparing runs of different hours; this it hardly touches.
     """
-    steps = {}
+    steps: dict[str, Callable[[], None]] = {}
     for name, fit in fits.items():
         config = config_from(ShapeFit, sized(fit, 3, 1), name)
         field = SignedDistanceField(config.network, config.network_config).to(context.device)
         losses = SDFStep(field, config.objective, config.recipe.steps)
         batch = _batch(config.points_per_batch, context.device)
         steps[name] = _step(field.network, config.recipe, partial(_shape_loss, losses, batch))
+    return _seconds(steps)
+
+
+def _seconds(steps: Mapping[str, Callable[[], None]], rounds: int = 5) -> dict[str, float]:
+    """Processor seconds of each, the least of some rounds in which all take their turns."""
     seconds = dict.fromkeys(steps, math.inf)
     for _ in range(rounds + 1):  # the first round compiles
         for name, step in steps.items():

@@ -30,6 +30,7 @@ WANTED = {
     "fig8": {"fig8_quick.md", "fig8_quick.png"},
     "fig10": {"fig10_quick.png"},
     "noise": {"noise_quick.md"},
+    "row_costs": {"row_costs_quick.md"},
     "supp_table1": {"supp_table1.md"},
     "supp_table2": {"supp_table2_quick.md"},
     "supp_table3": {"supp_table3_quick.md"},
