@@ -7,8 +7,8 @@ python scripts/reproduce.py all --output outputs/reproduce --seeds 0 1 2
 
 Every run is kept under OUTPUT/runs and never done twice: an interrupted or killed command goes on where it stopped, in
 the middle of a run too, and figures that need the same runs share them. Tables also take the rows of docs/paper_rows as
-done: copy a finished run's row.json there under the name of its folder. Rows are in configs/, one file each, with the
-paper's numbers beside the settings.
+done; --keep copies the records of finished runs there. Rows are in configs/, one file each, with the paper's numbers
+beside the settings.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint-seconds", type=float, default=60.0, help="between savings of a run's middle; 0 for every step"
     )
-    parser.add_argument("--kept", action="store_true", help="fit nothing: tables of the rows that are there")
+    parser.add_argument("--keep", action="store_true", help="copy the records of finished runs to docs/paper_rows")
+    parser.add_argument("--no-fit", action="store_true", help="fit nothing: tables of the rows that are there")
     arguments = parser.parse_args()
     if arguments.item == "list":
         for name, (_, _, what) in ITEMS.items():
@@ -116,7 +117,8 @@ def run(arguments: argparse.Namespace) -> list[str]:
             workers=workers,
             device=device,
             checkpoint_seconds=arguments.checkpoint_seconds,
-            kept=arguments.kept,
+            no_fit=arguments.no_fit,
+            keep=arguments.keep,
         )
         try:
             _function(name)(context)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from reproduction.runs import Job, Record, available_cores, run_jobs
+from reproduction.runs import Job, Record, available_cores, keep_rows, run_jobs
 from sdf_tools.io.writing import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +47,8 @@ class Context:
         workers: runs at the same time.
         device: cpu or cuda.
         checkpoint_seconds: between savings of a run's middle.
-        kept: fit nothing, and show what is there.
+        no_fit: show what is there and nothing else.
+        keep: copy the record of every finished run to :data:`ROWS`.
     """
 
     output: Path
@@ -60,7 +61,8 @@ class Context:
     workers: int = 1
     device: str = "cpu"
     checkpoint_seconds: float = 60.0
-    kept: bool = False
+    no_fit: bool = False
+    keep: bool = False
     done: list[Path] = field(default_factory=list)
 
     @property
@@ -113,7 +115,10 @@ class Context:
         record = Record(self.command, self.hardware(), self.data)
         rows = None if fields else ROWS / self.size
         place = self.output / "runs"
-        return run_jobs(jobs, place, self.workers, self.device, self.checkpoint_seconds, record, rows, self.kept)
+        results = run_jobs(jobs, place, self.workers, self.device, self.checkpoint_seconds, record, rows, self.no_fit)
+        if self.keep:
+            keep_rows(results, ROWS / self.size)
+        return results
 
     def files(self, folder: str, count: int | None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
         """The first files of a data set by name.

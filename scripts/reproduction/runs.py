@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sdf_tools.io.writing import sync_folder, write_json
+from sdf_tools.io.writing import sync_folder, write_atomically, write_json
 
 if TYPE_CHECKING:
     from sasnet_ns.training.checkpoint import Checkpoint
@@ -116,9 +116,9 @@ def run_jobs(
     checkpoint_seconds: float = 60.0,
     record: Record | None = None,
     rows: Path | None = None,
-    kept: bool = False,
+    no_fit: bool = False,
 ) -> list[dict[str, Any]]:
-    """Do what is not done yet (with ``kept`` nothing) and return all results, in the jobs' order.
+    """Do what is not done yet (with ``no_fit`` nothing) and return all results, in the jobs' order.
 
     A result is that of :meth:`Job.result`, or ``{"error": sentence}``. Ctrl-C passes through; finished runs stay,
     and one that was under way goes on from ``FOLDER.training.pt``, written every ``checkpoint_seconds``. On the CPU
@@ -130,7 +130,7 @@ def run_jobs(
     errors: dict[str, str] = {}
     if len(todo) < len(jobs):
         print(f"{len({str(j.folder(root)) for j in jobs}) - len(todo)} of the runs are there already")
-    if kept:
+    if no_fit:
         errors, todo = dict.fromkeys(todo, NOT_DONE), {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, disable=not todo) as bar:
@@ -243,6 +243,16 @@ def row_record(job: Job, folder: Path, record: Record) -> dict[str, Any]:
         "metrics": json.loads((folder / "metrics.json").read_text()),
         "curve": thinned(history),
     }
+
+
+def keep_rows(results: list[dict[str, Any]], rows: Path) -> None:
+    """Copy the records of runs that have a folder here, and say which are new."""
+    rows.mkdir(parents=True, exist_ok=True)
+    for folder in [result["folder"] for result in results if "folder" in result]:
+        kept = rows / f"{folder.name}.json"
+        if not kept.is_file():
+            write_atomically(kept, (folder / "row.json").read_bytes())
+            print(f"kept as {kept}")
 
 
 def thinned(history: dict[str, list[Any]], entries: int = 200) -> dict[str, list[float]]:

@@ -126,14 +126,17 @@ def test_a_kept_row_counts_as_done(tmp_path, monkeypatch):
     assert row["command"] == record.command and row["hardware"] == "a machine" and row["seed"] == 0
     assert row["curve"]["step"] == [10, 20, 30] and row["seconds"] == row["metrics"]["training_seconds"] > 0
     kept = tmp_path / "rows"
-    kept.mkdir()
-    (kept / f"{done['folder'].name}.json").write_text(json.dumps(row))
+    runs.keep_rows([done, {"error": "none"}], kept)
+    assert [path.name for path in kept.iterdir()] == [f"{done['folder'].name}.json"]
+    stamp = next(kept.iterdir()).stat().st_mtime_ns
+    runs.keep_rows([done], kept)
+    assert next(kept.iterdir()).stat().st_mtime_ns == stamp, "a kept row is not written again"
     monkeypatch.setattr(runs, "_do", lambda *rest: pytest.fail("the row was run again"))
     again = runs.run_jobs([job], tmp_path / "elsewhere", 1, "cpu", rows=kept)[0]
     assert again["psnr"] == done["psnr"] and "folder" not in again and again["curve"] == row["curve"]
     assert again["made"] == done["made"] and done["made"]["hardware"] == "a machine"
     other = Job("image", "toy:32", {**fit, "seed": 1})
-    found = runs.run_jobs([job, other], tmp_path / "elsewhere", 1, "cpu", rows=kept, kept=True)
+    found = runs.run_jobs([job, other], tmp_path / "elsewhere", 1, "cpu", rows=kept, no_fit=True)
     assert found == [again, {"error": runs.NOT_DONE}]
 
 
