@@ -305,8 +305,9 @@ def _step_makers(
     if not config.cuda_graph:
         return None
     reason = why_no_graph(field, config.objective)
-    if reason is None and (config.recipe.amsgrad or config.recipe.clip_norm is not None):
-        reason = "the recipe has amsgrad or clip_norm"
+    recipe = config.recipe
+    if reason is None and (recipe.amsgrad or recipe.clip_norm is not None or recipe.optimizer == "adan"):
+        reason = "the recipe has amsgrad, clip_norm or adan"
     if reason is None and config.renewed:
         reason = "the pool is renewed"
     if reason is not None:

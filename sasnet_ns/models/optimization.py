@@ -29,8 +29,8 @@ class RoleOptimizerConfig(OptimizerConfig):
     """Peak learning rate."""
     eps: float = 1e-15
     """Adam's epsilon."""
-    optimizer: Literal["muon", "adam"] = "muon"
-    """For the hidden matrices: Muon, or Adam as everywhere else."""
+    optimizer: Literal["muon", "adam", "adan"] = "muon"
+    """For the hidden matrices: Muon, or Adam as everywhere else; adan is for everything."""
     role: Literal["backbone", "hidden", "masks"] = "backbone"
     """Whose optimizer this is; leave it as it is."""
 
@@ -93,7 +93,9 @@ def optimizer_configs(recipe: Recipe | None = None) -> dict[str, dict[str, Any]]
     return {
         role: {
             "optimizer": RoleOptimizerConfig(
-                lr=rates[role], optimizer=recipe.optimizer if role == "hidden" else "adam", role=role
+                lr=rates[role],
+                optimizer="adam" if role != "hidden" and recipe.optimizer == "muon" else recipe.optimizer,
+                role=role,
             ),
             "scheduler": RecipeSchedulerConfig(
                 warmup_steps=recipe.warmup_steps, schedule=recipe.schedule, final_factor=recipe.final_factor

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sasnet_ns.kernels import Adam
 from sasnet_ns.networks.base import Network, ParameterRole
+from sasnet_ns.training.adan import Adan
 from sasnet_ns.training.muon import Muon
 from sdf_tools import schedules
 
@@ -21,10 +22,11 @@ class Recipe:
 
     steps: int = 5_000
     """Optimisation steps; the schedule spans them."""
-    optimizer: Literal["muon", "adam"] = "muon"
-    """Optimiser of the hidden weight matrices; all other parameters use Adam."""
+    optimizer: Literal["muon", "adam", "adan"] = "muon"
+    """Optimiser of the hidden weight matrices, muon or adam, while all other parameters use Adam; adan is for all, with
+    its own decay rates."""
     learning_rate: float = 5e-3
-    """Peak learning rate of Adam on biases, phases and the output layer (and on everything, with optimizer=adam)."""
+    """Peak learning rate of Adam on biases, phases and the output layer (on all but masks, with adam or adan)."""
     hidden_learning_rate: float = 5e-4
     """Peak learning rate of Muon on the hidden matrices, on Adam's scale."""
     mask_learning_rate: float = 1.5e-2
@@ -66,6 +68,8 @@ def build_optimizer(role: ParameterRole, parameters: Sequence[Tensor], recipe: R
     if role == "hidden" and recipe.optimizer == "muon":
         return Muon(parameters, lr=recipe.hidden_learning_rate)
     rate = recipe.mask_learning_rate if role == "masks" else recipe.learning_rate
+    if recipe.optimizer == "adan":
+        return Adan(parameters, lr=rate, eps=recipe.epsilon)
     return Adam(parameters, lr=rate, betas=recipe.betas, eps=recipe.epsilon, amsgrad=recipe.amsgrad)
 
 

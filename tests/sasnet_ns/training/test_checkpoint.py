@@ -59,7 +59,8 @@ def assert_same(found: FittedGrid, wanted: FittedGrid) -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "optimizer"), [("sasnet", "muon"), ("sasnet", "adam"), ("siren", "muon"), ("sape", "adam")]
+    ("network", "optimizer"),
+    [("sasnet", "muon"), ("sasnet", "adam"), ("siren", "muon"), ("sape", "adam"), ("siren", "adan")],
 )
 def test_a_killed_fit_goes_on_to_the_same_bits(network: str, optimizer: str, tmp_path: Path) -> None:
     whole = fit(configuration(network, optimizer))

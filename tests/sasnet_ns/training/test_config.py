@@ -20,7 +20,7 @@ def test_numbers_that_yaml_takes_for_strings_are_numbers(tmp_path):
     [
         ({"points_per_batch": "many"}, ["fit.yaml: 'points_per_batch' is 'many'", "int is wanted"]),
         ({"recipe": {"steps": 1.5}}, ["fit.yaml, recipe: 'steps' is 1.5", "int is wanted"]),
-        ({"recipe": {"optimizer": "sgd"}}, ["'optimizer' is 'sgd'", "'muon' or 'adam'"]),
+        ({"recipe": {"optimizer": "sgd"}}, ["'optimizer' is 'sgd'", "'muon', 'adam' or 'adan'"]),
         ({"coarse_scales": [0.1, "wide"]}, ["'coarse_scales'[1] is", "valid number"]),
         ({"recipe": {"stepz": 3}}, ["'stepz' is not a field of Recipe"]),
         ({"recipe": 3}, ["'recipe' must be a mapping"]),

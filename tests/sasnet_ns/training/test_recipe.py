@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sasnet_ns.networks import build_network, fused_step
+from sasnet_ns.training.adan import Adan
 from sasnet_ns.training.loop import train
 from sasnet_ns.training.recipe import Recipe, build_optimizers, learning_rate_factor
 
@@ -39,6 +40,44 @@ def test_adams_options_are_torchs(amsgrad):
             optimizer.step()
     for p, q in zip(network.parameters(), wanted, strict=True):
         assert torch.allclose(p, q, atol=1e-7)
+
+
+def test_adan_is_its_algorithm():
+    """The recurrences of Xie et al., number by number: the paper's beta is 1 minus the decay rate."""
+    b1, b2, b3, rate, eps = 0.02, 0.08, 0.01, 1e-2, 1e-8
+    gradients = [0.5, -0.2, 0.9, 0.9, 0.0, -1.5]
+    theta, m, v, n, before = 2.0, 0.0, 0.0, 0.0, gradients[0]
+    p = torch.tensor([theta, 7.0], dtype=torch.float64, requires_grad=True)
+    optimizer = Adan([p], lr=rate, eps=eps)
+    for k, g in enumerate(gradients, 1):
+        m, v = (1 - b1) * m + b1 * g, (1 - b2) * v + b2 * (g - before)
+        n = (1 - b3) * n + b3 * (g + (1 - b2) * (g - before)) ** 2
+        sizes = [1 - (1 - b) ** k for b in (b1, b2, b3)]
+        theta -= rate * (m / sizes[0] + (1 - b2) * v / sizes[1]) / ((n / sizes[2]) ** 0.5 + eps)
+        before = g
+        p.grad = torch.tensor([g, 0.0], dtype=torch.float64)
+        optimizer.step()
+        assert p[0].item() == pytest.approx(theta, rel=1e-12) and p[1].item() == 7.0
+    assert abs(theta - 2.0) > rate
+
+
+def test_adan_is_for_all_parameters_and_goes_on_from_its_state():
+    torch.manual_seed(0)
+    network = build_network("sasnet", 2, 1, preset="image", hidden_widths=(16, 16), groups=(2, 2), embedding_width=16)
+    optimizers = build_optimizers(network, Recipe(optimizer="adan", learning_rate=1e-2, mask_learning_rate=2e-2))
+    assert {type(optimizer) for optimizer in optimizers.values()} == {Adan}
+    assert optimizers["masks"].param_groups[0]["lr"] == 2e-2 and optimizers["hidden"].param_groups[0]["lr"] == 1e-2
+    p, q = (torch.ones(3, requires_grad=True) for _ in range(2))
+    whole, second = Adan([p]), Adan([q])
+    for step in range(6):
+        if step == 3:
+            state = second.state_dict()
+            second = Adan([q])
+            second.load_state_dict(state)
+        for optimizer, tensor in ((whole, p), (second, q)):
+            tensor.grad = torch.tensor([1.0, -2.0, 0.1]) * (step - 2)
+            optimizer.step()
+    assert torch.equal(p, q)
 
 
 def test_long_gradients_are_shortened_together():
