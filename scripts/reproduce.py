@@ -80,7 +80,11 @@ def main() -> None:
         "--checkpoint-seconds", type=float, default=60.0, help="between savings of a run's middle; 0 for every step"
     )
     parser.add_argument("--keep", action="store_true", help="copy the records of finished runs to docs/paper_rows")
-    parser.add_argument("--no-fit", action="store_true", help="fit nothing: tables of the rows that are there")
+    parser.add_argument(
+        "--no-fit",
+        action="store_true",
+        help="fit nothing: tables of the rows that are there; items that time steps still take some",
+    )
     arguments = parser.parse_args()
     if arguments.item == "list":
         for name, (_, _, what) in ITEMS.items():

@@ -17,11 +17,11 @@ from sasnet_ns.networks import SASNetConfig, SignedDistanceField
 from sasnet_ns.shapes.prepare import prepare_shape, require_inside
 from sasnet_ns.training.budget import steps_within
 from sasnet_ns.training.checkpoint import Checkpoint
-from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph
+from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph, why_not_optimizers
 from sasnet_ns.training.loop import History, Report, StepMaker, progress_bar, seeded, train
 from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
 from sasnet_ns.training.options import plain_options, tensor_digest
-from sasnet_ns.training.recipe import Recipe
+from sasnet_ns.training.recipe import Recipe, build_optimizers
 from sasnet_ns.training.spectrum import describe, fit_spectrum
 from sasnet_ns.training.sphere_start import start_as_sphere
 from sdf_tools.chunks import in_chunks
@@ -305,9 +305,10 @@ def _step_makers(
     if not config.cuda_graph:
         return None
     reason = why_no_graph(field, config.objective)
-    recipe = config.recipe
-    if reason is None and (recipe.amsgrad or recipe.clip_norm is not None or recipe.optimizer == "adan"):
-        reason = "the recipe has amsgrad, clip_norm or adan"
+    if reason is None:
+        reason = why_not_optimizers(build_optimizers(field.network, config.recipe).values())
+    if reason is None and config.recipe.clip_norm is not None:
+        reason = "the recipe has clip_norm"
     if reason is None and config.renewed:
         reason = "the pool is renewed"
     if reason is not None:

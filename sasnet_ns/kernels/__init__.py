@@ -8,6 +8,7 @@ from sasnet_ns.kernels._process import tune
 from sasnet_ns.kernels.functional import Implementation, hash_grid, mask_decoder, masked_sine, masked_sine_embedding
 from sasnet_ns.kernels.fused_step import FusedStep
 from sasnet_ns.kernels.fused_values import FusedValues
+from sasnet_ns.kernels.gaussians import gaussian_sum
 from sasnet_ns.kernels.layout import HashGridLayout
 from sasnet_ns.kernels.optimizers import Adam, compiled_updates, muon_step
 from sasnet_ns.kernels.point_loss import point_loss
@@ -26,6 +27,7 @@ __all__ = [
     "StepForm",
     "StepLayer",
     "compiled_updates",
+    "gaussian_sum",
     "hash_grid",
     "mask_decoder",
     "masked_sine",

@@ -1,22 +1,26 @@
 """A sum of 2-D Gaussians on a CPU, compiled by numba: tile by tile, a block of points at a time.
 
-A tile's sums belong to one thread. A Gaussian's gradients are kept for each tile that it meets and summed afterwards,
-so that any number of threads gives the same bits.
+Threads take the next tile when they are done with one; a tile's sums belong to one thread. A Gaussian's gradients are
+kept for each tile that it meets and summed afterwards, so that any number of threads gives the same bits.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from sasnet_ns.kernels._numba import array, jit, run, scratch, span, threads_for
+from sasnet_ns.kernels._numba import array, jit, run, scratch, threads_for
 from sasnet_ns.kernels._numba_sine import ONE, ZERO
 from sasnet_ns.kernels._numba_step import BLOCK, exp_of
+from sasnet_ns.kernels._numba_values import claim
 from sasnet_ns.kernels._openmp import on_team
 from sasnet_ns.kernels._vector import dot, wide
+
+if TYPE_CHECKING:
+    from sasnet_ns.kernels.gaussians import TileGrid
 
 POINTS_PER_THREAD = 4_096
 """Fewer are not worth a thread."""
@@ -26,31 +30,29 @@ _MOMENTS = 5
 
 
 @jit
-def _sort_points(points, side):  # type: ignore[no-untyped-def]
-    """Points in square tiles: low corner, rows and columns of tiles, first point of each tile, points in that order."""
+def _sort_points(points, low, side, rows, columns):  # type: ignore[no-untyped-def]
+    """First point of each tile of a grid that holds all points, and the points in that order."""
     count = points.shape[0]
-    low = np.array([points[:, 0].min(), points[:, 1].min()], np.float32)
-    cell = np.empty((count, 2), np.int64)
-    for axis in range(2):
-        for i in range(count):
-            cell[i, axis] = np.int64(math.floor((points[i, axis] - low[axis]) / side))
-    rows, columns = cell[:, 0].max() + 1, cell[:, 1].max() + 1
+    tile = np.empty(count, np.int64)
     starts = np.zeros(rows * columns + 1, np.int64)
     for i in range(count):
-        starts[cell[i, 0] * columns + cell[i, 1] + 1] += 1
+        # Floors stay floats until they are within the grid: a coordinate too large for an integer touches no memory.
+        row = min(max(np.floor((points[i, 0] - low[0]) / side), 0.0), rows - 1.0)
+        column = min(max(np.floor((points[i, 1] - low[1]) / side), 0.0), columns - 1.0)
+        tile[i] = np.int64(row) * columns + np.int64(column)
+        starts[tile[i] + 1] += 1
     for t in range(rows * columns):
         starts[t + 1] += starts[t]
     free, order = starts[:-1].copy(), np.empty(count, np.int64)
     for i in range(count):
-        tile = cell[i, 0] * columns + cell[i, 1]
-        order[free[tile]] = i
-        free[tile] += 1
-    return low, rows, columns, starts, order
+        order[free[tile[i]]] = i
+        free[tile[i]] += 1
+    return starts, order
 
 
 @jit
-def _meet(center, cholesky, low, side, reach, rows, columns):  # type: ignore[no-untyped-def]
-    """Which tiles the bounding box of each Gaussian's contour touches.
+def _meet(center, cholesky, low, side, rows, columns, reach, point_starts):  # type: ignore[no-untyped-def]
+    """Which tiles with points the bounding box of each Gaussian's contour touches.
 
     Returns:
         first: (G + 1,) number of a Gaussian's first pair; its pairs follow each other.
@@ -61,23 +63,26 @@ def _meet(center, cholesky, low, side, reach, rows, columns):  # type: ignore[no
     count = center.shape[0]
     box = np.zeros((count, 4), np.int64)
     first, starts = np.zeros(count + 1, np.int64), np.zeros(rows * columns + 1, np.int64)
-    limits = (np.float32(rows - 1), np.float32(columns - 1))
+    limits = (rows - 1.0, columns - 1.0)
     for n in range(count):
         l11, l21, l22 = cholesky[n, 0], cholesky[n, 1], cholesky[n, 2]
-        far = (reach * abs(l11), reach * np.float32(math.hypot(l21, l22)))
+        far = (reach * abs(np.float64(l11)), reach * math.hypot(np.float64(l21), np.float64(l22)))
         seen = l11 * l22 != 0 and math.isfinite(far[0]) and math.isfinite(far[1])
         for axis in range(2):
-            begin = np.float32(math.floor((center[n, axis] - far[axis] - low[axis]) / side))
-            end = np.float32(math.floor((center[n, axis] + far[axis] - low[axis]) / side))
-            seen = seen and end >= 0 and begin <= limits[axis]
+            begin = np.floor((center[n, axis] - far[axis] - low[axis]) / side)
+            end = np.floor((center[n, axis] + far[axis] - low[axis]) / side)
+            seen = seen and end >= 0 and begin <= limits[axis]  # never where one of them is NaN
             if seen:
-                box[n, axis], box[n, 2 + axis] = max(begin, ZERO), min(end, limits[axis]) + ONE
+                box[n, axis], box[n, 2 + axis] = np.int64(max(begin, 0.0)), np.int64(min(end, limits[axis])) + 1
         if not seen:
             box[n] = 0
-        first[n + 1] = first[n] + (box[n, 2] - box[n, 0]) * (box[n, 3] - box[n, 1])
+        first[n + 1] = first[n]
         for row in range(box[n, 0], box[n, 2]):
             for column in range(box[n, 1], box[n, 3]):
-                starts[row * columns + column + 1] += 1
+                t = row * columns + column
+                if point_starts[t] < point_starts[t + 1]:
+                    starts[t + 1] += 1
+                    first[n + 1] += 1
     for t in range(rows * columns):
         starts[t + 1] += starts[t]
     free = starts[:-1].copy()
@@ -86,10 +91,11 @@ def _meet(center, cholesky, low, side, reach, rows, columns):  # type: ignore[no
         pair = first[n]
         for row in range(box[n, 0], box[n, 2]):
             for column in range(box[n, 1], box[n, 3]):
-                at = free[row * columns + column]
-                gaussians[at], pairs[at] = n, pair
-                free[row * columns + column] += 1
-                pair += 1
+                t = row * columns + column
+                if point_starts[t] < point_starts[t + 1]:
+                    gaussians[free[t]], pairs[free[t]] = n, pair
+                    free[t] += 1
+                    pair += 1
     return first, starts, gaussians, pairs
 
 
@@ -108,13 +114,13 @@ def _weigh(center, cholesky, n, cut, x, y, u, v, weight):  # type: ignore[no-unt
 
 
 @jit
-def _forward_part(part, parts, points, order, point_starts, starts, gaussians, center, cholesky, color, cut, out):  # type: ignore[no-untyped-def]  # fmt: skip
+def _forward_part(part, parts, counter, points, order, point_starts, starts, gaussians, center, cholesky, color, cut, out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     wide()
     channels = color.shape[1]
     rows = scratch((5 + channels, BLOCK), np.float32)
     x, y, u, v, weight = rows[0], rows[1], rows[2], rows[3], rows[4]
-    begin, end = span(part, parts, starts.shape[0] - 1)
-    for tile in range(begin, end):
+    tile = claim(counter)
+    while tile < starts.shape[0] - 1:
         for start in range(point_starts[tile], point_starts[tile + 1], BLOCK):
             count = min(BLOCK, point_starts[tile + 1] - start)
             for b in range(count):
@@ -130,21 +136,23 @@ def _forward_part(part, parts, points, order, point_starts, starts, gaussians, c
             for c in range(channels):
                 for b in range(count):
                     out[order[start + b], c] = rows[5 + c, b]
+        tile = claim(counter)
 
 
 @jit
-def _backward_part(part, parts, grad, points, order, point_starts, starts, gaussians, pairs, center, cholesky, color, cut, sums):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _backward_part(part, parts, counter, grad, points, order, point_starts, starts, gaussians, pairs, center, cholesky, color, cut, sums):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Sums over each tile's points, into the rows of ``sums`` (pairs, moments + channels)."""
     wide()
     channels = color.shape[1]
     rows = scratch((8 + channels, BLOCK), np.float32)
     x, y, u, v, weight, slope, first, second = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]
     flat = rows.reshape(-1)
-    begin, end = span(part, parts, starts.shape[0] - 1)
-    for tile in range(begin, end):
+    tile = claim(counter)
+    while tile < starts.shape[0] - 1:
+        for at in range(starts[tile], starts[tile + 1]):
+            sums[pairs[at]] = ZERO
         for start in range(point_starts[tile], point_starts[tile + 1], BLOCK):
             count = min(BLOCK, point_starts[tile + 1] - start)
-            fresh = start == point_starts[tile]
             rows[8:] = ZERO  # beyond the points no gradient comes in
             for b in range(count):
                 x[b], y[b] = points[order[start + b], 0], points[order[start + b], 1]
@@ -152,8 +160,6 @@ def _backward_part(part, parts, grad, points, order, point_starts, starts, gauss
                     rows[8 + c, b] = grad[order[start + b], c]
             for at in range(starts[tile], starts[tile + 1]):
                 n, total = gaussians[at], sums[pairs[at]]
-                if fresh:
-                    total[:] = ZERO
                 _weigh(center, cholesky, n, cut, x, y, u, v, weight)
                 slope[:] = ZERO
                 for c in range(channels):
@@ -170,15 +176,12 @@ def _backward_part(part, parts, grad, points, order, point_starts, starts, gauss
                 total[4] += dot(flat, 7 * BLOCK, flat, 3 * BLOCK, BLOCK)
                 for c in range(channels):
                     total[_MOMENTS + c] += dot(flat, 4 * BLOCK, flat, (8 + c) * BLOCK, BLOCK)
+        tile = claim(counter)
 
 
 @jit
-def _add_up(cholesky, first, starts, point_starts, gaussians, pairs, sums, grad_center, grad_cholesky, grad_color):  # type: ignore[no-untyped-def]  # fmt: skip
+def _add_up(cholesky, first, sums, grad_center, grad_cholesky, grad_color):  # type: ignore[no-untyped-def]
     """Gradients of each Gaussian from its pairs' sums."""
-    for tile in range(starts.shape[0] - 1):
-        if point_starts[tile] == point_starts[tile + 1]:  # never written
-            for at in range(starts[tile], starts[tile + 1]):
-                sums[pairs[at]] = ZERO
     for n in range(cholesky.shape[0]):
         for pair in range(first[n] + 1, first[n + 1]):
             for k in range(sums.shape[1]):
@@ -210,14 +213,25 @@ Tiles = tuple[Any, ...]
 
 
 def forward(
-    points: Tensor, center: Tensor, cholesky: Tensor, color: Tensor, side: float, cut: float, reach: float
+    points: Tensor, center: Tensor, cholesky: Tensor, color: Tensor, grid: TileGrid, cut: float, reach: float
 ) -> tuple[Tensor, Tiles]:
-    """Sums (N, C) at points (N, 2), at least one, and what :func:`backward` needs beside them."""
+    """Sums (N, C) at points (N, 2), at least one and all in the grid, and what :func:`backward` needs beside them."""
     xs, centers, factors = array(points), array(center), array(cholesky)
-    low, rows, columns, point_starts, order = _sort_points(xs, np.float32(side))
-    first, *lists = _meet(centers, factors, low, np.float32(side), np.float32(reach), rows, columns)
+    point_starts, order = _sort_points(xs, *grid)
+    first, *lists = _meet(centers, factors, *grid, reach, point_starts)
     out = points.new_empty(len(points), color.shape[1])
-    arguments = (xs, order, point_starts, *lists[:2], centers, factors, array(color), np.float32(cut), out.numpy())
+    arguments = (
+        np.zeros(1, np.int64),
+        xs,
+        order,
+        point_starts,
+        *lists[:2],
+        centers,
+        factors,
+        array(color),
+        np.float32(cut),
+        out.numpy(),
+    )
     run(_forward, _forward_part, threads_for(len(points), POINTS_PER_THREAD), *arguments)
     return out, (order, point_starts, first, *lists)
 
@@ -229,8 +243,18 @@ def backward(
     order, point_starts, first, starts, gaussians, pairs = tiles
     sums = np.empty((len(pairs), _MOMENTS + color.shape[1]), np.float32)
     factors, lists = array(cholesky), (starts, gaussians, pairs)
-    inputs = (array(grad), array(points), order, point_starts, *lists, array(center), factors, array(color))
+    inputs = (
+        np.zeros(1, np.int64),
+        array(grad),
+        array(points),
+        order,
+        point_starts,
+        *lists,
+        array(center),
+        factors,
+        array(color),
+    )
     run(_backward, _backward_part, threads_for(len(points), POINTS_PER_THREAD), *inputs, np.float32(cut), sums)
     found = (center.new_empty(center.shape), center.new_empty(cholesky.shape), center.new_empty(color.shape))
-    _add_up(factors, first, starts, point_starts, gaussians, pairs, sums, *(tensor.numpy() for tensor in found))
+    _add_up(factors, first, sums, *(tensor.numpy() for tensor in found))
     return found

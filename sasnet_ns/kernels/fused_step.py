@@ -115,7 +115,7 @@ class FusedStep:
         """Loss, predictions, and the gradient of every tensor that requires one."""
         scale *= self.coordinate_scale
         if self._encode is not None:
-            x, scale = self._encode(x if scale == 1 else scale * x), 1.0
+            x, scale = self._encode(x if scale == 1 and x.is_floating_point() else scale * x), 1.0
         points, out_dim = x.shape[0], self.form.layers[-1].bias.shape[0]
         wanted = ((points, self.form.in_dim), (points, out_dim), None if weight is None else (points,))
         shapes = (tuple(x.shape), tuple(target.shape), None if weight is None else tuple(weight.shape))

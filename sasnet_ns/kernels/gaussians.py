@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -11,10 +11,21 @@ from torch import Tensor
 
 from sasnet_ns.kernels._choose import choose
 from sasnet_ns.kernels.functional import Implementation
+from sdf_tools.errors import ShapeError
 
 _CUT = 1 / 255  # smallest weight that counts, as in the authors' rasteriser
 _REACH = math.sqrt(-2 * math.log(_CUT))  # where a Gaussian falls to it, in standard deviations
 _PAIRS = {"cpu": 2**18, "cuda": 2**25}  # pairs of points and Gaussians at a time; the former stay in the cache
+_MOST_TILES = 1 << 18  # or four for each point; where points are spread more thinly, tiles are larger
+
+
+class TileGrid(NamedTuple):
+    """Square tiles that hold all points: low corner, side, rows and columns."""
+
+    low: tuple[float, float]
+    side: float
+    rows: int
+    columns: int
 
 
 def gaussian_sum(
@@ -36,34 +47,56 @@ def gaussian_sum(
         cholesky: (G, 3) entries l_11, l_21, l_22 of the covariance's lower triangular factor; a Gaussian with a zero on
             the diagonal is left out.
         color: (G, C) values at the centres.
-        tile: side of a tile in the points' units.
-        implementation: ``torch`` (the definition), ``numba`` (a CPU's float32) or ``auto``. Gradients by the points
-            and second derivatives are always torch's.
+        tile: side of a tile in the points' units, larger where so many tiles would not fit into memory.
+        implementation: ``torch`` (the definition), ``numba`` (a CPU's float32) or ``auto``. Gradients by the points,
+            second derivatives, and whatever is traced or transformed (``torch.compile``, ``torch.func``) are torch's.
 
     Returns:
         (N, C) sums; a Gaussian counts where its weight is at least 1/255.
 
     Raises:
+        ShapeError: the tensors do not fit each other.
         MissingLibraryError: numba is asked for by name and not installed.
-        ValueError: the implementation is unknown or cannot run on these tensors.
+        ValueError: a coordinate of a point is NaN or infinite, the tile is not positive, or the implementation is
+            unknown or cannot run on these tensors.
     """
-    if points.shape[0] == 0:
-        return points.new_zeros(0, color.shape[1])
-    floats = all(tensor.dtype == torch.float32 for tensor in (points, center, cholesky, color))
-    fast = points.device.type == "cpu" and floats
+    tensors = (points, center, cholesky, color)
+    shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+    count, channels = len(center), color.shape[-1]
+    if shapes != ((len(points), 2), (count, 2), (count, 3), (count, channels)):
+        raise ShapeError(f"gaussian_sum takes (N, 2), (G, 2), (G, 3) and (G, C); got {', '.join(map(str, shapes))}.")
+    if not tile > 0:
+        raise ValueError(f"tile must be positive, not {tile}.")
+    fast = points.device.type == "cpu" and all(tensor.dtype == torch.float32 for tensor in tensors)
     backend = choose(implementation, points.device, fast, ("numba",))
-    if backend == "torch" or torch.compiler.is_compiling() or (points.requires_grad and torch.is_grad_enabled()):
-        return _by_torch(points, center, cholesky, color, tile)
-    return _ByNumba.apply(points, center, cholesky, color, tile)
+    if len(points) == 0:
+        return points.new_zeros(0, channels)
+    grid = _tiles(points.detach(), tile)
+    transformed = torch.compiler.is_compiling() or any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
+    if backend == "torch" or transformed or (points.requires_grad and torch.is_grad_enabled()):
+        return _by_torch(points, center, cholesky, color, grid)
+    return _ByNumba.apply(points, center, cholesky, color, grid)
+
+
+def _tiles(points: Float[Tensor, "N 2"], tile: float) -> TileGrid:
+    low, high = (ends.tolist() for ends in torch.aminmax(points, dim=0))
+    extents = [b - a for a, b in zip(low, high, strict=True)]
+    if not all(map(math.isfinite, extents)):
+        raise ValueError("points has coordinates that are NaN or infinite.")
+    most, side = max(_MOST_TILES, 4 * len(points)), float(tile)
+    while math.prod(extent // side + 1 for extent in extents) > most:
+        side *= 2
+    rows, columns = (int(extent // side) + 1 for extent in extents)
+    return TileGrid((low[0], low[1]), side, rows, columns)
 
 
 class _ByNumba(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, points: Tensor, center: Tensor, cholesky: Tensor, color: Tensor, tile: int) -> Tensor:
+    def forward(ctx: Any, points: Tensor, center: Tensor, cholesky: Tensor, color: Tensor, grid: TileGrid) -> Tensor:
         from sasnet_ns.kernels import _numba_gaussians
 
-        out, ctx.tiles = _numba_gaussians.forward(points, center, cholesky, color, tile, _CUT, _REACH)
-        ctx.tile = tile
+        out, ctx.tiles = _numba_gaussians.forward(points, center, cholesky, color, grid, _CUT, _REACH)
+        ctx.grid = grid
         ctx.save_for_backward(points, center, cholesky, color)
         return out
 
@@ -73,7 +106,7 @@ class _ByNumba(torch.autograd.Function):
 
         points, center, cholesky, color = saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # derivatives of the derivatives are wanted
-            out = _by_torch(points, center, cholesky, color, ctx.tile)
+            out = _by_torch(points, center, cholesky, color, ctx.grid)
             wanted = [tensor for tensor, needed in zip(saved, ctx.needs_input_grad, strict=False) if needed]
             found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
             return *(next(found) if needed else None for needed in ctx.needs_input_grad[:4]), None
@@ -85,12 +118,12 @@ def _by_torch(
     center: Float[Tensor, "G 2"],
     cholesky: Float[Tensor, "G 3"],
     color: Float[Tensor, "G C"],
-    tile: int,
+    grid: TileGrid,
 ) -> Float[Tensor, "N C"]:
     """The definition of :func:`gaussian_sum`."""
-    corner, slots, (tiles_taken, most), tile_index = _sort_points(points.detach(), tile)
+    slots, (tiles_taken, most), tile_index = _sort_points(points.detach(), grid)
     padded = points.new_zeros(tiles_taken * most, 2).index_copy(0, slots, points).reshape(tiles_taken, most, 2)
-    gaussian, owner = _intersections(center.detach(), cholesky.detach(), corner, tile, tile_index)
+    gaussian, owner = _intersections(center.detach(), cholesky.detach(), grid, tile_index)
     per_tile = torch.bincount(owner, minlength=tiles_taken)
     sums = []
     first_pair = 0
@@ -112,17 +145,17 @@ def _by_torch(
 
 
 def _sort_points(
-    points: Float[Tensor, "N 2"], tile: int
-) -> tuple[Float[Tensor, "2"], Int[Tensor, "N"], tuple[int, int], Int[Tensor, "rows columns"]]:
+    points: Float[Tensor, "N 2"], grid: TileGrid
+) -> tuple[Int[Tensor, "N"], tuple[int, int], Int[Tensor, "rows columns"]]:
     """Put points into tiles.
 
     Returns:
-        The corner of the grid of tiles; each point's slot in a table of occupied tiles by the most points in a tile;
-        the shape of that table; and its row for every tile of the grid, -1 for tiles without points.
+        Each point's slot in a table of occupied tiles by the most points in a tile; the shape of that table; and its
+        row for every tile of the grid, -1 for tiles without points.
     """
-    corner = points.amin(0)
-    cell = ((points - corner) / tile).floor().long()
-    rows, columns = (cell.amax(0) + 1).tolist()
+    low, side, rows, columns = grid
+    limits = points.new_tensor((rows - 1, columns - 1), dtype=torch.float64)
+    cell = ((points.double() - limits.new_tensor(low)) / side).floor().clamp(min=0).minimum(limits).long()
     flat = cell[:, 0] * columns + cell[:, 1]
     counts = torch.bincount(flat, minlength=rows * columns)
     occupied = counts > 0
@@ -132,23 +165,23 @@ def _sort_points(
     most = int(counts.max())
     slots = torch.empty_like(flat)
     slots[order] = tile_index[flat[order]] * most + rank
-    return corner, slots, (int(occupied.sum()), most), tile_index.reshape(rows, columns)
+    return slots, (int(occupied.sum()), most), tile_index.reshape(rows, columns)
 
 
 def _intersections(
     center: Float[Tensor, "G 2"],
     cholesky: Float[Tensor, "G 3"],
-    corner: Float[Tensor, "2"],
-    tile: int,
+    grid: TileGrid,
     tile_index: Int[Tensor, "rows columns"],
 ) -> tuple[Int[Tensor, "M"], Int[Tensor, "M"]]:
     """Pairs of a Gaussian and an occupied tile that its bounding box touches, sorted by tile."""
-    l11, l21, l22 = cholesky.unbind(-1)
+    area = cholesky[:, 0] * cholesky[:, 2]
+    center, (l11, l21, l22) = center.double(), cholesky.double().unbind(-1)
     reach = _REACH * torch.stack((l11.abs(), torch.hypot(l21, l22)), dim=1)
-    limits = center.new_tensor(tile_index.shape) - 1
-    first = ((center - reach - corner) / tile).floor()
-    last = ((center + reach - corner) / tile).floor()
-    seen = ((last >= 0) & (first <= limits)).all(1) & (l11 * l22 != 0) & torch.isfinite(reach).all(1)
+    limits = center.new_tensor((grid.rows - 1, grid.columns - 1))
+    first = ((center - reach - center.new_tensor(grid.low)) / grid.side).floor()
+    last = ((center + reach - center.new_tensor(grid.low)) / grid.side).floor()
+    seen = ((last >= 0) & (first <= limits)).all(1) & (area != 0) & torch.isfinite(reach).all(1)
     first = torch.minimum(first.clamp(min=0), limits)[seen].long()
     last = torch.minimum(last.clamp(min=0), limits)[seen].long()
     sides = last - first + 1

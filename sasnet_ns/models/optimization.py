@@ -30,7 +30,7 @@ class RoleOptimizerConfig(OptimizerConfig):
     eps: float = 1e-15
     """Adam's epsilon."""
     optimizer: Literal["muon", "adam", "adan"] = "muon"
-    """For the hidden matrices: Muon, or Adam as everywhere else; adan is for everything."""
+    """For the hidden matrices: Muon, or Adam as everywhere else; adan here is of this role alone."""
     role: Literal["backbone", "hidden", "masks"] = "backbone"
     """Whose optimizer this is; leave it as it is."""
 
@@ -87,13 +87,14 @@ def optimizer_configs(recipe: Recipe | None = None) -> dict[str, dict[str, Any]]
     recipe = recipe or Recipe()
     rates = {
         "backbone": recipe.learning_rate,
-        "hidden": recipe.hidden_learning_rate,
+        "hidden": recipe.hidden_learning_rate if recipe.optimizer == "muon" else recipe.learning_rate,
         "masks": recipe.mask_learning_rate,
     }
     return {
         role: {
             "optimizer": RoleOptimizerConfig(
                 lr=rates[role],
+                eps=recipe.epsilon,
                 optimizer="adam" if role != "hidden" and recipe.optimizer == "muon" else recipe.optimizer,
                 role=role,
             ),

@@ -19,7 +19,7 @@ from sasnet_ns.models.trainer import ResumableTrainer
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.shapes.named import canonical_name, shape_file
 from sasnet_ns.training.budget import steps_within
-from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph
+from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph, why_not_optimizers
 from sasnet_ns.training.loop import StepMaker
 from sasnet_ns.training.recipe import Recipe
 
@@ -127,6 +127,7 @@ class SASNetTrainer(ResumableTrainer):
         """Why steps cannot be recorded, a clause; None where they can."""
         config, model = self.config, self.pipeline.model
         reason = why_no_graph(model.field, config.pipeline.model.objective)
+        reason = reason or why_not_optimizers(self.optimizers.optimizers.values())
         if reason is not None:
             return reason
         if self.world_size > 1:

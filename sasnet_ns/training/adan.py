@@ -20,6 +20,9 @@ class Adan(torch.optim.Optimizer):
         lr: learning rate.
         betas: decay rates of m, v and n.
         eps: added to the root of n.
+
+    Raises:
+        ValueError: a rate or ``eps`` is negative, or a decay rate not in [0, 1).
     """
 
     def __init__(
@@ -29,6 +32,8 @@ class Adan(torch.optim.Optimizer):
         betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
         eps: float = 1e-8,
     ) -> None:
+        if lr < 0 or eps < 0 or len(betas) != 3 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"Adan takes lr >= 0, eps >= 0 and three decay rates in [0, 1); got {lr}, {eps}, {betas}.")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ from sasnet_ns.kernels import PointLoss, point_loss
 from sasnet_ns.kernels._choose import choose
 from sasnet_ns.kernels._device import on_device_of
 from sasnet_ns.networks import HashGridMLP, SASNet, SignedDistanceField, Siren, step_form
+from sasnet_ns.training.muon import Muon
 from sasnet_ns.training.objective import SDFObjective, progress_at
 from sdf_tools.losses import FINE, eikonal_loss
 from sdf_tools.pools import SDFPool
@@ -67,6 +68,15 @@ def why_no_graph(field: SignedDistanceField, objective: SDFObjective) -> str | N
     return why_not(field, objective)
 
 
+def why_not_optimizers(optimizers: Iterable[Optimizer]) -> str | None:
+    """Why an optimiser's step is not a function of tensors on the device alone, a clause; None where all are."""
+    for optimizer in optimizers:
+        plain = isinstance(optimizer, torch.optim.Adam) and not any(g["amsgrad"] for g in optimizer.param_groups)
+        if not plain and not isinstance(optimizer, Muon):
+            return f"{type(optimizer).__name__} is none of the optimisers that can (Muon, and Adam without amsgrad)"
+    return None
+
+
 class DeviceSteps:
     """Steps of a field's training as a function of tensors on its device alone.
 
@@ -85,7 +95,7 @@ class DeviceSteps:
         bfloat16: hidden products in bfloat16.
 
     Raises:
-        ValueError: the objective or the network cannot be trained so.
+        ValueError: the objective, the network or an optimiser cannot be used so.
     """
 
     def __init__(
@@ -101,11 +111,11 @@ class DeviceSteps:
         graph: bool = True,
         bfloat16: bool = False,
     ) -> None:
-        reason = why_not(field, objective)
+        self.optimizers, self.rates_at = list(optimizers), rates_at
+        reason = why_not(field, objective) or why_not_optimizers(self.optimizers)
         if reason is not None:
             raise ValueError(f"these steps cannot be taken on the device alone: {reason}.")
         self.field, self.objective, self.pool, self.count, self.steps = field, objective, pool, points_per_batch, steps
-        self.optimizers, self.rates_at = list(optimizers), rates_at
         self.graph, self.bfloat16 = graph, bfloat16
         self._groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self._parameters = [parameter for group in self._groups for parameter in group["params"]]

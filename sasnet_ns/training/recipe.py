@@ -64,11 +64,17 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
 
 
 def build_optimizer(role: ParameterRole, parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimiser of one role's parameters, of one network or stacked ones, at its peak learning rate."""
+    """The optimiser of one role's parameters, of one network or stacked ones, at its peak learning rate.
+
+    Raises:
+        ValueError: the recipe has adan and amsgrad.
+    """
     if role == "hidden" and recipe.optimizer == "muon":
         return Muon(parameters, lr=recipe.hidden_learning_rate)
     rate = recipe.mask_learning_rate if role == "masks" else recipe.learning_rate
     if recipe.optimizer == "adan":
+        if recipe.amsgrad:
+            raise ValueError("recipe: amsgrad is Adam's; it does not go with optimizer adan.")
         return Adan(parameters, lr=rate, eps=recipe.epsilon)
     return Adam(parameters, lr=rate, betas=recipe.betas, eps=recipe.epsilon, amsgrad=recipe.amsgrad)
 

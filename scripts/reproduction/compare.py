@@ -41,7 +41,7 @@ def table_rows(rows: list[Row], results: Results, metrics: tuple[Metric, ...], p
             table.append(TableRow(row.label, error=some if errors[0] == NOT_DONE else errors[0]))
             continue
         values = {m.key: _seed_means(results[row.name], m.key) for m in metrics}
-        made = [result["made"] for result in flat]
+        made = [result["made"] for result in flat if "made" in result]
         table.append(TableRow(row.label, flat[0]["parameters"], values, row.paper.get(paper, {}), made=made))
     return table
 
@@ -57,23 +57,23 @@ def each_item(
 ) -> str | None:
     """A metric for each item of the data set, and how far each method is from SASNet; written as ``STEM_each.md``.
 
-    Of the numbers there are, means over seeds; the last column is the mean and the standard deviation over items that
-    both have. Nothing for a single item. ``own`` names SASNet's row.
+    Of the numbers there are, means over seeds; the last column is the mean and the standard deviation, over the items,
+    of the differences between runs of one seed. Nothing for a single item. ``own`` names SASNet's row.
     """
     if len(items) < 2:
         return None
     found = {
-        row.name: [_mean([group[k] for group in results[row.name]], metric.key) for k in range(len(items))]
-        for row in rows
+        row.name: [[group[k].get(metric.key) for group in results[row.name]] for k in range(len(items))] for row in rows
     }
     lines = [
         f"| {metric.label} | {' | '.join(items)} | minus SASNet |",
         "| --- |" + " ---: |" * (len(items) + 1),
     ]
     for row in rows:
-        values = found[row.name]
-        pairs = zip(values, found.get(own, [None] * len(items)), strict=True)
-        gaps = [] if row.name == own else [a - b for a, b in pairs if a is not None and b is not None]
+        values = [_mean(seeds) for seeds in found[row.name]]
+        pairs = zip(found[row.name], found.get(own, []), strict=False) if row.name != own else ()
+        differences = [_mean(_gaps(theirs, ours)) for theirs, ours in pairs]
+        gaps = [gap for gap in differences if gap is not None]
         gap = f"{statistics.fmean(gaps):+{metric.digits}}" if gaps else ""
         gap += f" ± {statistics.stdev(gaps):{metric.digits}}" if len(gaps) > 1 else ""
         cells = ["" if value is None else format(value, metric.digits) for value in values]
@@ -83,9 +83,15 @@ def each_item(
     return text
 
 
-def _mean(results: list[dict[str, Any]], key: str) -> float | None:
-    numbers = [result[key] for result in results if result.get(key) is not None]
-    return statistics.fmean(numbers) if numbers else None
+def _gaps(theirs: list[float | None], ours: list[float | None]) -> list[float | None]:
+    """Differences seed by seed."""
+    pairs = zip(theirs, ours, strict=True)
+    return [None if a is None or b is None else a - b for a, b in pairs]
+
+
+def _mean(numbers: list[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _seed_means(groups: list[list[dict[str, Any]]], key: str) -> list[float]:

@@ -15,7 +15,7 @@ from reproduction import images, shapes
 from reproduction.context import Context
 from reproduction.rows import load_row
 from reproduction.runs import Job, load_signal, sized
-from reproduction.tables import Metric, TableRow, write_table
+from reproduction.tables import Metric, TableRow, where_and_when, write_table
 from sasnet_ns.analysis.step_cost import measure_step_cost
 from sasnet_ns.fitting import ShapeFit
 from sasnet_ns.fitting.grid_field import GridField
@@ -107,10 +107,17 @@ def shape_step_costs(context: Context) -> None:
 
 
 def row_costs(context: Context) -> None:
-    """Processor time of a step of every row on an image and on a shape, and of all its steps."""
+    """Processor time of a step of every row on an image and on a shape, and of all its steps.
+
+    SAPE's is that of a step in the first half of a run, while its masks open; the others are cheaper.
+    """
     rows = {"images": images.ROWS, "shapes": shapes.ROWS}
     loaded = {group: [load_row(group, name) for name in names] for group, names in rows.items()}
     path = context.files("images/div2k512", 1)[0]
+    for name in context.rows:
+        if name not in {row.name for group in loaded.values() for row in group}:
+            raise ValueError(f"there is no row '{name}' here.")
+    loaded = {g: [r for r in group if not context.rows or r.name in context.rows] for g, group in loaded.items()}
     jobs = {row.name: images.image_job(context, row, path, 0) for row in loaded["images"]}
     fits = {row.name: shapes.shape_job(context, row, "armadillo", 0).fit for row in loaded["shapes"]}
     seconds = {"images": _image_step_seconds(context, jobs), "shapes": shape_step_seconds(context, fits)}
@@ -129,16 +136,17 @@ def row_costs(context: Context) -> None:
             second = found.get(name)
             cells += ["", ""] if second is None else [f"{1e3 * second:.3g}", f"{second * steps[group][name] / 60:.3g}"]
         lines.append(f"| {' | '.join(cells)} |")
-    pixels, points = math.prod(load_signal(jobs["sasnet"]).grid), fits["sasnet"]["points_per_batch"]
-    lines += ["", f"- {pixels:,} pixels and {points:,} points a step.",
+    pixels = [f"{math.prod(load_signal(job).grid):,} pixels" for job in jobs.values()][:1]
+    points = [f"{fit['points_per_batch']:,} points" for fit in fits.values()][:1]
+    lines += ["", f"- {' and '.join(pixels + points)} a step.",
               "- Processor time without drawing points, the least of 5 rounds in which all take turns.",
-              f"- {context.hardware()}, {torch.get_num_threads()} threads."]  # fmt: skip
+              f"- {where_and_when(context, [])}; {torch.get_num_threads()} threads."]  # fmt: skip
     context.save("row_costs.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
 
 
 def _image_step_seconds(context: Context, jobs: dict[str, Job]) -> dict[str, float]:
-    """As :func:`shape_step_seconds`, of fits of images."""
+    """As :func:`shape_step_seconds`, of fits of images, with what a network does after a step."""
     steps = {}
     for name, job in jobs.items():
         signal = load_signal(job)

@@ -14,6 +14,7 @@ from reproduction.context import Context
 from reproduction.images import ROWS, SIDES, colors, image_job, masks_figure
 from reproduction.rows import Row, load_row
 from reproduction.runs import Job, load_signal
+from reproduction.tables import where_and_when
 from sasnet_ns.fitting import pictures
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.image import contribution_pictures
@@ -105,6 +106,7 @@ def scalability(context: Context) -> None:
                 best[count] = (value, row.label)
         lines.append("| " + " | ".join(cells) + " |")
         axis.plot(xs, ys, "o-", label=row.label, linewidth=2.5 if row.name == "sasnet" else 1)
+    made = [r["made"] for groups in results.values() for group in groups for r in group if "made" in r]
     firsts = [f"{count:,}: {name}" for count, (_, name) in sorted(best.items())]
     lines += ["", f"- First at {'; '.join(firsts)}. In the paper SASNet is first at every size."]
     if SIDES[context.size]:
@@ -113,7 +115,7 @@ def scalability(context: Context) -> None:
         )
     lines += [
         f"- Images: {', '.join(f.stem for f in files)}.",
-        f"- {context.hardware()}; seeds {', '.join(map(str, context.seeds))}.",
+        f"- {where_and_when(context, made)}; seeds {', '.join(map(str, context.seeds))}.",
     ]
     axis.set(xlabel="parameters", ylabel="PSNR (dB)", xscale="log", title="Figure 6")
     axis.legend(fontsize=7)

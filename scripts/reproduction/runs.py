@@ -79,8 +79,9 @@ class Job:
         """
         folder = self.folder(root)
         if (folder / "metrics.json").is_file():
-            record = json.loads((folder / "row.json").read_text())
-            return {**json.loads((folder / "metrics.json").read_text()), "made": made(record), "folder": folder}
+            row = folder / "row.json"
+            known = {"made": made(json.loads(row.read_text()))} if row.is_file() else {}
+            return {**json.loads((folder / "metrics.json").read_text()), **known, "folder": folder}
         kept = None if rows is None else rows / f"{folder.name}.json"
         if kept is None or not kept.is_file():
             return None
@@ -90,7 +91,7 @@ class Job:
 
 def made(row: dict[str, Any]) -> dict[str, Any]:
     """Of a row's record, what a table cites it by."""
-    return {key: row[key] for key in ("hardware", "threads", "date", "seconds")}
+    return {key: row[key] for key in ("hardware", "date", "seconds")}
 
 
 @dataclass(frozen=True)
@@ -249,10 +250,12 @@ def keep_rows(results: list[dict[str, Any]], rows: Path) -> None:
     """Copy the records of runs that have a folder here, and say which are new."""
     rows.mkdir(parents=True, exist_ok=True)
     for folder in [result["folder"] for result in results if "folder" in result]:
-        kept = rows / f"{folder.name}.json"
+        kept, record = rows / f"{folder.name}.json", folder / "row.json"
         if not kept.is_file():
-            write_atomically(kept, (folder / "row.json").read_bytes())
+            write_atomically(kept, record.read_bytes())
             print(f"kept as {kept}")
+        elif kept.read_bytes() != record.read_bytes():
+            print(f"{kept} is of another run and stays; remove it to keep {record} instead")
 
 
 def thinned(history: dict[str, list[Any]], entries: int = 200) -> dict[str, list[float]]:

@@ -15,6 +15,7 @@ from reproduction.context import Context
 from reproduction.costs import shape_step_seconds
 from reproduction.rows import Row, load_row, merge
 from reproduction.shapes import error_picture, shape_job, shape_results
+from reproduction.tables import where_and_when
 from sasnet_ns.fitting import pictures
 
 _WINDOW = 5
@@ -83,7 +84,8 @@ def _curves(
     if own is not None and len(curves) > 1:
         first = min(curves, key=lambda name: curves[name][1][-1])
         lines += ["", f"- Lowest final loss: {next(r.label for r in rows if r.name == first)}; {note}."]
-    lines.append(f"- {context.hardware()}; seed {context.seeds[0]}.")
+    made = [group[0][0]["made"] for group in results.values() if "made" in group[0][0]]
+    lines.append(f"- {where_and_when(context, made)}; seed {context.seeds[0]}.")
     context.save(f"{item}.png", pictures.figure_png(figure))
     context.save(f"{item}.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import math
 import statistics
@@ -57,7 +58,7 @@ class TableRow:
         values: by metric, one number a seed (each the mean over the data set's items).
         paper: published numbers by metric.
         error: why there are none.
-        made: of each run, the hardware, threads, date and seconds.
+        made: of each run, the hardware, date and seconds; none for what is measured now.
     """
 
     label: str
@@ -155,17 +156,22 @@ def _counts(rows: list[TableRow]) -> str:
 
 
 def _setting(context: Context, rows: list[TableRow]) -> str:
-    """Where and when the runs were made, which may be long ago, and how long they took."""
-    made = [run for row in rows for run in row.made]
-    parts = sorted({run["hardware"] for run in made})
-    dates = sorted({run["date"] for run in made})
-    parts += [" to ".join(dict.fromkeys((dates[0], dates[-1])))] if dates else []
-    minutes = sorted(run["seconds"] / 60 for run in made if run["seconds"] is not None)
-    parts += [f"{minutes[0]:.2g} to {minutes[-1]:.2g} minutes a run"] if minutes else []
+    parts = where_and_when(context, [run for row in rows for run in row.made])
     seeds = f"seeds {', '.join(map(str, context.seeds))}, ± their standard deviation"
     if len(context.seeds) == 1:
         seeds = f"one seed ({context.seeds[0]}), so no spread"
-    return f"{'; '.join([*parts, seeds])}."
+    return f"{parts}; {seeds}."
+
+
+def where_and_when(context: Context, made: list[dict[str, Any]]) -> str:
+    """Hardware, dates and lengths of runs, which may be long ago; of none, this machine and today."""
+    if not made:
+        return f"{context.hardware()}; {datetime.date.today().isoformat()}"
+    dates = sorted({run["date"] for run in made})
+    parts = [*sorted({run["hardware"] for run in made}), " to ".join(dict.fromkeys((dates[0], dates[-1])))]
+    minutes = sorted(run["seconds"] / 60 for run in made if run["seconds"] is not None)
+    parts += [f"{minutes[0]:.2g} to {minutes[-1]:.2g} minutes a run"] if minutes else []
+    return "; ".join(parts)
 
 
 def _csv(metrics: tuple[Metric, ...], rows: list[TableRow]) -> str:

@@ -66,6 +66,21 @@ def test_every_option_is_explained() -> None:
     assert not silent
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "adam", "adan"])
+def test_nerfstudio_has_the_recipes_optimizers_and_rates(optimizer) -> None:
+    from sasnet_ns.models.optimization import optimizer_configs
+    from sasnet_ns.networks import build_network
+    from sasnet_ns.training.recipe import Recipe, build_optimizers
+
+    recipe = Recipe(optimizer=optimizer, learning_rate=1e-3, hidden_learning_rate=2e-4, mask_learning_rate=3e-3)
+    network, configs = build_network("sasnet", 3, 1), optimizer_configs(recipe)
+    for role, wanted in build_optimizers(network, recipe).items():
+        built = configs[role]["optimizer"].setup(network.parameter_roles()[role])
+        assert type(built) is type(wanted), role
+        for name in ("lr", "eps"):
+            assert built.param_groups[0].get(name) == wanted.param_groups[0].get(name), (role, name)
+
+
 def test_runs_are_named_after_the_shape(tmp_path: Path) -> None:
     import copy
 

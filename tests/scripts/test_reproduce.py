@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def test_a_killed_row_goes_on_in_its_middle(tmp_path, monkeypatch):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_a_kept_row_counts_as_done(tmp_path, monkeypatch):
+def test_a_kept_row_counts_as_done(tmp_path, monkeypatch, capsys):
     from reproduction import runs
 
     fit = {"network": "siren", "network_config": {"width": 8}, "recipe": {"steps": 30}, "points_per_batch": 50}
@@ -131,6 +132,11 @@ def test_a_kept_row_counts_as_done(tmp_path, monkeypatch):
     stamp = next(kept.iterdir()).stat().st_mtime_ns
     runs.keep_rows([done], kept)
     assert next(kept.iterdir()).stat().st_mtime_ns == stamp, "a kept row is not written again"
+    original = (done["folder"] / "row.json").read_bytes()
+    (done["folder"] / "row.json").write_text(json.dumps({**row, "seconds": 1.0}))
+    runs.keep_rows([done], kept)
+    assert "is of another run and stays" in capsys.readouterr().out
+    (done["folder"] / "row.json").write_bytes(original)
     monkeypatch.setattr(runs, "_do", lambda *rest: pytest.fail("the row was run again"))
     again = runs.run_jobs([job], tmp_path / "elsewhere", 1, "cpu", rows=kept)[0]
     assert again["psnr"] == done["psnr"] and "folder" not in again and again["curve"] == row["curve"]
@@ -225,6 +231,12 @@ def test_a_table_of_kept_rows_says_what_is_missing_and_compares_what_is_there(tm
     each = each_item(context, "t", rows, results, ["a", "b", "c"], IMAGE_METRICS[0])
     assert "| SIREN | 30.00 | 32.00 |  | -1.50 ± 0.71 |" in each and "| SASNet | 31.00 | 34.00 | 35.00 |  |" in each
     assert (tmp_path / "t_each.md").read_text() == each
+    results["sasnet"].append([{"psnr": 41.0, "parameters": 10} for _ in range(3)])
+    results["siren"].append([{"error": NOT_DONE}, {"psnr": 40.0, "parameters": 10}, {"error": NOT_DONE}])
+    each = each_item(context, "t", rows, results, ["a", "b", "c"], IMAGE_METRICS[0])
+    assert "| SIREN | 30.00 | 36.00 |  | -1.25 ± 0.35 |" in each, "seed by seed: -1 on a, -2 and -1 on b"
+    measured = write_table(context, "t", "T", IMAGE_METRICS, [TableRow("SIREN", 10, {"psnr": [1.0]})], [])
+    assert f"- {context.hardware()}; {datetime.date.today().isoformat()}; one seed" in measured
     assert each_item(context, "t", rows, results, ["a"], IMAGE_METRICS[0]) is None
 
 

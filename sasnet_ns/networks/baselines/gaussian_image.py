@@ -36,6 +36,7 @@ class GaussianImage(Network):
 
     pixels: Tensor
     output_range: Tensor
+    implementation: Implementation = "auto"  # of whole modules pickled before there was a choice
 
     def __init__(
         self,

@@ -176,8 +176,8 @@ def _weighted_rows(
 class _Encoder:
     """SAPE's encoding in memory that is written once, because that is what it costs.
 
-    Of points that come again it keeps the waves, and the features for as long as no mask changes: in all of the second
-    half of a run. What it returns is valid until the next call.
+    Of points that come again it keeps the waves while masks open, and the features for as long as no mask changes: in
+    all of the second half of a run. What it returns is valid until the next call.
     """
 
     _features: Tensor
@@ -191,13 +191,17 @@ class _Encoder:
 
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
+        if x.is_inference():  # changes of such a tensor cannot be told
+            return self._network.encode(x)
         network, frequencies, table = self._network, self._network.frequencies, self._network._blurred_masks()
         now, seen = (x, x._version, frequencies, frequencies._version), self._seen
         again = seen is not None and seen[0] is x and seen[2] is frequencies and seen[1::2] == now[1::2]
         if again and table is self._table:
+            self._waves = None
             return self._features
+        self._seen = None  # an interrupted call leaves nothing to go on from
         if not again:
-            self._seen, self._waves, self._cells = now, None, network._cells(x)
+            self._waves, self._cells = None, network._cells(x)
             self._features = torch.cat((x, x.new_empty(len(x), network.encoding_dim - network.in_dim)), dim=1)
         features, waves = self._features[:, network.in_dim :], self._waves
         if waves is None:
@@ -209,5 +213,6 @@ class _Encoder:
         for member in range(network.in_dim):
             part = features[:, member :: network.in_dim]
             torch.mul(waves[:, member :: network.in_dim], opened[:, : part.shape[1]], out=part)
-        self._table, self._waves = table, waves if again else None
+        self._waves = waves if again else None
+        self._table, self._seen = table, now
         return self._features

@@ -7,6 +7,7 @@ import torch
 
 from sasnet_ns.kernels.gaussians import gaussian_sum
 from sasnet_ns.networks.baselines.gaussian_image import GaussianImage
+from sdf_tools.errors import ShapeError
 
 
 def pixels(rows, columns):
@@ -121,6 +122,75 @@ def test_an_image_trains_to_the_same_loss():
             optimizer.step()
         losses.append(loss.item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-3) and losses[0] < 0.08
+
+
+@pytest.mark.parametrize("implementation", ["torch", "numba"])
+def test_what_cannot_be_computed_is_refused(implementation):
+    points, (center, cholesky, color) = pixels(8, 8), some(20, 3, 8)
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        spoilt = points.clone()
+        spoilt[5, 1] = bad
+        with pytest.raises(ValueError, match="points has coordinates that are NaN or infinite"):
+            gaussian_sum(spoilt, center, cholesky, color, 8, implementation)
+    for tile in (0, -4, float("nan")):
+        with pytest.raises(ValueError, match="tile must be positive"):
+            gaussian_sum(points, center, cholesky, color, tile, implementation)
+    for wrong in (
+        (torch.zeros(4, 3), center, cholesky, color),
+        (points, center[:7], cholesky, color),
+        (points, center, cholesky[:2], color),
+        (points, center, cholesky, color[:2]),
+        (points, center, cholesky, color[:, 0]),
+    ):
+        with pytest.raises(ShapeError, match="gaussian_sum takes"):
+            gaussian_sum(*wrong, 8, implementation)
+
+
+FAR = {
+    "a point far away": torch.tensor([[4e4, 4e4]]),
+    "one that no integer holds": torch.tensor([[-1e20, 3.0]]),
+    "both ends of float32": torch.tensor([[3e38, 0.0], [-3e38, 0.0]]),
+}
+
+
+@pytest.mark.parametrize("kind", FAR)
+def test_points_far_apart_cost_no_memory_and_change_nothing(kind):
+    tensors, points = some(60, 3, 40), pixels(20, 20)
+    alone = gaussian_sum(points, *tensors, 8, "numba")
+    definition, compiled = both(torch.cat([points, FAR[kind]]), tensors)
+    assert torch.allclose(compiled[0][: len(points)], alone, atol=1e-5)
+    assert (compiled[0][len(points) :] == 0).all()
+    for expected, got in zip(definition, compiled, strict=True):
+        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gaussians_of_any_size_are_seen_alike():
+    center = torch.tensor([[5.0, 5.0], [5.0, 5.0], [1e30, 5.0], [5.0, 5.0], [float("inf"), 0.0]])
+    cholesky = torch.tensor([[1e15, 0, 1e15], [1e3, -2e3, 1e3], [1.0, 0, 1.0], [1e-30, 0, 1e-30], [1.0, 0, 1.0]])
+    color = torch.eye(5)
+    for tile in (2, 8):
+        found = [gaussian_sum(pixels(10, 10), center, cholesky, color, tile, name) for name in ("torch", "numba")]
+        assert torch.allclose(*found, atol=1e-5)
+        assert (found[0][:, :2] > 0.9).all() and (found[0][:, 2:] == 0).all()
+
+
+def test_no_gaussians_and_views_of_other_tensors():
+    points = pixels(6, 6)
+    empty = [torch.zeros(0, n, requires_grad=True) for n in (2, 3, 3)]
+    out = gaussian_sum(points, *empty, 8, "numba")
+    out.sum().backward()
+    assert out.shape == (36, 3) and (out == 0).all() and empty[0].grad.shape == (0, 2)
+    center, cholesky, color = some(30, 3, 6)
+    plain = gaussian_sum(points, center, cholesky, color, 8, "numba")
+    views = [torch.stack([t, t], dim=1)[:, 0] for t in (center, cholesky, color)]
+    assert torch.equal(gaussian_sum(points.T.contiguous().T, *views, 8, "numba"), plain)
+
+
+def test_torchs_transforms_take_the_definition():
+    points, (center, cholesky, color) = pixels(6, 6), some(30, 3, 6)
+    by_func = torch.func.grad(lambda c: gaussian_sum(points, center.detach(), cholesky.detach(), c).square().sum())
+    (expected,) = torch.autograd.grad(gaussian_sum(points, center, cholesky, color, 8, "torch").square().sum(), color)
+    assert torch.allclose(by_func(color.detach()), expected, atol=1e-5)
 
 
 def test_what_cannot_run_says_so():

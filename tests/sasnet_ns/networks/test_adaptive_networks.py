@@ -132,6 +132,24 @@ def test_sape_sees_every_change_of_points_that_come_again(in_dim):
     same(x)
     network.open_blocks.uniform_(0, network.blocks)
     same(x)
+    with torch.inference_mode():
+        hidden = uniform(50, in_dim)
+    same(hidden)
+    same(hidden)
+
+
+@pytest.mark.parametrize("failing", ["sin", "cat", "mul"])
+def test_sape_goes_on_from_an_interrupted_encoding(failing, monkeypatch):
+    network = small_sape()
+    network.open_blocks.fill_(network.blocks)
+    encode, first, second = network.encoder(), uniform(200, 2), uniform(200, 2)
+    encode(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, failing, lambda *_, **__: pytest.fail("interrupted"))
+        with pytest.raises(BaseException, match="interrupted"):
+            encode(second)
+    assert torch.equal(encode(second), network.encode(second))
+    assert torch.equal(encode(first), network.encode(first))
 
 
 # INCODE

@@ -17,10 +17,10 @@ from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.networks.weights import read_weights
 from sasnet_ns.training import device_steps
 from sasnet_ns.training.checkpoint import Checkpoint
-from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph, why_not
+from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph, why_not, why_not_optimizers
 from sasnet_ns.training.loop import train
 from sasnet_ns.training.objective import SDFObjective, SDFStep
-from sasnet_ns.training.recipe import Recipe
+from sasnet_ns.training.recipe import Recipe, build_optimizers
 from sdf_tools.pools import SDFPool
 
 POINTS, STEPS = 60, 34
@@ -245,8 +245,6 @@ def test_reset_takes_up_other_rates(pool: SDFPool) -> None:
 
 
 def device_steps_optimizers(made: SignedDistanceField) -> list[torch.optim.Optimizer]:
-    from sasnet_ns.training.recipe import build_optimizers
-
     return list(build_optimizers(made.network, Recipe()).values())
 
 
@@ -259,3 +257,14 @@ def test_what_changes_from_step_to_step_is_refused(pool: SDFPool) -> None:
     assert why_no_graph(field("sasnet"), SDFObjective()) == "it is not on a CUDA device"
     with pytest.raises(ValueError, match="band dropout trains another part"):
         DeviceSteps(field("sasnet"), refused[0], pool, POINTS, 10, [], lambda step: [])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "named"), [(Recipe(optimizer="adan"), "Adan is none"), (Recipe(amsgrad=True), "Adam is none")]
+)
+def test_optimisers_that_the_device_cannot_run_alone_are_refused(pool, recipe, named) -> None:
+    made = field("sasnet")
+    optimizers = build_optimizers(made.network, recipe).values()
+    assert why_not_optimizers(build_optimizers(made.network, Recipe()).values()) is None
+    with pytest.raises(ValueError, match=named):
+        DeviceSteps(made, SDFObjective(), pool, POINTS, 10, optimizers, lambda step: [])

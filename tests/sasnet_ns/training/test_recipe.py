@@ -67,6 +67,11 @@ def test_adan_is_for_all_parameters_and_goes_on_from_its_state():
     optimizers = build_optimizers(network, Recipe(optimizer="adan", learning_rate=1e-2, mask_learning_rate=2e-2))
     assert {type(optimizer) for optimizer in optimizers.values()} == {Adan}
     assert optimizers["masks"].param_groups[0]["lr"] == 2e-2 and optimizers["hidden"].param_groups[0]["lr"] == 1e-2
+    with pytest.raises(ValueError, match="amsgrad is Adam's"):
+        build_optimizers(network, Recipe(optimizer="adan", amsgrad=True))
+    for wrong in ({"lr": -1.0}, {"betas": (0.9, 0.99)}, {"betas": (0.98, 0.92, 1.0)}, {"eps": -1e-8}):
+        with pytest.raises(ValueError, match="Adan takes lr >= 0"):
+            Adan(network.parameters(), **wrong)
     p, q = (torch.ones(3, requires_grad=True) for _ in range(2))
     whole, second = Adan([p]), Adan([q])
     for step in range(6):
