@@ -168,10 +168,14 @@ def where_and_when(context: Context, made: list[dict[str, Any]]) -> str:
     if not made:
         return f"{context.hardware()}; {datetime.date.today().isoformat()}"
     dates = sorted({run["date"] for run in made})
-    parts = [*sorted({run["hardware"] for run in made}), " to ".join(dict.fromkeys((dates[0], dates[-1])))]
+    parts = [*sorted({run["hardware"] for run in made}), _range(dates)]
     minutes = sorted(run["seconds"] / 60 for run in made if run["seconds"] is not None)
-    parts += [f"{minutes[0]:.2g} to {minutes[-1]:.2g} minutes a run"] if minutes else []
+    parts += [f"{_range([f'{minute:.3g}' for minute in minutes])} minutes a run"] if minutes else []
     return "; ".join(parts)
+
+
+def _range(ordered: list[str]) -> str:
+    return " to ".join(dict.fromkeys((ordered[0], ordered[-1])))
 
 
 def _csv(metrics: tuple[Metric, ...], rows: list[TableRow]) -> str:

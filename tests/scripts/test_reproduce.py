@@ -227,7 +227,7 @@ def test_a_table_of_kept_rows_says_what_is_missing_and_compares_what_is_there(tm
     assert table[0].error == "2 of 3 runs are there" and table[1].mean("psnr") == pytest.approx(100 / 3)
     text = write_table(context, "t", "T", IMAGE_METRICS, table, [])
     assert "| SIREN | 2 of 3 runs are there |" in text
-    assert "- a machine; 2026-01-02; 1.5 to 1.5 minutes a run; one seed (0), so no spread." in text
+    assert "- a machine; 2026-01-02; 1.5 minutes a run; one seed (0), so no spread." in text
     each = each_item(context, "t", rows, results, ["a", "b", "c"], IMAGE_METRICS[0])
     assert "| SIREN | 30.00 | 32.00 |  | -1.50 ± 0.71 |" in each and "| SASNet | 31.00 | 34.00 | 35.00 |  |" in each
     assert (tmp_path / "t_each.md").read_text() == each
