@@ -24,6 +24,7 @@ LATER = ("flair", "metric_grids", "cafe")
 """Published after the paper's experiments: in the quick table, elsewhere on request (``--rows``)."""
 ON_REQUEST = ("sasnet_falling_rate",)
 """No row of the paper's; for ``--rows``."""
+EVERY = ROWS + LATER + ON_REQUEST
 SINES = ("siren", "finer", "sasnet")
 ABLATION = ("base", "fe", "fe_h1", "fe_h1_h2", "fe_h1_h3", "fe_h2", "fe_h3", "h1_h2_h3", "full")
 SIDES = {"quick": 96, "medium": 256, "full": None}
@@ -56,8 +57,8 @@ class ImageTable:
 
 
 TABLES = {
-    "table1": ImageTable("Table 1: image fitting on DIV2K", "images/div2k512", ROWS + LATER + ON_REQUEST, None),
-    "supp_table3": ImageTable("Supp. Table 3: image fitting on Kodak", "images/kodak", ROWS + LATER + ON_REQUEST, None, 1, 2),
+    "table1": ImageTable("Table 1: image fitting on DIV2K", "images/div2k512", EVERY, None),
+    "supp_table3": ImageTable("Supp. Table 3: image fitting on Kodak", "images/kodak", EVERY, None, 1, 2),
     "supp_table4": ImageTable("Supp. Table 4: medical CT slices", "images/ct", SINES, 100, 1, 2),
     "supp_table5": ImageTable("Supp. Table 5: FFHQ faces", "images/ffhq", SINES, 100, 1, 2),
 }
@@ -74,8 +75,8 @@ def image_table(context: Context, item: str) -> None:
     """A table of methods and the error maps of its first image."""
     spec = TABLES[item]
     files = context.files(spec.folder, context.choose(spec.quick_count, spec.medium_count, spec.full_count))
-    shown = ROWS + LATER if context.quick else ROWS
-    names = [name for name in context.pick(spec.rows) if name in shown or context.rows]
+    usual = ROWS + LATER if context.quick else ROWS
+    names = [name for name in context.pick(spec.rows) if name in usual or context.rows]
     rows = _with_tuned([load_row("images", name) for name in names], context)
     results = run_rows(context, rows, lambda row, seed: [image_job(context, row, f, seed) for f in files])
     side = SIDES[context.size]
