@@ -1,7 +1,8 @@
-"""Hash grid, masked sine layer and their small companions, once per backend behind one call each.
+"""Hash grid, masked sine layer, sum of Gaussians and small companions, once per backend behind one call each.
 
 Every function has a plain-torch twin (``implementation="torch"``) that defines its result. ``"auto"`` takes Triton on
-CUDA, numba on a CPU, and the twin where neither can be loaded or the dtype is not the fast path's.
+CUDA, numba on a CPU, and the twin where neither can be loaded, the dtype is not the fast path's, or it is the sum of
+Gaussians on CUDA.
 """
 
 from sasnet_ns.kernels._process import tune

@@ -33,7 +33,8 @@ class FusedStep:
         implementation: ``auto``, ``torch`` (the definition, by autograd) or ``numba`` (CPU, float32).
         coordinate_scale: the network's own factor on its coordinates.
         encode: what the form reads in the place of coordinates in [-1, 1], (N, d) to (N, in_dim) without a
-            graph; points must then be finite.
+            graph; points must then be finite. It may be given the caller's own tensor and keep what it made of it, so
+            points that are shown again may change by torch's operations alone, not through numpy or ``.data``.
 
     Raises:
         ShapeError: the layers do not fit together.

@@ -25,6 +25,7 @@ from sasnet_ns.kernels import (
     HashGridLayout,
     Implementation,
     PointLoss,
+    gaussian_sum,
     hash_grid,
     mask_decoder,
     masked_sine,
@@ -32,7 +33,6 @@ from sasnet_ns.kernels import (
     tune,
 )
 from sasnet_ns.kernels._choose import choose
-from sasnet_ns.kernels.gaussians import gaussian_sum
 
 LAYOUT = HashGridLayout.geometric(3, 10, 16, 256, 10)
 WIDTH, GROUPS = 224, (28,) * 8
