@@ -29,7 +29,7 @@ def main(
     Args:
         scan: a point cloud (.ply .xyz .npz .npy .pcd); a simulated one of the Armadillo if left out.
         output_dir: folder for field.pt and mesh.ply; created if it is missing.
-        steps: optimisation steps; the default of ``sasnet fit-shape`` is 10,000.
+        steps: optimisation steps; the default of ``sasnet fit-shape`` is 5,000.
         resolution: cells along the longest side.
     """
     cloud = simulated_scan() if scan is None else sdf_tools.load(scan)

@@ -1,4 +1,4 @@
-"""A network of your own beside the registry's thirteen: the same batches and steps, the same measure.
+"""A network of your own beside the registry's: the same batches and steps, the same measure.
 
 python examples/04_a_network_of_your_own.py --steps 300
 """

@@ -47,7 +47,7 @@ ITEMS: dict[str, tuple[str, str, str]] = {
     "supp_table5": ("images", "image_table", "FFHQ faces; also Supp. Fig. 7"),
     "theorem1": ("theory", "theorem", "Theorem 1: a network beside its Bessel expansion"),
     "supp_fig1": ("image_figures", "spectra", "spectra before and after training"),
-    "supp_fig2": ("shape_figures", "time_to_loss", "training loss on the Armadillo over wall-clock time"),
+    "supp_fig2": ("shape_figures", "time_to_loss", "training loss on the Armadillo over processor time"),
     "supp_fig3": ("image_figures", "omega", "influence of omega_0; also Figure 1's super-resolution"),
     "supp_fig4": ("shape_figures", "error_maps", "errors of a shape without masks and with them"),
     "supp_fig5": ("shape_figures", "mask_volume", "the highest band's mask of a shape as a volume, from four sides"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,13 +122,14 @@ class Context:
         return results
 
     def files(self, folder: str, count: int | None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-        """The first files of a data set by name.
+        """The first files of a data set by name; with ``no_fit`` and no data, those that have kept rows.
 
         Raises:
             ValueError: there is none; the message says where they come from.
         """
         place = self.data / folder
         found = sorted(p for p in place.glob("*") if p.name.lower().endswith(suffixes)) if place.is_dir() else []
+        found = found or self._kept_files(folder)
         if not found:
             raise ValueError(
                 f"nothing to fit in '{place}': put {SOURCES[folder]} there, or name another --data folder."
@@ -136,11 +138,19 @@ class Context:
         return found[:count] if count else found
 
     def shape(self, name: str) -> str:
-        """A named shape, or its file under ``meshes/`` of the data folder where that is there."""
+        """A named shape, or its file under ``meshes/`` of the data folder where that is there or has kept rows."""
         from sasnet_ns.shapes.named import BUNDLED
 
         found = sorted(p for p in (self.data / "meshes").glob(f"{name}.*") if p.is_file())
+        found = found or [p for p in self._kept_files("meshes") if p.stem == name]
         return str(found[0]) if found and name not in BUNDLED else name
+
+    def _kept_files(self, folder: str) -> list[Path]:
+        """Files of a data set that kept rows name, where nothing is to be fitted to them."""
+        if not self.no_fit:
+            return []
+        places = [Path(json.loads(row.read_text())["job"]["data"]) for row in (ROWS / self.size).glob("*.json")]
+        return sorted({self.data / place for place in places if place.parent == Path(folder)})
 
     def pick(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The rows asked for.

@@ -104,10 +104,10 @@ def _with_tuned(rows: list[Row], context: Context) -> list[Row]:
 
 def fits_figure(context: Context, stem: str, results: dict[str, dict[str, Any]], job: Job) -> None:
     """Reconstruction and absolute error of each method beside the image (as Supp. Figs. 6 and 7)."""
-    signal = load_signal(job)
     done = {label: GridField.load(r["folder"] / "checkpoint.pt") for label, r in results.items() if "folder" in r}
     if not done:
         return
+    signal = load_signal(job)
     rendered = {label: field.render().clamp(0, 1) for label, field in done.items()}
     titles = [(f"{label}, {results[label]['psnr']:.2f} dB", values) for label, values in rendered.items()]
     shown = [("image", colors(signal.values)), *((title, colors(values)) for title, values in titles)]
@@ -133,7 +133,6 @@ def ablation(context: Context) -> None:
     print(each_item(context, "table4", rows, results, [f.stem for f in files], IMAGE_METRICS[0], own="full") or "")
     wanted = [("SIREN", "base"), ("frozen embedding, no masks", "fe"), ("SASNet", "full")]
     shown = []
-    signal = load_signal(image_job(context, rows[0], files[0], 0))
     for label, name in wanted:
         result = results.get(name, [[{}]])[0][0]
         if "folder" in result:
@@ -141,7 +140,7 @@ def ablation(context: Context) -> None:
             gradient = analytic_gradient(field, field.points())
             assert gradient is not None
             shown.append((f"{label}, {result['psnr']:.2f} dB", gray(field.render().clamp(0, 1))))
-            length = gradient.norm(dim=-1).reshape(signal.grid)
+            length = gradient.norm(dim=-1).reshape(field.grid)
             shown.append((f"{label}: gradient", length / length.quantile(0.99)))
     if shown:
         context.save("supp_fig8.png", pictures.panels(shown, 2, "gray", (0.0, 1.0)))

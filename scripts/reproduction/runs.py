@@ -61,8 +61,7 @@ class Job:
 
     def folder(self, root: Path) -> Path:
         """Where its result lies under the runs' folder."""
-        content = dataclasses.asdict(self)
-        del content["label"]
+        content = _content(self)
         path = Path(self.data)
         content["data"] = [path.name, path.stat().st_size] if path.is_file() else self.data
         key = hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:12]
@@ -82,11 +81,32 @@ class Job:
             row = folder / "row.json"
             known = {"made": made(json.loads(row.read_text()))} if row.is_file() else {}
             return {**json.loads((folder / "metrics.json").read_text()), **known, "folder": folder}
-        kept = None if rows is None else rows / f"{folder.name}.json"
-        if kept is None or not kept.is_file():
+        content = None if rows is None else self._kept(rows, folder.name)
+        return content and {**content["metrics"], "made": made(content), "curve": content["curve"]}
+
+    def _kept(self, rows: Path, name: str) -> dict[str, Any] | None:
+        """The kept row of this job; where its data is not at hand, that of the same fit to a file of the same place."""
+        path = rows / f"{name}.json"
+        if path.is_file():
+            content: dict[str, Any] = json.loads(path.read_text())
+            return content
+        data = Path(self.data)
+        if data.is_file():
             return None
-        content = json.loads(kept.read_text())
-        return {**content["metrics"], "made": made(content), "curve": content["curve"]}
+        own = json.loads(json.dumps(_content(self), default=list))
+        for path in sorted(rows.glob(f"{self.fit['network']}_{data.stem}_*.json")):
+            content = json.loads(path.read_text())
+            place = Path(content["job"]["data"])
+            if content["job"] == {**own, "data": str(place)} and data.parts[-len(place.parts) :] == place.parts:
+                return content
+        return None
+
+
+def _content(job: Job) -> dict[str, Any]:
+    """All of a job that determines its result."""
+    content = dataclasses.asdict(job)
+    del content["label"]
+    return content
 
 
 def made(row: dict[str, Any]) -> dict[str, Any]:
@@ -227,8 +247,7 @@ def row_record(job: Job, folder: Path, record: Record) -> dict[str, Any]:
     import torch
 
     data = Path(job.data)
-    content = dataclasses.asdict(job)
-    del content["label"]
+    content = _content(job)
     if data.is_absolute():
         content["data"] = str(data.relative_to(record.data) if data.is_relative_to(record.data) else data.name)
     history = json.loads((folder / "history.json").read_text())

@@ -13,7 +13,7 @@ from reproduction.compare import Results, each_item, run_rows, table_rows
 from reproduction.context import Context
 from reproduction.rows import Row, load_row, merge
 from reproduction.runs import Job
-from reproduction.tables import SHAPE_METRICS, write_table
+from reproduction.tables import SHAPE_DETAILS, SHAPE_METRICS, write_table
 from sasnet_ns.fitting import pictures
 
 ROWS = ("pemlp", "gauss", "siren", "wire", "finer", "sasnet")
@@ -42,20 +42,20 @@ def shape_table(context: Context) -> None:
     rows, results = shape_results(context, shapes)
     notes = [
         "Chamfer and IoU are the paper's (sum of two mean squared distances; 128^3 points in [-1, 1]^3), in box units; "
-        "the other two columns are exact and not saturated.",
+        "the other columns are exact and not saturated.",
         "Distances for training come from the mesh; the paper estimates them from oriented points.",
     ]
     files = {shape: Path(context.shape(shape)).name for shape in shapes}
     notes += [f"{shape}: the file {name} of the data folder." for shape, name in files.items() if name != shape]
     for k, shape in enumerate(shapes):
         part = {name: [[group[k]] for group in groups] for name, groups in results.items()}
-        table = table_rows(rows, part, SHAPE_METRICS, f"table3_{shape}")
+        table = table_rows(rows, part, SHAPE_METRICS + SHAPE_DETAILS, f"table3_{shape}")
         item = "table3" if len(shapes) == 1 else f"table3_{shape}"
         floors = [
             group[0]["chamfer_floor"] for groups in part.values() for group in groups if "chamfer_floor" in group[0]
         ]
         floor = [f"The Chamfer distance of two samplings of the shape itself is {f:.2e}." for f in floors[:1]]
-        print(write_table(context, item, f"Table 3: {shape}", SHAPE_METRICS, table, [*notes, *floor]))
+        print(write_table(context, item, f"Table 3: {shape}", SHAPE_METRICS, table, [*notes, *floor], SHAPE_DETAILS))
     if len(shapes) > 1:
         for row in rows:
             row.paper["table3_these"] = _published_mean(row, shapes)

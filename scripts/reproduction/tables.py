@@ -46,6 +46,13 @@ SHAPE_METRICS = (
     Metric("point_to_surface_mean", "mean distance", ".2e", largest=False),
     Metric("iou", "IoU, 10^6 points", ".4f"),
 )
+SHAPE_DETAILS = (
+    Metric("surface_to_point_mean", "back", ".2e", largest=False),
+    Metric("hausdorff", "Hausdorff", ".1e", largest=False),
+    Metric("normal_error_mean", "normal error", ".1f", largest=False),
+    Metric("components_prediction", "pieces", ".0f", largest=False),
+)
+"""Columns of the tables that their plots leave out."""
 
 
 @dataclass
@@ -80,11 +87,17 @@ class TableRow:
 
 
 def write_table(
-    context: Context, item: str, title: str, metrics: tuple[Metric, ...], rows: list[TableRow], notes: list[str]
+    context: Context,
+    item: str,
+    title: str,
+    metrics: tuple[Metric, ...],
+    rows: list[TableRow],
+    notes: list[str],
+    details: tuple[Metric, ...] = (),
 ) -> str:
-    """Write ``ITEM.md``, ``ITEM.csv`` and ``ITEM.png`` and return the Markdown."""
+    """Write ``ITEM.md``, ``ITEM.csv`` and ``ITEM.png``, which leaves ``details`` out, and return the Markdown."""
     lines = [f"### {title}{context.mark}", ""]
-    lines += _markdown(metrics, rows)
+    lines += _markdown(metrics + details, rows)
     lines += [
         "",
         *(f"- {note}" for note in [*notes, *order_notes(metrics, rows), _counts(rows), _setting(context, rows)]),
@@ -92,7 +105,7 @@ def write_table(
     text = "\n".join(lines) + "\n"
     stem = f"{item}{context.suffix}"
     write_atomically(context.output / f"{stem}.md", text.encode())
-    write_atomically(context.output / f"{stem}.csv", _csv(metrics, rows).encode())
+    write_atomically(context.output / f"{stem}.csv", _csv(metrics + details, rows).encode())
     write_atomically(context.output / f"{stem}.png", _plot(metrics, rows, title))
     context.done.append(context.output / f"{stem}.md")
     return text

@@ -147,6 +147,26 @@ def test_a_kept_row_counts_as_done(tmp_path, monkeypatch, capsys):
     assert found == [again, {"error": runs.NOT_DONE}]
 
 
+def test_tables_of_kept_rows_need_no_data(tmp_path):
+    """Who has the repository and no DIV2K makes the page's numbers from the rows; a file of another size has none."""
+    context = Context(tmp_path / "out", tmp_path / "data", size="medium", item="table1", limit=1, no_fit=True)
+    images.image_table(context, "table1")
+    table = (context.output / "table1_medium.md").read_text()
+    own = json.loads((ROOT / "docs/paper_rows/medium/sasnet_00_0473ae8393d6.json").read_text())["metrics"]
+    assert f"| SASNet | {own['parameters']:,} | **{own['psnr']:.2f}** | 39.82 |" in table
+    assert context.shape("dragon") == str(tmp_path / "data/meshes/dragon.npz") and context.shape("thai_statue") == (
+        "thai_statue"
+    )
+    folder = tmp_path / "data/images/div2k512"
+    folder.mkdir(parents=True)
+    (folder / "00.png").write_bytes(b"another image")
+    images.image_table(context, "table1")
+    assert "| SASNet | 0 of 1 runs are there |" in (context.output / "table1_medium.md").read_text()
+    context.no_fit = False
+    with pytest.raises(ValueError, match=r"nothing to fit in .*kodak"):
+        images.image_table(context, "supp_table3")
+
+
 def test_a_long_curve_is_thinned_to_means():
     from reproduction.runs import thinned
 
