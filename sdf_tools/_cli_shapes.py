@@ -114,7 +114,7 @@ class Evaluate(ReadsFiles):
             raise ValueError(f"the folder of '{self.json}' does not exist; create it first.")
         if self.samples < 1 or self.iou_samples < 1:
             raise ValueError("--samples and --iou-samples must be at least 1.")
-        shapes = [self._ready(name) for name in (self.prediction, self.reference)]
+        shapes = [inside_found(name, self.orientation) for name in (self.prediction, self.reference)]
         result: Evaluation | CloudEvaluation
         if isinstance(shapes[0], Mesh) and isinstance(shapes[1], Mesh):
             result = evaluate(shapes[0], shapes[1], samples=self.samples, iou_samples=self.iou_samples, seed=self.seed)
@@ -126,25 +126,29 @@ class Evaluate(ReadsFiles):
         if self.json is not None:
             write_json(self.json, result.to_dict())
 
-    def _ready(self, name: str) -> Shape:
-        """The shape with its inside found; one that encloses nothing as it is, since distances to it still count."""
-        from sdf_tools.cloud.given_normals import mend_normals
-        from sdf_tools.errors import ShapeError
-        from sdf_tools.mesh.prepare import prepare_mesh
 
-        shape, notes = shape_and_notes(name)
-        if isinstance(shape, PointCloud):
-            shape, more = mend_normals(shape, self.orientation)
-        elif shape.faces.shape[0] == 0:
-            raise ShapeError(f"'{name}' has no triangles; there is no surface to compare.")
-        else:
-            try:
-                shape, more = prepare_mesh(shape, "trust" if self.orientation == "trust" else "guess")
-            except ShapeError as error:
-                more = [str(error).rstrip(".")]
-        for note in notes + more:
-            print(f"{shape.name}: {note}", file=sys.stderr)
-        return shape
+def inside_found(name: str, orientation: str) -> Shape:
+    """The shape with its inside found; one that encloses nothing as it is, since distances to it still count.
+
+    What was mended goes to standard error. ``orientation`` is ``check`` or ``trust``.
+    """
+    from sdf_tools.cloud.given_normals import mend_normals
+    from sdf_tools.errors import ShapeError
+    from sdf_tools.mesh.prepare import prepare_mesh
+
+    shape, notes = shape_and_notes(name)
+    if isinstance(shape, PointCloud):
+        shape, more = mend_normals(shape, orientation)
+    elif shape.faces.shape[0] == 0:
+        raise ShapeError(f"'{name}' has no triangles; there is no surface.")
+    else:
+        try:
+            shape, more = prepare_mesh(shape, "trust" if orientation == "trust" else "guess")
+        except ShapeError as error:
+            more = [str(error).rstrip(".")]
+    for note in notes + more:
+        print(f"{shape.name}: {note}", file=sys.stderr)
+    return shape
 
 
 def shape_and_notes(name_or_path: str | Path) -> tuple[Shape, list[str]]:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from sdf_tools._cli_shapes import Evaluate, Info, ReadsFiles, Repair, mesh_and_notes, shape_and_notes
+from sdf_tools._cli_shapes import Evaluate, Info, ReadsFiles, Repair, inside_found, mesh_and_notes, shape_and_notes
 from sdf_tools.errors import MissingLibraryError, file_trouble
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.io.limits import allow_memory
@@ -99,6 +99,9 @@ class Distance(ReadsFiles):
     """Where to measure: a point cloud, or the vertices of a mesh."""
     output_path: Path
     """.npy file of (N,) distances to write."""
+    orientation: Literal["check", "trust"] = "check"
+    """check: find the inside as training does, and say what was mended; trust: take triangles and normals as they
+    are."""
 
     def run(self) -> None:
         import io
@@ -110,7 +113,7 @@ class Distance(ReadsFiles):
         from sdf_tools.io.loading import load
         from sdf_tools.io.writing import write_atomically
 
-        distance = SignedDistance(load(self.shape))(positions(load(self.points)))
+        distance = SignedDistance(inside_found(str(self.shape), self.orientation))(positions(load(self.points)))
         buffer = io.BytesIO()
         np.save(buffer, distance.numpy())
         write_atomically(self.output_path, buffer.getvalue())
@@ -159,13 +162,16 @@ class Extract(ReadsFiles):
     """Simplify to about this many triangles."""
     trust: bool = False
     """Read a .pt2, which can run any code that is in it: for files whose maker you know."""
+    orientation: Literal["check", "trust"] = "check"
+    """check: find the inside of a shape as training does, and say what was mended; trust: take triangles and normals as
+    they are."""
 
     def run(self) -> None:
         from sdf_tools import extraction
         from sdf_tools.extraction.field_files import load_field
         from sdf_tools.io.writing import save_mesh
 
-        named = load_field(self.field, trust=self.trust)
+        named = load_field(self.field, trust=self.trust, read=lambda spec: inside_found(spec, self.orientation))
         level = self.level * named.frame.scale
         corners = []
         for given, side in ((self.bounding_box_min, -1.0), (self.bounding_box_max, 1.0)):
@@ -300,7 +306,7 @@ class Render(ReadsFiles):
         size = (self.size, self.size)
         errors, label = None, ""
         if self.reference is not None:
-            truth, _ = shape_and_notes(self.reference)
+            truth = inside_found(str(self.reference), "check")
             sided = isinstance(truth, Mesh) or truth.normals is not None
             errors = SignedDistance(truth, sign="auto" if sided else "unsigned")(positions(shape))
             label = "distance to the reference (its units" + (", negative inside)" if sided else ")")

@@ -143,6 +143,15 @@ def same_vertices(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return first, group, even != even[first][group]
 
 
+def repeated_faces(faces: np.ndarray) -> np.ndarray:
+    """(F,) which triangles have the same three vertices, the same way round, as an earlier one."""
+    start = np.argmin(faces, axis=1)[:, None]
+    first, _ = first_occurrences(np.take_along_axis(faces, (start + np.arange(3)) % 3, axis=1))
+    extra = np.ones(len(faces), bool)
+    extra[first] = False
+    return extra
+
+
 def opposite_duplicates(faces: np.ndarray) -> int:
     """How many triangles have the same three vertices as an earlier one, the other way round."""
     return int(same_vertices(faces)[2].sum())
@@ -205,6 +214,33 @@ def face_components(faces: np.ndarray, table: EdgeTable | None = None) -> tuple[
     graph = coo_array((np.ones(len(neighbours[0]), np.int8), neighbours), shape=(len(faces), len(faces)))
     count, component = connected_components(graph, directed=False)
     return int(count), component
+
+
+def touching_bodies(faces: np.ndarray, table: EdgeTable | None = None) -> tuple[int, np.ndarray]:
+    """As :func:`face_components`, but closed surfaces that only touch along edges are components of their own.
+
+    A component with edges of more than two triangles is divided there if each part is closed by itself.
+    """
+    table = edge_table(faces) if table is None else table
+    count, component = face_components(faces, table)
+    if not (table.count > 2).any():
+        return count, component
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = edge_pairs(table)[1] // 3
+    graph = coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(len(faces), len(faces)))
+    parts, part = connected_components(graph, directed=False)
+    # Every edge of every part by itself, so that two triangles of another part do not close it.
+    edge = table.of_face * np.int64(parts) + part[:, None]
+    _, index, number = np.unique(edge.reshape(-1), return_inverse=True, return_counts=True)
+    start, end = faces, np.roll(faces, -1, axis=1)
+    balance = np.bincount(index.reshape(-1), np.where(start < end, 1, -1).reshape(-1), len(number))
+    open_face = ((number != 2) | (balance != 0))[index.reshape(-1)].reshape(-1, 3).any(1)
+    divided = np.bincount(component, open_face, count) == 0
+    label = np.where(divided[component], count + part, component)
+    names, label = np.unique(label, return_inverse=True)
+    return len(names), label.reshape(-1)
 
 
 def boundary_loops(table: EdgeTable) -> int:

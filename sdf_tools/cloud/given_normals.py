@@ -139,6 +139,8 @@ def mend_normals(cloud: PointCloud, orientation: str = "check", neighbours: int 
         turned = torch.where(gone[:, None], normals, -normals)
         if check.missing > 0:
             turned = _like_nearest(cloud.points, turned, gone)
+        if check_normals(replace(cloud, normals=turned)).inward > DISAGREE:  # a body that pointed outward beside them
+            turned = orient_normals(cloud.points, normals, refine=False).double()
     elif (
         check.opposed > DISAGREE
         or check.inward > DISAGREE

@@ -6,13 +6,15 @@ import importlib
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from sdf_tools.extraction._fields import Field
-from sdf_tools.geometry import Mesh, NormalizedShape, normalize, positions
+from sdf_tools.geometry import Mesh, NormalizedShape, Shape, normalize, positions
+from sdf_tools.io.loading import load
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class NamedField:
         return 0.5 + (max(0.0, level) if len(positions(self.frame.shape)) else 0.0)
 
 
-def load_field(spec: str, *, trust: bool = False) -> NamedField:
+def load_field(spec: str, *, trust: bool = False, read: Callable[[str], Shape] = load) -> NamedField:
     """The field that a string names.
 
     - ``package.module:function`` or ``file.py:function``: the function, called with torch tensors or, if it takes none,
@@ -51,6 +53,7 @@ def load_field(spec: str, *, trust: bool = False) -> NamedField:
     Args:
         spec: as above.
         trust: allow a ``.pt2`` to be read.
+        read: makes the shape of a file; ``load`` takes triangles and normals as they are.
 
     Raises:
         ShapeError: a file that is no shape.
@@ -67,9 +70,8 @@ def load_field(spec: str, *, trust: bool = False) -> NamedField:
             "a function that loads it (file.py:function)."
         )
     from sdf_tools.distance.signed_distance import SignedDistance
-    from sdf_tools.io.loading import load
 
-    frame = normalize(load(spec))
+    frame = normalize(read(spec))
     return NamedField(SignedDistance(frame.shape), frame, frame.shape.name)
 
 

@@ -19,9 +19,9 @@ from sdf_tools.spatial.visibility import Sky
 from sdf_tools.topology import (
     drop_unreferenced,
     edge_table,
-    face_components,
     face_cross,
     same_vertices,
+    touching_bodies,
     unit_face_normals,
 )
 
@@ -29,6 +29,7 @@ RAYS = 20_000  # on each side of all open patches together; at least FEWEST for 
 FEWEST = 32
 DECIDED = 0.6  # share of the escaping rays that the outer side needs: below, both sides are seen alike
 SURE = 0.75
+WHOLE = 0.8  # share of a patch's triangles that run as the file has them: from it on the file means its side
 UNSEEN = 0.01  # share of all rays that escape from either side of what is hidden inside
 
 
@@ -77,20 +78,20 @@ def orient(mesh: Mesh, seed: int = 0) -> Oriented:
     sizes = np.bincount(patch, area, patches)
     closed, even = _closed_patches(turned_faces, patch, patches)
     volume = np.bincount(patch, _volumes(vertices, turned_faces), patches)
-    # A patch that came inside out in one piece may be a cavity; mixed or doubled ones carry no such message.
-    same = _same_way(turned_faces, kept) & ~twins
-    whole = np.bincount(patch, same, patches) == np.bincount(patch, minlength=patches)
+    # A patch that came inside out but for a few triangles may be a cavity; mixed or doubled ones do not say so.
+    told = np.bincount(patch, _same_way(turned_faces, kept) & ~twins, patches)
+    whole = told >= WHOLE * np.bincount(patch, minlength=patches)
     flip = np.where(closed, volume < 0, False)
     front, back = _votes(vertices, turned_faces, patch, ~closed, seed)
     seen = front + back
     lead = np.maximum(front, back) / np.maximum(seen, 1e-12)
     flip |= ~closed & (back > front)
-    # In a file that is inside out as a whole it is the cavities that enclose positive volume.
-    sense = -1.0 if volume[closed & whole].sum() < 0 else 1.0
-    hollow = closed & whole & (sense * volume < 0)
     turned_faces[flip[patch]] = turned_faces[flip[patch]][:, ::-1]
-    if hollow.any():
-        inner = hollow & _enclosed(vertices, turned_faces, patch, patches, hollow)
+    if (closed & whole & flip).any():
+        inner = closed & whole & _enclosed(vertices, turned_faces, patch, patches, closed & whole)
+        # In a file that is inside out as a whole, as its outermost patches say, cavities enclose positive volume.
+        sense = np.where(flip, -sizes, sizes)[whole & ~inner].sum()
+        inner &= flip if sense >= 0 else ~flip
         turned_faces[inner[patch]] = turned_faces[inner[patch]][:, ::-1]
     twin_patch = np.bincount(patch, twins, patches) > 0
     wall = ~closed & (seen < 2 * UNSEEN) & (twin_patch | _hangs(turned_faces, patch, patches))
@@ -114,7 +115,7 @@ def _orient_bodies(mesh: Mesh, vertices: np.ndarray, faces: np.ndarray) -> Orien
 
     An open body keeps the side that the file gives it unless its volume and most rays say otherwise.
     """
-    count, body = face_components(faces)
+    count, body = touching_bodies(faces)
     volume = np.bincount(body, _volumes(vertices, faces, body, count), count)
     if (volume >= 0).all():
         return Oriented(mesh)

@@ -17,9 +17,11 @@ from sdf_tools.topology import (
     degenerate_faces,
     drop_unreferenced,
     edge_table,
+    face_components,
     face_cross,
     is_watertight,
     merge_vertices,
+    repeated_faces,
     signed_volume,
     unit_face_normals,
 )
@@ -28,15 +30,16 @@ ORIENTATIONS = ("check", "guess", "trust")
 NOTHING = 0.56  # mean winding number just below the surface: 1 of a closed body, 0.5 of a flat sheet
 HARDLY = 0.64
 _SAMPLES = 2_000
+_CRUMB = 1e-4  # share of the area below which an open piece is not asked about
 
 
 def prepare_mesh(mesh: Mesh, orientation: str = "check") -> tuple[Mesh, list[str]]:
     """Find the inside of a mesh and mend what is certain.
 
-    Triangles that are there twice, the two opposite ways (as in ShapeNet), are kept once; triangles that run against
-    their neighbours are turned; bodies that are inside out are turned, cavities excepted; walls hidden inside and
-    sheets that enclose nothing are left out; cracks that vanish when vertices which differ in their last digits are
-    joined are closed. A mesh that has none of these comes back as it is.
+    Triangles that are there twice, the same way round or the two opposite ways (as in ShapeNet), are kept once;
+    triangles that run against their neighbours are turned; bodies that are inside out are turned, cavities excepted;
+    walls hidden inside and sheets that enclose nothing are left out; cracks that vanish when vertices which differ in
+    their last digits are joined are closed. A mesh that has none of these comes back as it is.
 
     Args:
         mesh: any triangle mesh, with at least one triangle that has an area.
@@ -71,6 +74,12 @@ def prepare_mesh(mesh: Mesh, orientation: str = "check") -> tuple[Mesh, list[str
     if found.mesh.faces.shape[0] == 0:
         raise ShapeError(nothing_inside(mesh.name))
     sealed = is_sealed(found.mesh.faces.numpy())
+    if not sealed:
+        bodies, sheets = without_sheets(found.mesh)
+        if sheets:
+            found, changed = replace(found, mesh=bodies), True
+            notes += say(Oriented(bodies, sheets=sheets))
+            sealed = is_sealed(bodies.faces.numpy())
     # What is sealed but was left as it is may still be a body and its own reverse, which enclose nothing.
     reach = 1.0 if sealed and not changed else enclosure(found.mesh)
     if reach < NOTHING:
@@ -102,22 +111,76 @@ def enclosure(mesh: Mesh, samples: int = _SAMPLES) -> float:
         mesh: triangles that face outward.
         samples: points, uniform by area.
     """
-    frame = normalize(mesh)
-    box = frame.shape
-    assert isinstance(box, Mesh)
-    vertices, faces = box.vertices.numpy(), box.faces.numpy()
+    vertices, faces = _in_box(mesh)
     area = np.linalg.norm(face_cross(vertices, faces), axis=1)
-    rng = np.random.default_rng(0)
-    chosen = np.searchsorted(np.cumsum(area) / area.sum(), rng.random(samples)).clip(max=len(faces) - 1)
-    u, v = np.sqrt(rng.random((samples, 1))), rng.random((samples, 1))
+    drawn = np.random.default_rng(0).random(samples)
+    chosen = np.searchsorted(np.cumsum(area) / area.sum(), drawn).clip(max=len(faces) - 1)
+    return float(_below(vertices, faces, chosen).mean())
+
+
+def without_sheets(mesh: Mesh) -> tuple[Mesh, int]:
+    """Leave out the open pieces that enclose nothing, such as the ground that a scan stands on, beside bodies that do.
+
+    A piece encloses nothing if the winding number of the whole mesh just below it is that of a flat sheet; the panels
+    of a body lie on what they enclose together, and stay. Sheets that lie before each other are left out in turn.
+
+    Args:
+        mesh: triangles that face outward.
+
+    Returns:
+        The mesh (the same object if nothing was left out, or nothing would enclose anything), and how many triangles.
+    """
+    vertices, faces = _in_box(mesh)
+    kept = np.arange(len(faces))
+    while True:
+        count, piece = face_components(faces[kept])
+        table = edge_table(faces[kept])
+        is_open = np.bincount(piece, (table.balance != 0)[table.of_face].any(1), count) > 0
+        area = np.linalg.norm(face_cross(vertices, faces[kept]), axis=1)
+        large = is_open & (np.bincount(piece, area, count) > _CRUMB * area.sum())
+        chosen, owner = _spread(piece, area, large)
+        if count == 1 or not len(chosen):
+            break
+        reach = np.bincount(owner, _below(vertices, faces[kept], chosen), count) / np.maximum(np.bincount(owner), 1)
+        flat = large & (reach < NOTHING)
+        if not flat.any() or flat.all():
+            break
+        kept = kept[~flat[piece]]
+    if len(kept) == len(faces):
+        return mesh, 0
+    bodies = drop_unreferenced(replace(mesh, faces=mesh.faces[torch.from_numpy(kept)]))
+    return (bodies, len(faces) - len(kept)) if enclosure(bodies) >= HARDLY else (mesh, 0)
+
+
+def _spread(piece: np.ndarray, area: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Triangles drawn by area, equally many of each piece that is asked for, and the piece of each."""
+    order = np.argsort(piece, kind="stable")
+    running = np.concatenate([[0.0], np.cumsum(area[order])])
+    ends = np.cumsum(np.bincount(piece, minlength=len(asked)))
+    low, high = running[np.concatenate([[0], ends[:-1]])], running[ends]
+    owner = np.repeat(np.flatnonzero(asked), max(32, _SAMPLES // max(1, int(asked.sum()))))
+    drawn = low[owner] + np.random.default_rng(0).random(len(owner)) * (high - low)[owner]
+    return order[(np.searchsorted(running, drawn, side="right") - 1).clip(max=len(piece) - 1)], owner
+
+
+def _in_box(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    box = normalize(mesh).shape
+    assert isinstance(box, Mesh)
+    return np.ascontiguousarray(box.vertices.numpy()), box.faces.numpy()
+
+
+def _below(vertices: np.ndarray, faces: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Winding number, 0 to 1, just below a random point of each chosen triangle."""
+    rng = np.random.default_rng(1)
+    u, v = np.sqrt(rng.random((len(chosen), 1))), rng.random((len(chosen), 1))
     corner = vertices[faces[chosen]]
     points = (1 - u) * corner[:, 0] + u * (1 - v) * corner[:, 1] + u * v * corner[:, 2]
     points = np.ascontiguousarray(points - 1e-3 * unit_face_normals(vertices, faces)[chosen])
     solid = np.ascontiguousarray(faces[~degenerate_faces(vertices, faces)])
     if is_sealed(solid):
-        return float(np.minimum(np.abs(RayWinding(vertices, solid).winding(points)), 1).mean())
-    around = np.asarray(import_igl().fast_winding_number(np.ascontiguousarray(vertices), solid, points)).reshape(-1)
-    return float(np.clip(around, 0, 1).mean())
+        return np.minimum(np.abs(RayWinding(vertices, solid).winding(points)), 1)
+    around = np.asarray(import_igl().fast_winding_number(vertices, solid, points)).reshape(-1)
+    return np.clip(around, 0, 1)
 
 
 def _referenced(mesh: Mesh, notes: list[str]) -> Mesh:
@@ -155,9 +218,13 @@ def _tidy(mesh: Mesh, notes: list[str]) -> Mesh:
     if joined:
         notes.append(f"closed cracks by joining {joined:,} vertices that differ in their last digits")
     vertices, faces = closed.vertices.numpy(), closed.faces.numpy()
-    flat = degenerate_faces(vertices, faces)
-    if flat.any() and not flat.all():
-        closed = drop_unreferenced(replace(closed, faces=closed.faces[torch.from_numpy(~flat)]))
+    drop = degenerate_faces(vertices, faces)
+    twice = repeated_faces(faces) & ~drop
+    if twice.any():
+        notes.append(f"dropped {int(twice.sum()):,} triangles that were there twice, the same way round")
+        drop |= twice
+    if drop.any() and not drop.all():
+        closed = drop_unreferenced(replace(closed, faces=closed.faces[torch.from_numpy(~drop)]))
     return closed
 
 
@@ -170,6 +237,8 @@ def say(found: Oriented) -> list[str]:
         (found.walls, "left out {} triangles of walls hidden inside"),
         (found.sheets, "left out {} triangles of sheets that enclose nothing"),
     ):
+        if number == 1:
+            words = words.replace("triangles were", "triangle was").replace("triangles", "triangle")
         if number:
             notes.append(words.format(f"{number:,}"))
     return notes

@@ -11,15 +11,17 @@ from sdf_tools.errors import ShapeError, needs, nothing_inside
 from sdf_tools.geometry import Mesh, normalize, positions
 from sdf_tools.mesh import orientation
 from sdf_tools.mesh.clean import clean
-from sdf_tools.mesh.prepare import say
+from sdf_tools.mesh.prepare import say, without_sheets
 from sdf_tools.mesh.summary import summarize
 from sdf_tools.topology import (
     close_cracks,
     degenerate_faces,
     edge_table,
-    is_watertight,
+    face_components,
+    first_occurrences,
     merge_vertices,
     signed_volume,
+    touching_bodies,
 )
 
 
@@ -31,9 +33,9 @@ def repair(
     In turn: merge duplicate vertices, and those that differ in their last digits where that closes cracks; keep one of
     each pair of opposite triangles; drop degenerate and duplicate triangles and unreferenced vertices; turn
     neighbouring triangles the same way round and each body outward, and drop walls hidden inside and sheets that
-    enclose nothing (see ``prepare_mesh``); fill holes; and, if the mesh is still not closed
-    (or ``remesh`` is True), replace it by the level set one half of its generalised winding number on a grid, which
-    is always closed but rounds details below the grid's cell.
+    enclose nothing (see ``prepare_mesh``); give bodies that touch along edges vertices of their own; fill holes; and,
+    if the mesh is still not closed (or ``remesh`` is True), replace it by the level set one half of its generalised
+    winding number on a grid, which is always closed but rounds details below the grid's cell.
 
     Args:
         mesh: any triangle mesh.
@@ -67,6 +69,12 @@ def repair(
     changes += [] if found is None else say(found)
     if mesh.faces.shape[0] == 0:
         raise ShapeError(nothing_inside(mesh.name))
+    if orient:
+        mesh, sheets = (mesh, 0) if orientation.is_sealed(mesh.faces.numpy()) else without_sheets(mesh)
+        changes += say(orientation.Oriented(mesh, sheets=sheets))
+    mesh, apart = _separated(mesh)
+    if apart:
+        changes.append(f"gave {apart} bodies that touch along edges vertices of their own")
     if fill_holes:
         mesh, filled = fill_boundary_loops(mesh)
         if filled:
@@ -75,10 +83,29 @@ def repair(
                 found = orientation.orient(mesh)
                 changes += say(found)
                 mesh = found.mesh
-    if remesh or (remesh is None and not is_watertight(mesh.faces.numpy())):
+    if remesh or (remesh is None and not orientation.is_sealed(mesh.faces.numpy())):
         mesh = watertight_remesh(mesh, resolution)
         changes.append(f"remeshed from the winding number on a grid of {resolution} cells along the longest side")
     return mesh, changes
+
+
+def _separated(mesh: Mesh) -> tuple[Mesh, int]:
+    """Each of the closed bodies that touch along edges with its own vertices there, and how many these are."""
+    faces = mesh.faces.numpy()
+    table = edge_table(faces)
+    count, body = touching_bodies(faces, table)
+    more = count - face_components(faces, table)[0]
+    if not more:
+        return mesh, 0
+    corners, index = first_occurrences(np.stack([np.repeat(body, 3), faces.reshape(-1)], 1))
+    kept = torch.from_numpy(faces.reshape(-1)[corners])
+    return replace(
+        mesh,
+        vertices=mesh.vertices[kept],
+        faces=torch.from_numpy(index.reshape(-1, 3)),
+        vertex_normals=None,
+        vertex_colors=None if mesh.vertex_colors is None else mesh.vertex_colors[kept],
+    ), more + 1
 
 
 def _with_area(mesh: Mesh) -> Mesh:
@@ -104,6 +131,7 @@ def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh,
             follow.pop(name)
     added_faces: list[list[int]] = []
     added_vertices: list[np.ndarray] = []
+    added_colors: list[torch.Tensor] = []
     total, filled = mesh.vertices.shape[0], 0
     vertices = mesh.vertices.numpy()
     while follow:
@@ -120,12 +148,17 @@ def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh,
             continue
         center = total + len(added_vertices)
         added_vertices.append(vertices[loop].mean(0))
+        if mesh.vertex_colors is not None:
+            added_colors.append(mesh.vertex_colors[loop].double().mean(0))
         added_faces += [[loop[i - 1], loop[i], center] for i in range(len(loop))]
     if not filled:
         return mesh, 0
     grown = np.concatenate([vertices, *(v[None] for v in added_vertices)]) if added_vertices else vertices
     closed = np.concatenate([faces, np.array(added_faces, np.int64)])
-    return Mesh(torch.from_numpy(grown), torch.from_numpy(closed), name=mesh.name), filled
+    colors = mesh.vertex_colors
+    if colors is not None and added_colors:
+        colors = torch.cat([colors, torch.stack(added_colors).to(colors)])
+    return Mesh(torch.from_numpy(grown), torch.from_numpy(closed), vertex_colors=colors, name=mesh.name), filled
 
 
 def watertight_remesh(mesh: Mesh, resolution: int = 192) -> Mesh:

@@ -37,7 +37,7 @@ class Summary:
         bodies: components connected by shared edges, by the vertex indices as they are: ``load`` merges vertices at the
             same position, so seams do not separate bodies unless it is told not to (``merge=False``).
         area: surface area, squared units.
-        volume: signed enclosed volume, cubed units; only meaningful if watertight. Negative: the mesh is inside out.
+        volume: signed enclosed volume, cubed units; only meaningful if closed. Negative: the mesh is inside out.
         holes: loops of boundary edges.
         boundary_edges: edges with one triangle.
         non_manifold_edges: edges with more than two triangles.
@@ -48,6 +48,7 @@ class Summary:
         duplicate_vertices: vertices at the position of an earlier one.
         unreferenced_vertices: vertices in no triangle.
         euler: vertices - edges + faces over the referenced vertices.
+        closed: watertight, or touching itself along edges that are run along equally often in both directions.
         has_normals: vertex or point normals are stored.
         scans: range scans of a point cloud; 0 when it does not know them.
         has_colors: vertex or point colours are stored.
@@ -73,6 +74,7 @@ class Summary:
     duplicate_vertices: int = 0
     unreferenced_vertices: int = 0
     euler: int = 0
+    closed: bool = False
     has_normals: bool = False
     scans: int = 0
     has_colors: bool = False
@@ -92,11 +94,12 @@ class Summary:
             if self.duplicate_vertices:
                 rows.insert(1, ("duplicate points", f"{self.duplicate_vertices:,}"))
         else:
-            volume = f"{self.volume:.6g}" + ("" if self.watertight else " (open: not meaningful)")
+            volume = f"{self.volume:.6g}" + ("" if self.closed else " (open: not meaningful)")
+            touching = "no (closed, but with edges of more than two triangles)" if self.closed else "no"
             rows = [
                 ("vertices", f"{self.vertices:,}"),
                 ("faces", f"{self.faces:,}"),
-                ("watertight", "yes" if self.watertight else "no"),
+                ("watertight", "yes" if self.watertight else touching),
                 ("bodies", f"{self.bodies:,}"),
                 ("area", f"{self.area:.6g}"),
                 ("volume", volume),
@@ -175,5 +178,6 @@ def summarize(shape: Shape) -> Summary:
         degenerate_faces=int(degenerate.sum()),
         unreferenced_vertices=len(points) - used,
         euler=used - len(table.edges) + len(faces),
+        closed=bool((table.balance == 0).all()),
         **common,
     )

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from primitives import box
+from primitives import box, cloud
 
 from sdf_tools import cli
 from sdf_tools.extraction import extract_mesh
@@ -50,6 +50,38 @@ def test_sample_then_distance(run, ball, tmp_path):
     run("distance", ball, tmp_path / "points.ply", "--output-path", tmp_path / "distance.npy")
     distance = np.load(tmp_path / "distance.npy")
     assert distance.shape == (500,) and np.abs(distance).max() < 1e-4
+
+
+def test_distance_and_extract_find_the_inside_as_training_does(run, tmp_path, capsys):
+    """A double-sided box and a ball whose normals point inward; --orientation trust takes them as they are."""
+    cube = box()
+    save_mesh(Mesh(cube.vertices, torch.cat([cube.faces, cube.faces.flip(1)])), tmp_path / "double.ply")
+    inward = cloud(4000)
+    save_points(PointCloud(inward.points, -inward.points), tmp_path / "inward.ply")
+    middle = cube.vertices.mean(0)
+    np.save(tmp_path / "middle.npy", middle[None].numpy())
+    np.save(tmp_path / "origin.npy", np.zeros((1, 3)))
+    half = float((cube.vertices.amax(0) - cube.vertices.amin(0)).amin()) / 2
+    for name, where, depth in (("double", "middle", half), ("inward", "origin", 1.0)):
+        out = tmp_path / "distance.npy"
+        run("distance", tmp_path / f"{name}.ply", tmp_path / f"{where}.npy", "--output-path", out)
+        assert np.load(out) == pytest.approx(-depth, abs=0.02)
+        said = capsys.readouterr()
+        assert "100.0% inside" in said.out and f"{name}: " in said.err
+        run(
+            "distance",
+            tmp_path / f"{name}.ply",
+            tmp_path / f"{where}.npy",
+            "--output-path",
+            out,
+            "--orientation",
+            "trust",
+        )
+        assert np.load(out) > 0 and not capsys.readouterr().err
+    run("extract", tmp_path / "inward.ply", "--output-path", tmp_path / "ball.ply", "--resolution", 48)
+    ball = summarize(load(tmp_path / "ball.ply"))
+    assert ball.watertight and ball.volume == pytest.approx(4 / 3 * torch.pi, rel=0.03)
+    assert "pointed inward" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["blue-noise", "curvature", "sharp-edges", "near-surface", "volume"])

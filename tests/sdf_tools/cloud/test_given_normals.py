@@ -46,6 +46,17 @@ def test_sides_are_found_and_said(factor: torch.Tensor, said: str) -> None:
     assert mend_normals(given, "trust") == (given, [])
 
 
+@pytest.mark.parametrize("inward", [0, 1])
+def test_each_body_of_a_cloud_has_a_side_of_its_own(inward: int) -> None:
+    small = cloud(1600)
+    outward = torch.cat([OUT, small.points])
+    given = outward.clone()
+    given[slice(None, 3000) if inward == 0 else slice(3000, None)] *= -1
+    mended, notes = mend_normals(PointCloud(torch.cat([OUT, small.points + torch.tensor([4.0, 0, 0])]), given))
+    assert float(((mended.normals * outward).sum(1) > 0).double().mean()) > 0.999
+    assert notes == [f"its normals pointed inward: turned {(3000, 1600)[inward]:,} of 4,600, their directions kept"]
+
+
 def test_an_open_sheet_keeps_the_side_it_came_with() -> None:
     x = torch.rand(3000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     flat = PointCloud(

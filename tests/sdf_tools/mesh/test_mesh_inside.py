@@ -17,6 +17,7 @@ from sdf_tools.geometry import Mesh
 from sdf_tools.mesh.prepare import enclosure, prepare_mesh
 from sdf_tools.mesh.repair import repair
 from sdf_tools.mesh.summary import summarize
+from sdf_tools.topology import drop_unreferenced, merge_vertices
 
 Inside = Callable[[torch.Tensor], torch.Tensor]
 
@@ -98,6 +99,44 @@ def in_hollow(p: torch.Tensor) -> torch.Tensor:
     return in_ball()(p) & ~in_ball(radius=0.5)(p)
 
 
+def one_turned(mesh: Mesh, face: int = 0) -> Mesh:
+    faces = mesh.faces.clone()
+    faces[face] = faces[face].flip(0)
+    return replace(mesh, faces=faces)
+
+
+CORE = sphere(0.25, subdivisions=2)
+
+
+def in_hollow_with_core(p: torch.Tensor) -> torch.Tensor:
+    return in_hollow(p) | in_ball(radius=0.25)(p)
+
+
+def welded(*meshes: Mesh) -> Mesh:
+    """One mesh of all, vertices at one place joined."""
+    whole = meshes[0]
+    for mesh in meshes[1:]:
+        whole = join(whole, mesh)
+    return merge_vertices(whole)
+
+
+CUBE, CORNER_CUBE = block((0, 0, 0), (1, 1, 1)), block((1, 1, 0), (2, 2, 1))
+in_cubes = either(in_block((0, 0, 0), (1, 1, 1)), in_block((1, 1, 0), (2, 2, 1)))
+
+
+def ground(height: float, size: float) -> Mesh:
+    corners = torch.tensor([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], dtype=torch.float64) * size
+    corners += torch.tensor([0.5, 0.5, height], dtype=torch.float64)
+    return Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]]))
+
+
+def twice_on_top(mesh: Mesh, times: int = 2) -> Mesh:
+    top = mesh.faces[(mesh.vertices[mesh.faces][..., 2] == mesh.vertices[:, 2].max()).all(1)]
+    return replace(mesh, faces=torch.cat([mesh.faces, *[top] * (times - 1)]))
+
+
+SHELF, UPPER_SHELF = block((0, 0, 0), (1, 1, 0.05)), block((0, 0, 0.15), (1, 1, 0.2))
+
 CASES: dict[str, tuple[Mesh, Inside, str]] = {
     "as it should be": (BALL, in_ball(), ""),
     "inside out": (inside_out(BALL), in_ball(), "turned 1,280"),
@@ -116,6 +155,27 @@ CASES: dict[str, tuple[Mesh, Inside, str]] = {
     "a cavity": (HOLLOW, in_hollow, ""),
     "a cavity, all inside out": (inside_out(HOLLOW), in_hollow, "turned 2,560"),
     "a ball with a hole, mixed": (mixed(holed(BALL)), in_ball(), "turned"),
+    "a cavity, one face of the outside turned": (one_turned(HOLLOW), in_hollow, "turned 1 triangle"),
+    "a cavity, one face of its own turned": (one_turned(HOLLOW, -1), in_hollow, "turned 1 triangle"),
+    "a cavity, all inside out, one face turned": (one_turned(inside_out(HOLLOW)), in_hollow, "turned 2,559"),
+    "a cavity, the outside twice at one face": (
+        replace(HOLLOW, faces=torch.cat([HOLLOW.faces, HOLLOW.faces[:1].flip(1)])), in_hollow, "1 triangle was there twice"),
+    "a cavity, the outside mixed": (join(mixed(BALL), inside_out(SMALL)), in_hollow, "turned"),
+    "a core in a cavity, one face turned": (one_turned(join(HOLLOW, CORE)), in_hollow_with_core, "turned 1 triangle"),
+    "a hollow ball with a hole beside a double sheet": (
+        join(join(holed(BALL), inside_out(SMALL)), double(sheet())), in_hollow, "left out 2 triangles of sheets"),
+    "two cubes at an edge": (welded(CUBE, CORNER_CUBE), in_cubes, ""),
+    "two cubes at an edge, one inside out": (welded(CUBE, inside_out(CORNER_CUBE)), in_cubes, "turned 192"),
+    "the same beside a body with a hole": (
+        join(welded(CUBE, inside_out(CORNER_CUBE)), holed(far(BALL, 5.0))), either(in_cubes, in_ball(5.0)), "turned 192"),
+    "shelves whose tops are there twice": (
+        join(twice_on_top(SHELF), twice_on_top(UPPER_SHELF)),
+        either(in_block((0, 0, 0), (1, 1, 0.05)), in_block((0, 0, 0.15), (1, 1, 0.2))), "dropped 64 triangles"),
+    "a shelf whose top is there three times": (twice_on_top(SHELF, 3), in_block((0, 0, 0), (1, 1, 0.05)), "dropped 64 triangles"),
+    "a cube above a wide ground": (join(CUBE, ground(-0.3, 3.0)), in_block((0, 0, 0), (1, 1, 1)), "left out 2 triangles of sheets"),
+    "a cube above a small ground": (join(CUBE, ground(-0.3, 0.6)), in_block((0, 0, 0), (1, 1, 1)), "left out 2 triangles of sheets"),
+    "a cube above three sheets": (
+        welded(CUBE, *(ground(z, 0.5) for z in (-0.3, -0.35, -0.4))), in_block((0, 0, 0), (1, 1, 1)), "left out 6 triangles of sheets"),
 }  # fmt: skip
 
 
@@ -131,6 +191,36 @@ def test_the_inside_is_what_a_person_sees(name: str) -> None:
     assert (said in "; ".join(notes)) and (bool(notes) == bool(said)), notes
     if not said:
         assert ready is mesh
+
+
+def test_panels_that_enclose_something_together_stay() -> None:
+    """Six sides of a box with gaps between them: each alone is a sheet, together they are a body."""
+    sides = [face * 0.98 + face.mean(0) * 0.02 for face in CUBE.vertices[CUBE.faces].reshape(6, -1, 3)]
+    corners = torch.cat(sides)
+    panels = Mesh(corners, torch.arange(len(corners)).reshape(-1, 3))
+    ready, notes = prepare_mesh(merge_vertices(panels))
+    assert ready.faces.shape[0] == 192 and not any("sheets" in note for note in notes)
+
+
+def test_closed_bodies_that_touch_are_not_remeshed() -> None:
+    cubes = welded(CUBE, CORNER_CUBE)
+    assert "no (closed, but with edges" in str(summarize(cubes)) and "volume                        2\n" in str(
+        summarize(cubes)
+    )
+    mended, changes = repair(cubes, resolution=32)
+    assert changes == ["gave 2 bodies that touch along edges vertices of their own"]
+    assert summarize(mended).watertight and summarize(mended).volume == pytest.approx(2, rel=1e-12)
+    beside = welded(CUBE, block((1, 0, 0), (2, 1, 1)))
+    mended, changes = repair(beside, resolution=32)
+    assert summarize(mended).volume == pytest.approx(2, rel=1e-12) and not any("remeshed" in c for c in changes)
+
+
+def test_a_filled_hole_has_the_colours_around_it() -> None:
+    colors = torch.full((len(BALL.vertices), 3), 0.25)
+    open_ball = drop_unreferenced(holed(replace(BALL, vertex_colors=colors)))
+    mended, changes = repair(open_ball)
+    assert summarize(mended).watertight and mended.vertex_colors is not None, changes
+    torch.testing.assert_close(mended.vertex_colors, torch.full((len(mended.vertices), 3), 0.25))
 
 
 def test_walls_hidden_inside_are_left_out() -> None:
