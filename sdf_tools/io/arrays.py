@@ -57,9 +57,17 @@ def read_npy(path: Path) -> dict[str, Any]:
         raise ShapeError(f"'{path.name}' holds no geometry: there are no points in it.")
     if rows.ndim != 2 or rows.dtype.kind not in "fiu" or rows.shape[1] < 3:
         raise ShapeError(f"'{path.name}' must be an array of numbers of shape (N, 3) or (N, 6), not {rows.shape}.")
+    if (rows.shape[0] == 3 and rows.shape[1] > 3) or (rows.shape[0] == 6 and rows.shape[1] > 12):
+        raise ShapeError(f"'{path.name}' {_turned(rows.shape)}.")
     return fields_of(rows, path.name)
 
 
 def _require_rows(rows: np.ndarray, what: str) -> None:
     if rows.ndim != 2 or rows.shape[1] != 3 or rows.dtype.kind not in "fiu":
+        if rows.ndim == 2 and rows.shape[0] == 3 and rows.dtype.kind in "fiu":
+            raise ShapeError(f"{what} {_turned(rows.shape)}.")
         raise ShapeError(f"{what} must be an array of numbers of shape (N, 3), not {rows.shape} of {rows.dtype}.")
+
+
+def _turned(shape: tuple[int, ...]) -> str:
+    return f"must be an array of shape (N, 3), a row for each point, not {shape}: save its transpose (array.T)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,16 @@ import torch
 from sdf_tools.errors import MissingLibraryError, ShapeError, ShapeWarning
 from sdf_tools.geometry import Mesh, PointCloud, Shape
 from sdf_tools.io.arrays import read_npy, read_npz
+from sdf_tools.io.foreign import what_it_is
 from sdf_tools.io.limits import read_bytes
 from sdf_tools.io.obj import read_obj
 from sdf_tools.io.off import read_off
 from sdf_tools.io.pcd import read_pcd
 from sdf_tools.io.ply import read_ply, triangles_of
 from sdf_tools.io.scans import read_e57, read_las
+from sdf_tools.io.stl import read_stl
 from sdf_tools.io.text_cloud import read_text_cloud
-from sdf_tools.io.trimesh_files import read_glb, read_stl
+from sdf_tools.io.trimesh_files import read_glb
 from sdf_tools.io.validation import validate_for_fitting
 from sdf_tools.io.writing import save_mesh, save_points, write_atomically
 
@@ -83,13 +86,13 @@ def load(path: str | Path, name: str | None = None, *, merge: bool = True) -> Sh
         raise ShapeError(f"'{where}' is an empty file; export or download it again.")
     readers: dict[str, Callable[[], dict[str, Any]]] = {
         ".ply": lambda: _ply_fields(path),
-        ".obj": lambda: read_obj(read_bytes(path, 8.0), where, merge),
-        ".off": lambda: read_off(read_bytes(path, 8.0), where),
-        ".stl": lambda: read_stl(path),
+        ".obj": lambda: read_obj(_content(path, 8.0), where, merge),
+        ".off": lambda: _without_gaps(read_off(_content(path, 8.0), where)),
+        ".stl": lambda: read_stl(read_bytes(path, 6.0), where),
         ".glb": lambda: read_glb(path),
         ".npz": lambda: read_npz(path),
         ".npy": lambda: read_npy(path),
-        ".pcd": lambda: read_pcd(read_bytes(path, 3.0), where),
+        ".pcd": lambda: read_pcd(_content(path, 3.0), where),
         ".e57": lambda: read_e57(path),
         **dict.fromkeys((".las", ".laz"), lambda: read_las(path)),
         **dict.fromkeys(TEXT_SUFFIXES, lambda: read_text_cloud(read_bytes(path, 6.0), where)),
@@ -97,9 +100,13 @@ def load(path: str | Path, name: str | None = None, *, merge: bool = True) -> Sh
     if suffix not in readers:
         raise ShapeError(f"'{where}' has a suffix that is not known here ('{suffix}'); use one of {_READABLE}.")
     try:
-        fields = readers[suffix]()
-        shape = _to_shape(fields, name, where, merge)
-    except (ShapeError, MissingLibraryError):
+        with np.errstate(invalid="ignore", over="ignore"):  # coordinates that are not finite get a sentence
+            fields = readers[suffix]()
+            shape = _to_shape(fields, name, where, merge)
+    except ShapeError as error:
+        other = what_it_is(path)
+        raise error if other is None else ShapeError(f"'{where}' {other}.") from None
+    except MissingLibraryError:
         raise
     except MemoryError:
         raise ShapeError(f"'{where}' needs more memory than there is; give a smaller file.") from None
@@ -196,15 +203,42 @@ def _color_rows(colors: np.ndarray | None, count: int) -> np.ndarray | None:
         return None
     kind = np.asarray(colors).dtype
     largest = float(values.max(initial=0))
-    whole = np.iinfo(kind).max if kind in (np.uint8, np.uint16) and largest > 1 else None
-    if whole == 65535 and largest <= 255:
-        whole = 255  # bytes in fields of two
-    return np.clip(values / (whole or (1 if largest <= 1 else 255 if largest <= 255 else 65535)), 0, 1)
+    if kind in (np.uint8, np.uint16):
+        whole = 255 if largest <= 255 else 65535  # bytes may stand in fields of two
+    elif largest <= 1 or (largest <= 2 and (values % 1 != 0).any()):
+        whole = 1  # shares, some of them a little too bright
+    else:
+        whole = 255 if largest <= 255 else 65535
+    return np.clip(values / whole, 0, 1)
+
+
+def _content(path: Path, factor: float) -> bytes:
+    """As ``read_bytes``, without the byte order mark that editors put before text."""
+    return read_bytes(path, factor).removeprefix(codecs.BOM_UTF8)
+
+
+def _without_gaps(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same without vertices that are not finite and in no face: marks of gaps, which no surface goes through."""
+    points, faces = fields["points"], fields.get("faces")
+    bad = ~np.isfinite(points).all(1)
+    if faces is None or len(faces) == 0 or not bad.any():
+        return fields
+    bad[faces] = False
+    keep = np.flatnonzero(~bad)
+    if len(keep) == len(points):
+        return fields
+    count = len(points) - len(keep)
+    said = f"left out {count:,} {'vertex' if count == 1 else 'vertices'} without finite coordinates and in no triangle"
+    kept = {
+        key: fields[key][keep] for key in ("points", "normals", "colors", "scan_ids") if fields.get(key) is not None
+    }
+    return {**fields, **kept, "faces": np.searchsorted(keep, faces), "notes": [*fields.get("notes", ()), said]}
 
 
 def _ply_fields(path: Path) -> dict[str, Any]:
-    tables = read_ply(read_bytes(path, 3.0), path.name)
-    vertex = tables.get("vertex", {})
+    tables = read_ply(_content(path, 3.0), path.name)
+    named = next((table for name, table in tables.items() if name.lower() in ("vertex", "vertices")), {})
+    vertex = {name.lower(): column for name, column in named.items()}
     if not all(axis in vertex and np.ndim(vertex[axis]) == 1 for axis in "xyz"):
         raise ShapeError(f"'{path.name}' holds no geometry: its PLY header has no vertices with x, y and z.")
     points = np.column_stack([vertex[axis] for axis in "xyz"]).astype(np.float64)
@@ -214,14 +248,16 @@ def _ply_fields(path: Path) -> dict[str, Any]:
         found = [vertex.get(name) for name in names]
         return None if any(np.ndim(c) != 1 for c in found) else np.column_stack(found)  # type: ignore[arg-type]
 
-    fields["normals"] = columns("nx", "ny", "nz")
+    for names in (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z")):
+        if fields.get("normals") is None:
+            fields["normals"] = columns(*names)
     for names in (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b")):
         if fields.get("colors") is None:
             fields["colors"] = columns(*names)
     for key in ("scan_id", "scan_ids"):
         if key in vertex and np.ndim(vertex[key]) == 1:
             fields["scan_ids"] = vertex[key]
-    return fields
+    return _without_gaps(fields)
 
 
 def _close_cracks(mesh: Mesh, fields: dict[str, Any]) -> Mesh:

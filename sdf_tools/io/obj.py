@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from sdf_tools.io.ply import checked_indices
 from sdf_tools.io.polygons import triangulate
 from sdf_tools.topology import first_occurrences
 
+_CONTINUED = (b"v ", b"v\t", b"vn", b"f ", b"f\t")
+
 
 def read_obj(data: bytes, where: str, merge: bool = True) -> dict[str, Any]:
     """Points, faces, normals and colours of all objects of a file.
 
     Args:
-        data: the file's content.
+        data: the file's content, without a byte order mark.
         where: what messages call it.
         merge: one vertex for all corners that name it, with the mean of their normals; else one for each combination
             of position, texture coordinate and normal, so that seams stay apart.
@@ -26,14 +29,17 @@ def read_obj(data: bytes, where: str, merge: bool = True) -> dict[str, Any]:
     Raises:
         ShapeError: no OBJ file, or faces that name vertices it does not have.
     """
-    vertices, normals, faces, before = _collect(data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" "))
+    vertices, normals, faces, before = _collect(data)
     if not vertices:
         raise ShapeError(f"'{where}' holds no geometry: there are no vertices in it.")
     try:
         rows = table(vertices, 3)
         directions = table(normals, 3)[:, :3] if normals else None
     except ValueError:
-        raise ShapeError(f"'{where}' has a vertex line that does not hold three numbers; export it again.") from None
+        why = "it has decimal commas" if any(b"," in line for line in vertices) else "it is damaged"
+        raise ShapeError(
+            f"'{where}' has a vertex line that does not hold three numbers: {why}; export it again."
+        ) from None
     fields: dict[str, Any] = {"points": rows[:, :3]}
     if rows.shape[1] in (6, 7):
         fields["colors"] = rows[:, 3:6]
@@ -68,7 +74,8 @@ def _collect(data: bytes) -> tuple[list[bytes], list[bytes], list[bytes], list[t
     normals: list[bytes] = []
     faces: list[bytes] = []
     before: list[tuple[int, int]] = []
-    for raw in data.split(b"\n"):
+    lines = data.splitlines()
+    for raw in _continued(lines) if b"\\" in data else lines:
         line = raw.strip()
         word = line[:2]
         if word in (b"v ", b"v\t"):
@@ -79,6 +86,21 @@ def _collect(data: bytes) -> tuple[list[bytes], list[bytes], list[bytes], list[t
             faces.append(line[2:] if b"#" not in line else line[2:].split(b"#")[0])
             before.append((len(vertices), len(normals)))
     return vertices, normals, faces, before
+
+
+def _continued(lines: list[bytes]) -> Iterator[bytes]:
+    """Lines joined where a backslash ends them; one that ends a comment or a name (a folder) joins nothing."""
+    parts: list[bytes] = []
+    for raw in lines:
+        line = raw.strip()
+        if line.endswith(b"\\") and b"#" not in line and (parts or line[:2] in _CONTINUED):
+            parts.append(line[:-1])
+        elif parts:
+            yield b" ".join([*parts, line])
+            parts = []
+        else:
+            yield line
+    yield b" ".join(parts)
 
 
 def _corners(
@@ -115,8 +137,13 @@ def _corners(
             back = relative[:, column]
             corners[back, column] = known[back] + corners[back, column] + 1
         corners[:, ::2][corners[:, ::2] < -1] = -2
-    if (corners[:, 0] >= count).any() or (corners[:, 0] < 0).any() or (normals and (corners[:, 2] >= normals).any()):
-        raise ShapeError(f"'{where}' has faces that name vertices it does not have; export it again.")
+    if (corners[:, 0] >= count).any():
+        raise ShapeError(
+            f"'{where}' has faces that name vertices it does not have ({int(corners[:, 0].max()) + 1}; it has 1 to "
+            f"{count}); export it again."
+        )
+    if (corners[:, 0] < 0).any() or (normals and (corners[:, 2] >= normals).any()):
+        raise ShapeError(f"'{where}' has faces that name vertices or normals it does not have; export it again.")
     return corners, offsets
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.io.limits import require_memory
 from sdf_tools.io.numbers import table
+from sdf_tools.io.ply import header_lines
 
 _KINDS = {("F", 4), ("F", 8), *((t, s) for t in "IU" for s in (1, 2, 4, 8))}
 
@@ -53,20 +54,19 @@ def read_pcd(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _header(data: bytes, where: str) -> _Header:
-    start = data.find(b"DATA")
-    stop = data.find(b"\n", start)
-    if start < 0 or stop < 0:
+    found, start = header_lines(data, "data")
+    if start == 0:
         raise ShapeError(f"'{where}' is not a PCD file: its header has no DATA line.")
     lines: dict[str, list[str]] = {}
-    for line in data[:stop].decode("latin-1").splitlines():
-        words = line.split()
-        if words and not words[0].startswith("#"):
+    for words in map(str.split, found):
+        if not words[0].startswith("#"):
             lines[words[0].upper()] = words[1:]
-    names = lines["FIELDS"]
-    sizes = [int(s) for s in lines["SIZE"]]
+    names = [name.lower() for name in lines.get("FIELDS") or lines["COLUMNS"]]
+    # The oldest versions have neither sizes nor types: all fields are floats.
+    sizes = [int(s) for s in lines.get("SIZE", ["4"] * len(names))]
     counts = [int(c) for c in lines.get("COUNT", ["1"] * len(names))]
     types = []
-    for kind, size in zip(lines["TYPE"], sizes, strict=True):
+    for kind, size in zip(map(str.upper, lines.get("TYPE", ["F"] * len(names))), sizes, strict=True):
         if (kind, size) not in _KINDS:
             raise ValueError("no such type")
         types.append(np.dtype("<" + kind.lower() + str(size)))
@@ -76,7 +76,7 @@ def _header(data: bytes, where: str) -> _Header:
     points = int(lines["POINTS"][0]) if "POINTS" in lines else width * height
     if points < 0 or width < 0 or height < 0:
         raise ValueError("a negative count")
-    return _Header(names, types, counts, points, lines["DATA"][0].lower(), stop + 1)
+    return _Header(names, types, counts, points, lines["DATA"][0].lower(), start)
 
 
 def _columns(data: bytes, header: _Header, where: str) -> dict[str, np.ndarray]:

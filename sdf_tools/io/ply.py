@@ -6,6 +6,8 @@ What a header declares is held against the file's size before anything is read.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from sdf_tools.errors import ShapeError
@@ -17,19 +19,23 @@ _TYPES = {
     **{"uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4"},
     **{"double": "f8", "float64": "f8"},
 }
+_LONGEST_HEADER = 1 << 22  # bytes
+_FACES = ("face", "faces", "triangle", "triangles", "tri", "tris", "polygon", "polygons", "facet", "facets")
+_LISTS = ("vertex_indices", "vertex_index", "vertex_indexes", "vertex_indicies", "vertices", "indices", "index")
+_CORNERS = re.compile(r"(v|p|i|idx|index|vertex|vert|corner|point|vertex_?index|vertex_?id)_?\d|[abc]|[ijk]")
+_NO_FACES = ("vertex", "range_grid", "edge", "edges", "line", "lines", "material", "camera", "tristrips")
 
 
 def _parse_header(data: bytes, where: str) -> tuple[str, list[Element], int]:
-    if not data.startswith(b"ply"):
+    if data[:3].lower() != b"ply":
         raise ShapeError(f"'{where}' is not a PLY file: it does not start with 'ply'; check the file or its suffix.")
-    end = data.find(b"end_header")
-    stop = data.find(b"\n", end)
-    if end < 0 or stop < 0:
+    lines, start = header_lines(data, "end_header")
+    if start == 0:
         raise ShapeError(f"'{where}' is a truncated PLY file: its header has no 'end_header' line; copy it again.")
     form, elements = "", []
-    for line in data[:end].decode("latin-1").splitlines()[1:]:
+    for line in lines[1:-1]:
         words = line.split()
-        if not words or words[0] in ("comment", "obj_info"):
+        if words[0] in ("comment", "obj_info"):
             continue
         try:
             if words[0] == "format":
@@ -43,10 +49,29 @@ def _parse_header(data: bytes, where: str) -> tuple[str, list[Element], int]:
             elif words[0] == "property":
                 elements[-1].properties.append(Property(words[2], _TYPES[words[1]]))
         except (IndexError, KeyError, ValueError):
-            raise ShapeError(f"'{where}' has a PLY header line that cannot be read: '{line.strip()}'.") from None
+            raise ShapeError(f"'{where}' has a PLY header line that cannot be read: '{line[:80]}'.") from None
     if form not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise ShapeError(f"'{where}' has an unknown PLY format '{form}'; expected ascii or binary.")
-    return form, elements, stop + 1
+    return form, elements, start
+
+
+def header_lines(data: bytes, last: str) -> tuple[list[str], int]:
+    """The lines of a header that are not blank, up to the one whose first word is ``last``, and where the rest begins.
+
+    The rest begins at 0 if there is no such line. Lines end in a line feed, or in a carriage return if the first does.
+    """
+    old = data.find(b"\r", 0, _LONGEST_HEADER)
+    ends = b"\r" if old >= 0 and b"\n" not in data[: old + 2] else b"\n"
+    lines: list[str] = []
+    at = 0
+    while (stop := data.find(ends, at, _LONGEST_HEADER)) >= 0:
+        line = data[at:stop].decode("latin-1").strip()
+        at = stop + 1
+        if line:
+            lines.append(line)
+            if line.split(maxsplit=1)[0].lower() == last:
+                return lines, at
+    return lines, 0
 
 
 def _count(word: str) -> int:
@@ -99,23 +124,65 @@ def triangles_of(tables: dict[str, Table], vertices: np.ndarray, where: str) -> 
     """All triangles of a PLY file over its (V, 3) vertices: triangles, quads, polygons and strips.
 
     Raises:
-        ShapeError: a face names a vertex that is not there.
+        ShapeError: a face names a vertex that is not there, or faces are there in a form that is not read.
     """
     parts = [np.zeros((0, 3), np.int64)]
-    face = tables.get("face", {})
-    for name in ("vertex_indices", "vertex_index"):
-        if name in face:
-            corners, offsets = _ragged(face[name])
+    for name, table in tables.items():
+        rows = _face_rows(name.lower(), table)
+        if rows is not None:
+            corners, offsets = _ragged(rows)
             parts.append(triangulate(vertices, checked_indices(corners, len(vertices), where), offsets))
-            break
+        elif name.lower() in _FACES and _count_of(table):
+            raise _unread(name, table, where)
     for strips in tables.get("tristrips", {}).values():
         values, offsets = _ragged(strips)
         values = (
             np.where(values == -1, 0, checked_indices(np.where(values == -1, 0, values), len(vertices), where) + 1) - 1
         )
-        rows = [values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
-        parts += [_strips_to_triangles(row) for row in rows if len(row) >= 3]
-    return np.concatenate(parts)
+        each = [values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        parts += [_strips_to_triangles(row) for row in each if len(row) >= 3]
+    triangles = np.concatenate(parts)
+    for name, table in tables.items():
+        if not len(triangles) and _lists_vertices(name.lower(), table):
+            raise _unread(name, table, where)
+    return triangles
+
+
+def _unread(element: str, table: Table, where: str) -> ShapeError:
+    return ShapeError(
+        f"'{where}' has faces in a form that is not read here: its PLY element '{element[:40]}' has "
+        f"{', '.join(table)[:80] or 'nothing'}; export it with lists 'vertex_indices' in an element 'face'."
+    )
+
+
+def _is_list(rows: np.ndarray | Ragged) -> bool:
+    return isinstance(rows, Ragged) or rows.ndim == 2
+
+
+def _count_of(table: Table) -> int:
+    """Rows of an element."""
+    return max((len(r.offsets) - 1 if isinstance(r, Ragged) else len(r) for r in table.values()), default=0)
+
+
+def _face_rows(element: str, table: Table) -> np.ndarray | Ragged | None:
+    """The vertex numbers of an element of faces: its list, by a usual name or the only one, or three columns."""
+    if element not in _FACES:
+        return None
+    lists = {name.lower(): rows for name, rows in table.items() if _is_list(rows)}
+    for name in _LISTS:
+        if name in lists:
+            return lists[name]
+    if len(lists) == 1 and not next(iter(lists)).startswith(("tex", "uv", "st")):
+        return next(iter(lists.values()))
+    columns = [rows for name, rows in table.items() if not _is_list(rows) and _CORNERS.fullmatch(name.lower())]
+    return np.column_stack(columns) if len(columns) == 3 else None
+
+
+def _lists_vertices(element: str, table: Table) -> bool:
+    """Whether an element that is not read holds faces nevertheless, which must not be dropped in silence."""
+    if element in (*_FACES, *_NO_FACES) or _count_of(table) == 0:
+        return False
+    return any(name.lower() in _LISTS[:4] and _is_list(rows) for name, rows in table.items())
 
 
 def _ragged(rows: np.ndarray | Ragged) -> tuple[np.ndarray, np.ndarray]:
@@ -135,8 +202,16 @@ def checked_indices(corners: np.ndarray, count: int, where: str) -> np.ndarray:
     if corners.size and not (
         np.isfinite(corners).all() and corners.min() >= 0 and corners.max() < count and (corners % 1 == 0).all()
     ):
-        raise ShapeError(f"'{where}' has faces that name vertices it does not have; export it again.")
+        raise ShapeError(
+            f"'{where}' has faces that name vertices it does not have ({_first_bad(corners, count):g}; it has 0 to "
+            f"{count - 1}); export it again."
+        )
     return corners.astype(np.int64)
+
+
+def _first_bad(corners: np.ndarray, count: int) -> float:
+    good = np.isfinite(corners) & (corners >= 0) & (corners < count) & (corners % 1 == 0)
+    return float(corners[~good][0])
 
 
 def write_ply(

@@ -132,7 +132,7 @@ def _read_lines(element: Element, rows: list[list[bytes]]) -> Table:
         if any(len(row) < width for row in rows):
             raise ValueError("too few values")
         block = np.array([row[:width] for row in rows], dtype=np.float64).reshape(len(rows), width)
-        return {p.name: block[:, i] for i, p in enumerate(properties)}
+        return {p.name: _typed(block[:, i], p) for i, p in enumerate(properties)}
     if len(properties) == 1 and rows and all(row[0] == rows[0][0] for row in rows):
         width = 1 + _ascii_length(rows[0][0])
         if any(len(row) < width for row in rows):
@@ -142,6 +142,14 @@ def _read_lines(element: Element, rows: list[list[bytes]]) -> Table:
     for row in rows:
         _split_row(properties, columns, row, 0)
     return _columns_to_table(element, columns)
+
+
+def _typed(values: np.ndarray, p: Property) -> np.ndarray:
+    """Columns of text as the bytes or 16-bit numbers that the header says, which tells colours from shares of one."""
+    if p.kind not in ("u1", "u2") or not values.size or values.dtype.kind != "f":
+        return values
+    fits = np.isfinite(values).all() and values.min() >= 0 and values.max() <= np.iinfo(p.kind).max
+    return values.astype(p.kind) if fits and (values % 1 == 0).all() else values
 
 
 def _ascii_length(token: bytes) -> int:
@@ -170,7 +178,7 @@ def _read_tokens(element: Element, tokens: list[bytes], at: int) -> tuple[Table,
     if not element.has_lists:
         width = len(element.properties)
         block = np.array(tokens[at : at + width * element.count], dtype=np.float64).reshape(element.count, width)
-        return {p.name: block[:, i] for i, p in enumerate(element.properties)}, at + block.size
+        return {p.name: _typed(block[:, i], p) for i, p in enumerate(element.properties)}, at + block.size
     columns: list[list] = [[] for _ in element.properties]
     for _ in range(element.count):
         at = _split_row(element.properties, columns, tokens, at)
@@ -187,7 +195,7 @@ def _columns_to_table(element: Element, columns: list[list]) -> Table:
     for p, rows in zip(element.properties, columns, strict=True):
         values = np.concatenate(rows) if rows else np.zeros(0)
         if p.count_kind is None:
-            table[p.name] = values
+            table[p.name] = _typed(values, p)
         else:
             table[p.name] = Ragged(values, np.cumsum([0] + [len(r) for r in rows]))
     return table

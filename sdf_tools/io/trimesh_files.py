@@ -1,66 +1,33 @@
-"""STL and GLB files, through trimesh; nothing but the file itself is opened."""
+"""GLB files, through trimesh; nothing but the file itself is opened."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.io.glb import plain_glb
 from sdf_tools.io.limits import read_bytes, require_memory
-
-
-def read_stl(path: Path) -> dict[str, Any]:
-    """Triangles of a binary or text file.
-
-    Raises:
-        ShapeError: damaged, or without triangles.
-    """
-    parts = _parts(read_bytes(path, 6.0), path)
-    return {**_joined(parts, path), "must_have_faces": True}
 
 
 def read_glb(path: Path) -> dict[str, Any]:
     """All meshes of a scene, or its points if it has no meshes.
 
     Raises:
-        ShapeError: damaged, without geometry, or one that keeps its geometry in another file.
+        ShapeError: damaged, without geometry, or one that ``glb.plain_glb`` refuses.
     """
-    data = read_bytes(path, 6.0)
-    _check_glb(data, path)
+    data, notes = plain_glb(read_bytes(path, 6.0), path.name)
     parts = _parts(data, path)
     meshes = [part for part in parts if len(part["faces"])]
     fields = _joined(meshes or parts, path)
     loose = sum(len(part["points"]) for part in parts) - sum(len(part["points"]) for part in meshes)
     if meshes and loose:
-        fields["notes"] = [f"left out {loose:,} points that stand beside the meshes"]
-    return fields
-
-
-def _check_glb(data: bytes, path: Path) -> None:
-    """Refuse geometry outside of the file, and arrays that are declared but not stored."""
-    try:
-        length, kind = struct.unpack_from("<I4s", data, 12)
-        if data[:4] != b"glTF" or kind != b"JSON":
-            raise ValueError
-        tree = json.loads(data[20 : 20 + length])
-        outside = [b["uri"] for b in tree.get("buffers", []) if not str(b.get("uri", "data:")).startswith("data:")]
-        declared = [int(a.get("count", 0)) for a in tree.get("accessors", [])]
-        absent = sum(n for n, a in zip(declared, tree.get("accessors", []), strict=True) if "bufferView" not in a)
-    except Exception:  # whatever stands in a damaged tree
-        raise ShapeError(f"'{path.name}' is not a GLB file or is damaged; export it again.") from None
-    if outside:
-        raise ShapeError(
-            f"'{path.name}' keeps its geometry in another file ('{str(outside[0])[:60]}'), which is not opened; "
-            "export it as one file."
-        )
-    if min(declared, default=0) < 0 or max(declared, default=0) > len(data) or absent > len(data):
-        raise ShapeError(f"'{path.name}' is damaged: it declares more values than it holds; export it again.")
+        notes.append(f"left out {loose:,} points that stand beside the meshes")
+    return {**fields, "notes": notes}
 
 
 def _parts(data: bytes, path: Path) -> list[dict[str, Any]]:
