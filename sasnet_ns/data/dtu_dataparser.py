@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
+from numpy.lib.npyio import NpzFile
 
 from sasnet_ns.data.terminal import silence_nerfstudio
 
@@ -137,20 +140,16 @@ def read_cameras(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor, to
         world_to_sphere: (3, 4) float64 similarity from world units to the unit sphere.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is no ``.npz``.
         ValueError: it has too few cameras, a matrix that is no camera, or scale matrices that differ or are no
             similarity.
     """
-    try:
-        content = np.load(path, allow_pickle=False)
-        world = [content[f"world_mat_{i}"].astype(np.float64) for i in range(count)]
-        scale = [content[f"scale_mat_{i}"].astype(np.float64) for i in range(count)]
-    except KeyError as error:
-        raise ValueError(f"'{path}' lacks {error.args[0]} although there are {count} pictures.") from None
-    except OSError as error:
-        raise OSError(f"there is no readable camera file '{path}' ({error}).") from None
-    for name, matrices in (("world_mat", world), ("scale_mat", scale)):
+    world, scale = _read_matrices(path, count)
+    for name, matrices, shapes in (("world_mat", world, [(4, 4), (3, 4)]), ("scale_mat", scale, [(4, 4)])):
         for i, matrix in enumerate(matrices):
+            if matrix.shape not in shapes:
+                size = " x ".join(map(str, matrix.shape)) or "1"
+                raise ValueError(f"{name}_{i} in '{path}' has {size} numbers; it is a matrix of 4 x 4.")
             if not np.isfinite(matrix).all():
                 raise ValueError(f"{name}_{i} in '{path}' has a number that is NaN or infinite.")
     if any(np.abs(s - scale[0]).max() > 1e-6 * np.abs(scale[0]).max() for s in scale):
@@ -165,6 +164,25 @@ def read_cameras(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor, to
     stacked = (torch.from_numpy(np.stack(values)) for values in zip(*parts, strict=True))
     intrinsics, poses = stacked
     return intrinsics, poses, torch.from_numpy(inverse)
+
+
+def _read_matrices(path: Path, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    try:
+        content = np.load(path, allow_pickle=False)
+        if not isinstance(content, NpzFile):
+            raise TypeError("a single array")
+        with content:
+            world = [content[f"world_mat_{i}"].astype(np.float64) for i in range(count)]
+            scale = [content[f"scale_mat_{i}"].astype(np.float64) for i in range(count)]
+    except KeyError as error:
+        raise ValueError(f"'{path}' lacks {error.args[0]} although there are {count} pictures.") from None
+    except OSError as error:
+        raise OSError(f"there is no readable camera file '{path}' ({error}).") from None
+    except (EOFError, ValueError, TypeError, NotImplementedError, BadZipFile, zlib.error):
+        raise OSError(
+            f"'{path}' is not a whole .npz of matrices of numbers; copy it again, or make it anew by numpy.savez."
+        ) from None
+    return world, scale
 
 
 def decompose(projection: np.ndarray, where: str = "the matrix") -> tuple[np.ndarray, np.ndarray]:

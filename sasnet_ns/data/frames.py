@@ -19,6 +19,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from torch import Tensor
 
+from sasnet_ns.data.camera_file import camera_file, read_camera_file
 from sdf_tools.io.writing import write_atomically
 
 Frame = Literal["data", "colmap"]
@@ -37,7 +38,7 @@ def applied_to_data(parser: Any) -> dict[str, Any] | None:
     if not isinstance(parser, NerfstudioDataParserConfig):
         return None
     data = Path(parser.data)
-    meta = json.loads((data if data.suffix == ".json" else data / "transforms.json").read_text(encoding="utf-8"))
+    meta = read_camera_file(camera_file(parser))
     transform, scale = meta.get("applied_transform"), float(meta.get("applied_scale", 1.0))
     if transform is None and (data / "colmap/sparse/0").exists():
         transform = OLD_COLMAP

@@ -15,10 +15,15 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.pixel_samplers import PixelSampler
+from nerfstudio.utils.rich_utils import CONSOLE
 
+from sasnet_ns.data.camera_file import read_by_parser
 from sasnet_ns.data.checks import check_camera_file, check_content, check_outputs
 from sasnet_ns.data.dtu_dataparser import FOREGROUND_MASKS
+from sasnet_ns.data.oddities import oddities
 from sasnet_ns.data.picture_files import has_transparency, open_picture, read_mask, read_picture
+from sasnet_ns.data.samplers import MaskSampler
 from sasnet_ns.data.terminal import end_on_interrupt, quiet_loaders
 from sdf_tools.errors import ShapeError
 
@@ -103,7 +108,7 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
         try:
             self.look_through(parser)
             config.dataparser = parser
-            with quiet_loaders():
+            with quiet_loaders(), read_by_parser(parser):
                 super().__init__(config, *args, **kwargs)
         except ShapeError as error:
             raise SystemExit(f"--data: {error}") from None
@@ -127,6 +132,10 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
         check_camera_file(self.config.dataparser, self.test_split, self.test_mode != "inference")
         outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
         self._check(outputs)
+        if self.test_mode == "val":
+            train = self.train_dataparser_outputs
+            for sentence in oddities((train, outputs), train.metadata.get(FOREGROUND_MASKS, ())):
+                CONSOLE.print(sentence, style="yellow", markup=False, highlight=False)
         return self.make_dataset(outputs)
 
     def _check(self, outputs: DataparserOutputs) -> None:
@@ -136,6 +145,10 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
     def make_dataset(self, outputs: DataparserOutputs) -> ForegroundDataset:
         """A dataset of one split's outputs."""
         return ForegroundDataset(outputs, self.config.camera_res_scale_factor)
+
+    def _get_pixel_sampler(self, dataset: ForegroundDataset, num_rays_per_batch: int) -> PixelSampler:
+        sampler = super()._get_pixel_sampler(dataset, num_rays_per_batch)
+        return MaskSampler(sampler.config) if type(sampler) is PixelSampler else sampler
 
     def setup_train(self) -> None:
         """Load the training pictures, always in the same order."""

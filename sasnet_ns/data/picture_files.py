@@ -62,28 +62,57 @@ def read_picture(path: Path, alpha: bool | None = None, scale_factor: float = 1.
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
-    """A mask as (H, W) values from 0 to 255, resized to a height and width; of colours the brightest channel counts.
+    """A mask as (H, W) values from 0 to 255, resized to a height and width.
 
-    Masks of zeros and ones are taken as black and white.
+    Of colours the brightest channel counts, or the alpha channel if there is one colour only. Of a mask darker than
+    half grey with one value beside 0 (a label), that is white.
+
+    Raises:
+        ShapeError: there is no mask, or it is damaged.
+    """
+    values, alpha = _mask_channels(path)
+    if _alpha_counts(values, alpha):
+        values = alpha
+    label = values.max(initial=0)
+    if 0 < label < 128 and (values[values > 0] == label).all():
+        values = (values > 0) * np.uint8(255)
+    if size is not None and values.shape != size:
+        values = np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.BILINEAR))
+    return values
+
+
+def mask_in_alpha(path: Path) -> bool:
+    """Whether a mask of one colour has its values in the alpha channel.
 
     Raises:
         ShapeError: there is no mask, or it is damaged.
     """
     with open_picture(path) as picture:
+        if not has_transparency(picture):
+            return False
+    return _alpha_counts(*_mask_channels(path))
+
+
+def _alpha_counts(values: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> bool:
+    """A cut-out's background may be transparent throughout: alpha need not vary."""
+    return bool(alpha.min(initial=255) < 255 and values.min() == values.max())
+
+
+def _mask_channels(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """The (H, W) brightest channel and alpha of a mask."""
+    with open_picture(path) as picture:
         try:
             if picture.mode in _WIDE:
                 values = _eight_bits(np.asarray(picture))
-            elif picture.mode in ("L", "1"):
-                values = np.asarray(picture.convert("L"))
+            elif has_transparency(picture):
+                pixels = np.asarray(picture.convert("RGBA"))
+                return pixels[..., :3].max(axis=-1), pixels[..., 3]
             else:
-                values = np.asarray(picture.convert("RGB")).max(axis=-1)
+                values = np.asarray(picture.convert("L" if picture.mode in ("L", "1") else "RGB"))
+                values = values if values.ndim == 2 else values.max(axis=-1)
         except (OSError, SyntaxError, ValueError) as error:
             raise ShapeError(f"the mask '{path}' is damaged or ends too early ({_brief(error)}).") from None
-    if values.max() == 1:
-        values = values * np.uint8(255)
-    if size is not None and values.shape != size:
-        values = np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.BILINEAR))
-    return values
+    return values, np.full_like(values, 255)
 
 
 def _eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:

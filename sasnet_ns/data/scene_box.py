@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from torch import Tensor
 
+from sasnet_ns.data.camera_file import camera_file, read_camera_file
 from sasnet_ns.data.frames import outputs_to_scene
 from sdf_tools.geometry import Mesh, PointCloud
 
@@ -34,9 +33,8 @@ def center_of(parser: NerfstudioDataParserConfig) -> Any:
     """The way to centre a scene that works: ``poses`` in place of ``focus`` where cameras look in one direction."""
     if parser.center_method != "focus":
         return parser.center_method
-    data = Path(parser.data)
-    meta = json.loads((data if data.suffix == ".json" else data / "transforms.json").read_text(encoding="utf-8"))
-    poses = np.array([frame["transform_matrix"] for frame in meta["frames"]], dtype=np.float64)
+    frames = read_camera_file(camera_file(parser))["frames"]
+    poses = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64)
     return "focus" if directions_meet(poses) else "poses"
 
 
@@ -86,9 +84,8 @@ def sparse_points(outputs: DataparserOutputs, parser: NerfstudioDataParserConfig
         return found
     from sdf_tools.io.loading import load
 
-    data = Path(parser.data)
-    path = data if data.suffix == ".json" else data / "transforms.json"
-    name = json.loads(path.read_text(encoding="utf-8")).get("ply_file_path")
+    path = camera_file(parser)
+    name = read_camera_file(path).get("ply_file_path")
     if name is None or not (path.parent / name).is_file():
         return None
     try:

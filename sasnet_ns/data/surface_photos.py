@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
+from nerfstudio.data.pixel_samplers import PixelSamplerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from sasnet_ns.data.frames import place_points
 from sasnet_ns.data.photos import ForegroundDataset, PhotoDataManager, PhotoDataManagerConfig
+from sasnet_ns.data.samplers import MaskSampler
 from sasnet_ns.data.scene_box import box_advice, center_of
 from sdf_tools.errors import ShapeError
 
@@ -134,7 +135,7 @@ class SurfaceDataManagerConfig(PhotoDataManagerConfig):
     sizes and under pixel masks."""
 
 
-class FewPicturesSampler(PixelSampler):
+class FewPicturesSampler(MaskSampler):
     """Uniform pixels of a few pictures, other ones in every step.
 
     Args:
@@ -181,7 +182,7 @@ class SurfaceDataManager(PhotoDataManager):
         if pictures is None and self.train_dataset.metadata.get("depth_filenames"):
             pictures = max(1, rays // RAYS_FOR_A_DEPTH_MAP)
         sampler = self.train_pixel_sampler
-        if pictures is not None and type(sampler) is PixelSampler:  # not those of panoramas and fisheyes
+        if pictures is not None and type(sampler) is MaskSampler:  # not those of panoramas and fisheyes
             self.train_pixel_sampler = FewPicturesSampler(sampler.config, pictures)
 
     # cached_property: nerfstudio's viewer reads every plain property.
