@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import struct
-from collections.abc import Iterator
+import textwrap
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sdf_tools.errors import MissingLibraryError, ShapeError, needs
+from sdf_tools.errors import MissingLibraryError, ShapeError, ShapeWarning
 from sdf_tools.io.limits import array_from, require_memory
 
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "GIF", "PPM", "TGA")
@@ -20,9 +20,10 @@ _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # of PNG's colour types
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """An image file's own numbers, (H, W) or (H, W, C).
+    """An image file's own numbers, (H, W) or (H, W, C), upright; TIFF files are :func:`read_tiff_image`'s.
 
-    Palettes become colours; an alpha channel stays.
+    Palettes become colours; an alpha channel stays, a transparent colour becomes one. A picture that is turned as its
+    orientation tag says is a ShapeWarning.
 
     Raises:
         ShapeError: larger than memory allows, cut short, or without pixels.
@@ -32,23 +33,64 @@ def read_picture(path: Path) -> np.ndarray:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return read_npy(path)
-    if suffix in (".tif", ".tiff"):
-        return read_tiff(path)
-    if suffix == ".png" and (head := _deep_png(path)) is not None:
-        require_picture_memory(math.prod(head), 2, path)
-        return _read_deep_png(path)
     from PIL import Image
 
+    deep = _deep_png(path) if suffix == ".png" else None
+    if deep is not None:
+        require_picture_memory(math.prod(deep), 2, path)
+        array = _read_deep_png(path)
     with Image.open(path, formats=_FORMATS) as image:
+        if deep is not None:
+            return _turned(array, image, path) if "exif" in image.info else array
         require_picture_memory(math.prod(image.size) * len(image.getbands()), 4, path)
-        if image.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
-            image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
-        elif image.mode == "1":
-            image = image.convert("L")
-        array = np.asarray(image)
-    if image.mode.startswith("I") and array.dtype.kind == "i":
-        array = array.astype(np.uint16)
-    return array
+        array = np.asarray(_plain(image, path))
+        if image.mode.startswith("I") and array.dtype.kind == "i":
+            array = array.astype(np.uint16)
+        return _turned(array, image, path)
+
+
+def _plain(image: Any, path: Path) -> Any:
+    """The picture in a mode whose numbers are what is seen."""
+    clear = "transparency" in image.info
+    if image.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
+        return image.convert("RGBA" if clear or image.mode == "PA" else "RGB")
+    if clear and image.mode in ("1", "L", "RGB"):
+        return image.convert("RGBA" if image.mode == "RGB" else "LA")
+    if clear and image.mode.startswith("I"):
+        warnings.warn(f"'{path.name}' has a transparent grey value, which is left out.", ShapeWarning, stacklevel=4)
+    return image.convert("L") if image.mode == "1" else image
+
+
+def _turned(array: np.ndarray, image: Any, path: Path) -> np.ndarray:
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged tags are no reason to refuse the pixels
+        orientation = 1
+    if orientation not in range(2, 9):
+        return array
+    warnings.warn(f"'{path.name}' is turned upright, as its orientation tag says.", ShapeWarning, stacklevel=4)
+    return upright(array, orientation)
+
+
+def upright(array: np.ndarray, orientation: int, rows: int = 0) -> np.ndarray:
+    """An array turned and mirrored as the orientation tag of EXIF and TIFF (274) says.
+
+    Args:
+        array: with an axis of columns behind that of rows.
+        orientation: 1 to 8; others change nothing.
+        rows: the axis of rows.
+    """
+    columns = rows + 1
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(rows, columns)
+    if orientation in (3, 4, 7, 8):
+        array = np.flip(array, rows)
+    return np.flip(array, columns) if orientation in (2, 3, 6, 7) else array
+
+
+def brief(error: Exception) -> str:
+    """What a library says, in a line: some print a whole tag."""
+    return textwrap.shorten((str(error).splitlines() or [""])[0], 200) or type(error).__name__
 
 
 def require_picture_memory(values: int, size: int, path: Path) -> None:
@@ -75,78 +117,6 @@ def read_npy(path: Path) -> np.ndarray:
     """
     with path.open("rb") as stream:
         return array_from(stream, path.stat().st_size, path.name)
-
-
-def read_tiff(path: Path) -> np.ndarray:
-    """The first series of a TIFF file: one page, or all that are alike.
-
-    Only this file is read: series that go on in others (OME, Micro-Manager) are taken page by page.
-
-    Raises:
-        ShapeError: larger than memory allows, or without pixels.
-        MissingLibraryError: tifffile is not installed.
-        Exception: whatever tifffile says of a damaged file.
-    """
-    with needs("tifffile", f"'{path.name}'"):
-        import tifffile
-
-    _check_pages(path)
-    with _silent("tifffile"), tifffile.TiffFile(path, is_ome=False, is_mmstack=False) as file:
-        if not file.series:
-            raise ShapeError(f"'{path.name}' has no pixels; save it again.")
-        first = file.series[0]
-        require_picture_memory(math.prod(first.shape), np.dtype(first.dtype).itemsize, path)
-        array = file.asarray(series=0)
-    if array.size == 0:  # what was declared is not there
-        raise ShapeError(f"'{path.name}' has no pixels; save it again.")
-    return array
-
-
-def _check_pages(path: Path) -> None:
-    """Refuse a chain of pages that comes back to one of them, which tifffile would follow for ever.
-
-    What is no TIFF, and a chain that leads out of the file, are tifffile's to complain about. Layouts: TIFF 6.0,
-    section 2, and BigTIFF.
-
-    Raises:
-        ShapeError: it does, or there are more sub-pages (tag 330) than the file has room for.
-    """
-    size, seen, inner = path.stat().st_size, set(), 0
-    with path.open("rb") as file:
-        head = file.read(16)
-        order = {b"II": "<", b"MM": ">"}.get(head[:2])
-        if order is None or len(head) < 16:
-            return
-        big = struct.unpack(f"{order}H", head[2:4])[0] == 43
-        number, entry, pointer = ("Q", 20, "Q") if big else ("H", 12, "I")
-        wide, count_at = struct.calcsize(number), "Q" if big else "I"
-        (at,) = struct.unpack_from(order + pointer, head, 8 if big else 4)
-        while 0 < at < size:
-            if at in seen:
-                raise ShapeError(f"'{path.name}' is damaged: its pages go round in a circle; save it again.")
-            seen.add(at)
-            file.seek(at)
-            (tags,) = struct.unpack(order + number, file.read(wide).ljust(wide, b"\0"))
-            table = file.read(min(tags, size // entry) * entry + struct.calcsize(pointer))
-            if len(table) < tags * entry + struct.calcsize(pointer):
-                return
-            for place in range(0, tags * entry, entry):
-                code, _, count = struct.unpack_from(f"{order}HH{count_at}", table, place)
-                inner += count if code == 330 else 0
-            if inner * 18 > size:
-                raise ShapeError(f"'{path.name}' is damaged: it names {inner:,} sub-pages; save it again.")
-            (at,) = struct.unpack_from(order + pointer, table, tags * entry)
-
-
-@contextlib.contextmanager
-def _silent(logger: str) -> Iterator[None]:
-    """Nothing is logged meanwhile: of a damaged file one sentence is enough."""
-    log = logging.getLogger(logger)
-    before, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = before
 
 
 def _deep_png(path: Path) -> tuple[int, int, int] | None:

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sasnet_ns.fitting.grid_files import read_picture
+from sasnet_ns.fitting.grid_files import brief, read_picture
+from sasnet_ns.fitting.tiff_files import read_tiff_image
 from sdf_tools.errors import MissingLibraryError, ShapeError
 
 CoordinateGrid = Literal["centers", "endpoints"]
@@ -83,28 +84,29 @@ def read_image(path: Path | str, size: int | None = None) -> Signal:
     """Read an image of any size and number of channels, with 8 or 16 bits or floating-point values.
 
     Integers are divided by their type's largest value; floating-point values outside [0, 1] are moved and scaled by
-    their smallest and largest. Palettes become colours; an alpha channel is a channel like the others.
+    their smallest and largest. Palettes and CMYK become RGB; an alpha channel is a channel like the others. A picture
+    with an orientation tag is turned upright, which a ShapeWarning says.
 
     Args:
         path: .png .jpg .bmp .webp .tif, or .npy with an (H, W) or (H, W, C) array.
         size: longest side to reduce it to, by antialiased bicubic interpolation; a smaller image stays as it is.
 
     Raises:
-        ValueError: the file is missing, not an image, not of two dimensions, or (a ShapeError) larger than memory
-            allows.
-        MissingLibraryError: a PNG of 16 bits and several channels without OpenCV to read it.
+        ValueError: the file is missing, not an image, not of two dimensions (a stack), or (a ShapeError) larger than
+            memory allows; ``size`` is less than 1.
+        MissingLibraryError: a PNG of 16 bits and several channels without OpenCV to read it, or a TIFF whose
+            compression needs imagecodecs.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no image at '{path}'.")
     try:
-        array = read_picture(path)
+        array = (read_tiff_image if path.suffix.lower() in (".tif", ".tiff") else read_picture)(path)
     except (MissingLibraryError, ShapeError):
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"'{path.name}' cannot be read as an image ({reason}); use {' '.join(IMAGE_SUFFIXES)}."
+            f"'{path.name}' cannot be read as an image ({brief(error)}); use {' '.join(IMAGE_SUFFIXES)}."
         ) from None
     if array.ndim == 2:
         array = array[..., None]
@@ -114,7 +116,7 @@ def read_image(path: Path | str, size: int | None = None) -> Signal:
             "channels); volumes go to fit_volume.py."
         )
     signal = signal_from_array(array, path.stem)
-    return shrink(signal, size) if size else signal
+    return signal if size is None else shrink(signal, size)
 
 
 def signal_from_array(array: np.ndarray, name: str, window: tuple[float, float] | None = None) -> Signal:
@@ -134,6 +136,8 @@ def signal_from_array(array: np.ndarray, name: str, window: tuple[float, float] 
         raise ValueError(f"'{name}' holds {array.dtype} values; they must be real numbers.")
     if array.size == 0:
         raise ValueError(f"'{name}' holds no values (its shape is {array.shape}).")
+    if not array.dtype.isnative:  # '>u2' is no np.uint16, and the range is the type's
+        array = array.astype(array.dtype.newbyteorder("="))
     if not np.isfinite(array).all():
         raise ValueError(f"'{name}' holds values that are not finite; replace them first.")
     bits = 8 * array.dtype.itemsize if array.dtype in (np.uint8, np.uint16) else 0
@@ -174,7 +178,13 @@ def _scaled(array: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def shrink(signal: Signal, size: int) -> Signal:
-    """The signal with its longest side reduced to ``size``, antialiased: bicubic for images, averages for volumes."""
+    """The signal with its longest side reduced to ``size``, antialiased: bicubic for images, averages for volumes.
+
+    Raises:
+        ValueError: ``size`` is less than 1.
+    """
+    if size < 1:
+        raise ValueError(f"the longest side (--size) must be at least 1, not {size}.")
     longest = max(signal.grid)
     if longest <= size:
         return signal
@@ -201,19 +211,38 @@ def encode_png(values: Float[Tensor, "H W C"]) -> bytes:
     return buffer.getvalue()
 
 
-def encode_tiff(signal: Signal, values: Float[Tensor, "*grid C"]) -> bytes:
-    """A TIFF of values in [0, 1] (clamped) in the units and integers of the signal's file, or in float32."""
+def own_values(signal: Signal, values: Float[Tensor, "*grid C"], *, whole: bool = False) -> np.ndarray:
+    """Values in [0, 1] (clamped) in the units of the signal's file.
+
+    Args:
+        signal: its units.
+        values: (*grid, C).
+        whole: in the file's integers, where these have 8 or 16 bits.
+
+    Returns:
+        (*grid, C) float32, or float64 where distance from zero would take the precision of differences.
+    """
+    own = signal.low + values.detach().cpu().clamp(0, 1).double().numpy() * (signal.high - signal.low)
+    if whole and signal.bits:
+        return np.rint(own).astype(f"uint{signal.bits}")
+    far = max(abs(signal.low), abs(signal.high)) > 16 * (signal.high - signal.low)
+    return own if far else own.astype(np.float32)
+
+
+def encode_tiff(signal: Signal, values: Float[Tensor, "H W C"]) -> bytes:
+    """A TIFF of one page: values in [0, 1] (clamped) in the units and integers of the signal's file, or in floats."""
     import io
 
     import tifffile
 
-    own = signal.low + values.detach().cpu().clamp(0, 1).double() * (signal.high - signal.low)
-    array = own.numpy().astype(np.float32)
-    if signal.bits:
-        array = np.rint(own.numpy()).astype(f"uint{signal.bits}")
+    array = own_values(signal, values, whole=True)
+    channels = array.shape[-1]
     buffer = io.BytesIO()
-    colour = array.shape[-1] in (3, 4) and signal.bits
     tifffile.imwrite(
-        buffer, array if array.shape[-1] > 1 else array[..., 0], photometric="rgb" if colour else "minisblack"
+        buffer,
+        array if channels > 1 else array[..., 0],
+        photometric="rgb" if channels in (3, 4) else "minisblack",
+        planarconfig="contig" if channels > 1 else None,
+        extrasamples=["unassalpha"] if channels in (2, 4) else None,
     )
     return buffer.getvalue()

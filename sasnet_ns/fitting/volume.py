@@ -7,6 +7,7 @@ import gzip
 import io
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sasnet_ns.fitting import pictures
-from sasnet_ns.fitting.grid_files import read_npy, read_tiff
+from sasnet_ns.fitting.grid_files import brief, read_npy
 from sasnet_ns.fitting.grid_fit import FittedGrid
 from sasnet_ns.fitting.image_metrics import psnr, ssim
-from sasnet_ns.fitting.signal import Signal, encode_png, shrink, signal_from_array
+from sasnet_ns.fitting.signal import Signal, encode_png, own_values, shrink, signal_from_array
+from sasnet_ns.fitting.tiff_files import read_tiff
 from sasnet_ns.networks import SASNet
-from sdf_tools.errors import MissingLibraryError, ShapeError, needs
+from sdf_tools.errors import MissingLibraryError, ShapeError, ShapeWarning, needs
 from sdf_tools.io.limits import Archive, require_memory
 from sdf_tools.io.writing import write_atomically
 
 VOLUME_SUFFIXES = (".npy", ".npz", ".nii", ".nii.gz", ".nrrd", ".tif", ".tiff", ".raw", ".bin")
-_KEYS = ("volume", "data", "arr_0", "density")
+_KEYS = ("volume", "data", "arr_0", "density", "image", "values", "img", "vol", "array")
 
 
 def read_volume(
@@ -41,23 +43,25 @@ def read_volume(
 ) -> Signal:
     """Read a volume: (D, H, W) values, or (D, H, W, C) with a few channels.
 
-    ScalarFlow's files (``density_000123.npz``: one array ``data`` of (D, H, W, 1)) are read as they are. An array of
-    four dimensions whose first is 1 (a time step) loses it. A folder or several files of a TIFF stack: give one
+    TIFF, NIfTI and NRRD name their axes, and channels are put last by these names. Other arrays have them last;
+    ScalarFlow's files (``density_000123.npz``: one array ``data`` of (D, H, W, 1)) are read as they are, and four
+    dimensions of which the first is 1 (a time step) lose it. A folder or several files of a TIFF stack: give one
     multi-page .tif, or the folder.
 
     Args:
         path: .npy .npz .nii .nii.gz .nrrd .tif, .raw with ``shape`` and ``dtype``, or a folder of .tif slices.
         size: longest side to reduce it to, by averages.
-        key: name of the array in an .npz with several.
+        key: name of the array in an .npz with several; None takes the one with a usual name (volume, data, image, ...),
+            else the only one of three or more dimensions. A ShapeWarning names the others.
         spacing: size of a cell along each axis; None takes the file's (in an .npz the array ``spacing``, in the axes'
-            order), else 1.
+            order; in a TIFF OME's or ImageJ's), else 1.
         window: own values that become 0 and 1; None takes the type's range for 8 and 16 bits without sign, [0, 1] for
             floating-point values inside it, else the smallest and the largest value.
         shape: of a .raw file.
         dtype: of a .raw file, in numpy's notation (``<i2``).
 
     Raises:
-        ValueError: the file is missing, damaged, or holds something else.
+        ValueError: the file is missing, damaged, or holds something else; ``size`` is less than 1.
         MissingLibraryError: the format's library is not installed.
     """
     path = Path(path)
@@ -69,12 +73,7 @@ def read_volume(
     except (MissingLibraryError, ShapeError, _Refusal):
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"'{path.name}' cannot be read as a volume ({reason}).") from None
-    if array.ndim == 4 and array.shape[0] == 1:
-        array = array[0]
-    if array.ndim == 3:
-        array = array[..., None]
+        raise ValueError(f"'{path.name}' cannot be read as a volume ({brief(error)}).") from None
     if array.ndim != 4 or array.shape[-1] > 16 or min(array.shape) < 1:
         raise ValueError(
             f"'{path.name}' holds an array of shape {array.shape}; a volume is (slices, rows, columns), with up to 16 "
@@ -88,7 +87,7 @@ def read_volume(
         )
     signal = signal_from_array(np.ascontiguousarray(array), re.sub(r"\.nii$", "", path.stem), window)
     signal.spacing = sizes or (1.0, 1.0, 1.0)
-    return shrink(signal, size) if size else signal
+    return signal if size is None else shrink(signal, size)
 
 
 class _Refusal(ValueError):
@@ -98,35 +97,76 @@ class _Refusal(ValueError):
 def _volume_array(
     path: Path, suffix: str, key: str | None, shape: tuple[int, ...] | None, dtype: str | None
 ) -> tuple[np.ndarray, tuple[float, ...]]:
-    """The array and the size of its cells, () where the file does not say."""
+    """The array, (D, H, W, C) if it can be a volume, and the size of its cells, () where the file does not say."""
     if path.is_dir():
-        return _slices(path), ()
+        return _slices(path)
     if not path.is_file():
         raise _Refusal(f"'{path.name}' is not a plain file (a device, a pipe or a socket); give a file.")
     if suffix == ".npy":
-        return read_npy(path), ()
+        return _channels_last(read_npy(path)), ()
     if suffix == ".npz":
         return _from_npz(path, key)
     if suffix in (".tif", ".tiff"):
-        return read_tiff(path), ()
+        return _from_tiff(path)
     if suffix in (".nii", ".nii.gz"):
         return _from_nifti(path)
     if suffix == ".nrrd":
         return _from_nrrd(path)
     if suffix in (".raw", ".bin"):
-        return _from_raw(path, shape, dtype), ()
+        return _channels_last(_from_raw(path, shape, dtype)), ()
     raise _Refusal(f"'{path.name}' has a suffix that is not known here; use {' '.join(VOLUME_SUFFIXES)}.")
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    """An array whose axes nothing names: a first one of length 1 is a time step, a fourth one the channels."""
+    if array.ndim == 4 and array.shape[0] == 1:
+        array = array[0]
+    return array[..., None] if array.ndim == 3 else array
 
 
 def _from_npz(path: Path, key: str | None) -> tuple[np.ndarray, tuple[float, ...]]:
     archive = Archive(path)
-    names = [key] if key else [name for name in _KEYS if name in archive.names]
-    if not names:  # by their headers, so that nothing is unpacked for the question
-        names = [n for n in archive.names if len((archive.declared(n) or ((), None))[0]) >= 3]
-    if not names or names[0] not in archive.names:
-        raise _Refusal(f"'{path.name}' has no array '{key or 'volume'}'; it has {', '.join(archive.names)}.")
+    name = key or _volume_name(archive, path)
+    if name not in archive.names:
+        raise _Refusal(f"'{path.name}' has no array '{name}'; it has {', '.join(archive.names)}.")
     spacing = tuple(float(s) for s in archive.read("spacing").reshape(-1)) if "spacing" in archive.names else ()
-    return archive.read(names[0]), spacing
+    return _channels_last(archive.read(name)), spacing
+
+
+def _volume_name(archive: Archive, path: Path) -> str:
+    # By their headers, so that nothing is unpacked for the question.
+    found = [n for n in archive.names if len((archive.declared(n) or ((), None))[0]) >= 3]
+    usual = [name for name in _KEYS if name in found]
+    if not usual and len(found) > 1:
+        raise _Refusal(
+            f"'{path.name}' has several arrays that may be the volume ({', '.join(found)}); choose one by --key (key)."
+        )
+    name = (usual or found or [next((name for name in _KEYS if name in archive.names), "volume")])[0]
+    if len(found) > 1:
+        others = ", ".join(other for other in found if other != name)
+        said = f"'{path.name}': '{name}' is read; it also has {others} (--key takes another)."
+        warnings.warn(said, ShapeWarning, stacklevel=5)
+    return name
+
+
+def _from_tiff(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    stack = read_tiff(path)
+    if stack.left_out:
+        raise _Refusal(
+            f"'{path.name}' holds pages that are not alike ({stack.left_out}); save those of one volume by themselves."
+        )
+    if stack.values.shape[0] == 1:
+        _, rows, columns, channels = stack.values.shape
+        if stack.shaped and stack.axes in ("SYX", "YXS"):  # tifffile takes 3 or 4 slices, or columns, for colours
+            array = stack.values[0].transpose(2, 0, 1) if stack.axes == "SYX" else stack.values[0]
+            said = f"'{path.name}' holds one page in {channels} colours, taken for {' x '.join(map(str, array.shape))}"
+            warnings.warn(f"{said} voxels.", ShapeWarning, stacklevel=4)
+            return array[..., None], ()
+        raise _Refusal(
+            f"'{path.name}' holds one page of shape {(rows, columns, channels)}, an image; fit it with `sasnet "
+            "fit-image`, or give the folder of its slices."
+        )
+    return stack.values, stack.spacing
 
 
 def _from_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -134,8 +174,20 @@ def _from_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
         import nibabel
     image: Any = nibabel.load(path)
     require_memory(12 * math.prod(image.shape), path.name)
-    # NIfTI is (x, y, z): slices first, as everywhere here.
-    return np.asarray(image.dataobj).T, tuple(float(s) for s in image.header.get_zooms()[:3][::-1])
+    array = np.asarray(image.dataobj)
+    if array.dtype.names:  # RGB
+        array = np.stack([array[name] for name in array.dtype.names], -1)
+    if array.ndim < 3:
+        return array, ()
+    # NIfTI is (x, y, z, time, channels): slices first, as everywhere here, and what each voxel has several of last.
+    several = [n for n in array.shape[3:] if n > 1]
+    if len(several) > 1 or math.prod(several) > 16:
+        raise _Refusal(
+            f"'{path.name}' holds {' x '.join(str(n) for n in several)} values for each voxel, where up to 16 of one "
+            "kind are read; save one time step by itself."
+        )
+    array = array.reshape(*array.shape[:3], -1).transpose(2, 1, 0, 3)
+    return array, tuple(float(s) for s in image.header.get_zooms()[:3][::-1])
 
 
 def _from_nrrd(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -143,12 +195,22 @@ def _from_nrrd(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
         import nrrd
     _check_nrrd(path, nrrd.read_header(str(path)))
     array, header = nrrd.read(str(path), index_order="C")
-    directions = header.get("space directions")
+    lengths = _nrrd_lengths(header)[::-1]
+    places = [i for i, length in enumerate(lengths) if math.isfinite(length)]
+    if len(lengths) == array.ndim == 4 and len(places) == 3:
+        (other,) = set(range(4)) - set(places)
+        array = np.moveaxis(array, other, -1)
+    else:
+        array = _channels_last(array)
+    return array, tuple(lengths[i] for i in places)
+
+
+def _nrrd_lengths(header: dict[str, Any]) -> list[float]:
+    """Size of a cell along each axis, the fastest first, NaN for those that are not in space; [] if it is not said."""
+    directions, spacings = header.get("space directions"), header.get("spacings")
     if directions is not None:
-        lengths = [float(np.linalg.norm(row)) for row in directions if np.all(np.isfinite(row))]
-        return array, tuple(lengths[::-1])
-    spacings = header.get("spacings")
-    return array, () if spacings is None else tuple(float(s) for s in spacings[::-1])
+        return [float(np.linalg.norm(row)) for row in directions]
+    return [] if spacings is None else [float(s) for s in spacings]
 
 
 def _check_nrrd(path: Path, header: dict[str, Any]) -> None:
@@ -188,19 +250,37 @@ def _from_raw(path: Path, shape: tuple[int, ...] | None, dtype: str | None) -> n
     return np.fromfile(path, dtype=kind).reshape(shape)
 
 
-def _slices(folder: Path) -> np.ndarray:
-    files = [p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff")]
+def _slices(folder: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    files = [p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff") and not p.name.startswith(".")]
     if not files:
         raise _Refusal(f"'{folder}' holds no .tif slices.")
     # slice2 before slice10.
     files.sort(key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)])
-    first = read_tiff(files[0])
+    first = _slice(files[0])
     require_memory(2 * (first.itemsize + 4) * first.size * len(files), folder.name)
-    slices = [first, *(read_tiff(p) for p in files[1:])]
+    slices = [first, *(_slice(p) for p in files[1:])]
     for file, one in zip(files, slices, strict=True):
         if one.shape != first.shape:
-            raise _Refusal(f"'{file.name}' has {one.shape} pixels, '{files[0].name}' {first.shape}; slices are alike.")
-    return np.stack(slices)
+            sizes = [s.shape[:2] if s.shape[2] == first.shape[2] else s.shape for s in (one, first)]
+            raise _Refusal(f"'{file.name}' has {sizes[0]} pixels, '{files[0].name}' {sizes[1]}; slices are alike.")
+    return np.stack(slices), ()
+
+
+def _slice(file: Path) -> np.ndarray:
+    """(H, W, C)."""
+    try:
+        stack = read_tiff(file)
+    except (MissingLibraryError, ShapeError):
+        raise
+    except Exception as error:
+        raise _Refusal(
+            f"the slice '{file.name}' cannot be read ({brief(error)}); save it again or take it away."
+        ) from None
+    if stack.left_out or len(stack.values) > 1:
+        raise _Refusal(
+            f"the slice '{file.name}' holds more than one page; give a folder of single slices, or one stack."
+        )
+    return stack.values[0]
 
 
 @torch.no_grad()
@@ -316,9 +396,9 @@ def write_volume_results(
 
 def _volume_pictures(fitted: FittedGrid, prediction: Tensor, quality: float, threshold: float) -> dict[str, bytes]:
     field, signal = fitted.field, fitted.signal
-    own = signal.low + prediction.clamp(0, 1).double().numpy() * (signal.high - signal.low)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, volume=own.astype(np.float32), spacing=np.asarray(signal.spacing or (1.0, 1.0, 1.0)))
+    own = own_values(signal, prediction)
+    np.savez_compressed(buffer, volume=own, spacing=np.asarray(signal.spacing or (1.0, 1.0, 1.0)))
     files = {"reconstruction.npz": buffer.getvalue()}
     truth, found = signal.values.mean(-1), prediction.clamp(0, 1).mean(-1)
     slices = []
