@@ -58,9 +58,10 @@ def sample_surface(mesh: Mesh, count: int, seed: int = 0, weights: Float[Tensor,
         weights: (F,) density per unit area, relative; None is uniform.
 
     Raises:
+        ValueError: the count or the seed is negative, or weights are.
         ShapeError: the mesh has no area (or no weight) to sample.
     """
-    return _draw(mesh, _area_table(mesh, weights), count, np.random.default_rng(seed))
+    return _draw(mesh, _area_table(mesh, weights), count, _generator(seed))
 
 
 def stream_surface(
@@ -69,9 +70,30 @@ def stream_surface(
     """As :func:`sample_surface`, in pieces of ``chunk`` samples, so that any count fits in bounded memory."""
     if chunk < 1:
         raise ValueError(f"chunk must be positive, not {chunk}.")
-    tables, rng = _area_table(mesh, weights), np.random.default_rng(seed)
+    tables, rng = _area_table(mesh, weights), _generator(seed)
     for start in range(0, count, chunk):
         yield _draw(mesh, tables, min(chunk, count - start), rng)
+
+
+def _require_count(count: int) -> None:
+    """Refuse a negative number of samples.
+
+    Raises:
+        ValueError: it is negative.
+    """
+    if count < 0:
+        raise ValueError(f"count must not be negative, not {count}.")
+
+
+def _generator(seed: int) -> np.random.Generator:
+    """Random numbers from a seed.
+
+    Raises:
+        ValueError: the seed is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, not {seed}.")
+    return np.random.default_rng(seed)
 
 
 def _area_table(mesh: Mesh, weights: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
@@ -102,8 +124,7 @@ def _draw(
     mesh: Mesh, tables: tuple[np.ndarray, np.ndarray], count: int, rng: np.random.Generator
 ) -> SurfaceSamples:  # fmt: skip
     """Uniform points on triangles drawn from the tables of :func:`_area_table`."""
-    if count < 0:
-        raise ValueError(f"count must not be negative, not {count}.")
+    _require_count(count)
     chance, uv = rng.random(count), rng.random((2, count))
     points, normals, ids = np.empty((count, 3)), np.empty((count, 3)), np.empty(count, np.int64)
     vertices, faces, kernel = mesh.vertices.double().numpy(), mesh.faces.numpy(), import_kernels().draw
@@ -133,7 +154,7 @@ def sample_poisson_disk(mesh: Mesh, count: int, seed: int = 0, oversampling: int
         (count, 3) points with normals and faces.
 
     Raises:
-        ValueError: ``count`` or ``oversampling`` is too small.
+        ValueError: ``count`` or ``oversampling`` is too small, or the seed negative.
         ShapeError: the mesh has no area.
         MissingLibraryError: numba is not installed.
     """
@@ -142,7 +163,7 @@ def sample_poisson_disk(mesh: Mesh, count: int, seed: int = 0, oversampling: int
     if count < 1 or oversampling < 2:
         raise ValueError("count must be at least 1 and oversampling at least 2.")
     tables = _area_table(mesh, None)
-    some = _draw(mesh, tables, oversampling * count, np.random.default_rng(seed))
+    some = _draw(mesh, tables, oversampling * count, _generator(seed))
     # The table sums twice the areas; twice the disc radius of the densest packing of `count` points.
     reach = 2 * float(np.sqrt(tables[0][-1] / 2 / (2 * np.sqrt(3) * count)))
     order, cell, runs = kernels.sort_into_cells(some.points.numpy(), reach)
@@ -199,8 +220,10 @@ def sample_sharp_edges(mesh: Mesh, count: int, angle: float = 30.0, seed: int = 
     Normals are the mean of the two faces', ``faces`` one of the two.
 
     Raises:
+        ValueError: the count or the seed is negative.
         ShapeError: the mesh has no such edge.
     """
+    _require_count(count)
     edges, pair, bend = dihedral_angles(mesh)
     sharp = bend > np.deg2rad(angle)
     vertices = mesh.vertices.numpy()
@@ -208,7 +231,7 @@ def sample_sharp_edges(mesh: Mesh, count: int, angle: float = 30.0, seed: int = 
     table = np.cumsum(np.linalg.norm(end - start, axis=1))
     if len(table) == 0:
         raise ShapeError(f"'{mesh.name}' has no edge sharper than {angle:g} degrees; choose a smaller angle.")
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     ids = np.minimum(np.searchsorted(table, rng.random(count) * table[-1], side="right"), len(table) - 1)
     points = start[ids] + rng.random((count, 1)) * (end - start)[ids]
     normals = unit_vectors(unit_face_normals(vertices, mesh.faces.numpy())[pair[sharp][ids]].sum(1))
@@ -224,15 +247,17 @@ def sample_volume(mesh: Mesh, count: int, seed: int = 0) -> Float[Tensor, "N 3"]
     0.3
 
     Raises:
+        ValueError: the count or the seed is negative.
         ShapeError: less than about one box point in 10,000 is inside, so there is no inside to speak of.
     """
     from sdf_tools.distance.signed_distance import SignedDistance
 
+    _require_count(count)
     distance = SignedDistance(mesh)
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     vertices = mesh.vertices.numpy()
     low, high = vertices.min(0), vertices.max(0)
-    kept: list[Tensor] = []
+    kept = [torch.zeros(0, 3, dtype=torch.float64)]
     found = tried = 0
     while found < count:
         rate = max(found, 1) / max(tried, 10)
@@ -261,8 +286,17 @@ def sample_near_surface(
         seed: same seed, same samples.
         noise: ``laplace`` or ``gaussian``.
         bounds: draw noise again that leaves [-bounds, bounds]^3; None lets it go anywhere.
+
+    Raises:
+        ValueError: the count or the seed is negative, the scale negative or not finite, or ``bounds`` not positive.
+        ShapeError: a mesh has no area.
     """
-    rng = np.random.default_rng(seed)
+    _require_count(count)
+    if not 0 <= scale < np.inf:
+        raise ValueError(f"scale must be 0 or more and finite, not {scale}.")
+    if bounds is not None and not bounds > 0:
+        raise ValueError(f"bounds must be more than 0, not {bounds}.")
+    rng = _generator(seed)
     points = surface_points(shape, count, rng)
     return torch.from_numpy(near_surface(points, scale, rng, noise, np.inf if bounds is None else bounds))
 

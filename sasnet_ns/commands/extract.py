@@ -162,9 +162,8 @@ def _triple(values: Iterable[float | Tensor]) -> str:
 
 def run(arguments: Arguments) -> None:
     """Load, extract, write."""
-    import torch
-
     from sasnet_ns.models.loading import load_surface
+    from sasnet_ns.training.ranges import chosen_device
     from sdf_tools.io.limits import require_space
     from sdf_tools.io.writing import save_mesh
     from sdf_tools.topology import edge_table, face_components, is_watertight
@@ -179,10 +178,8 @@ def run(arguments: Arguments) -> None:
     size = BYTES_OF_A_CELL[arguments.output_path.suffix.lower()] * arguments.resolution**2
     require_space(arguments.output_path, size, f"meshes of {arguments.resolution} cells along a side")
     started = time.perf_counter()
-    device = arguments.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    surface = load_surface(arguments.load_config, torch.device(device), arguments.frame, trust=arguments.trust)
+    device = chosen_device(None if arguments.device == "auto" else arguments.device)
+    surface = load_surface(arguments.load_config, device, arguments.frame, trust=arguments.trust)
     if arguments.texture_size:
         if surface.color is None:
             raise ValueError(f"'{arguments.load_config}' has learned no colours; leave --texture-size out.")

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from sasnet_ns.fitting.grid_field import GridField
     from sasnet_ns.fitting.grid_fit import GridFit
 
+BYTES_OF_A_VALUE = 16
+"""Memory for each value of a picture: as computed, joined, and converted for its file."""
+BYTES_OF_A_COORDINATE = 24
+"""Memory for each coordinate along an axis of the whole picture, in float64."""
+
 
 @dataclass
 class Arguments:
@@ -29,8 +34,8 @@ class Arguments:
     """Image to fit: .png .jpg .bmp .webp .tif or .npy, 8 or 16 bits or floating point, any number of channels."""
     checkpoint: Path | None = None
     """Render this checkpoint.pt of an earlier run instead of fitting; with --image, also measure it."""
-    network: str = "sasnet"
-    """Network of the registry: sasnet, siren, finer, wire, ngp, ..."""
+    network: str | None = None
+    """Network of the registry (sasnet if neither this nor the configuration says): siren, finer, wire, ngp, ..."""
     config: Path | None = None
     """YAML file with fields of sasnet_ns.fitting.grid_fit.GridFit, see configs/; other options here override it."""
     steps: int | None = None
@@ -75,14 +80,17 @@ def run(arguments: Arguments) -> None:
     from sasnet_ns.fitting.image import write_image_results
     from sasnet_ns.fitting.signal import read_image, shrink
     from sasnet_ns.training.loop import History
+    from sasnet_ns.training.ranges import chosen_device
 
+    device = chosen_device(arguments.device)
     if arguments.image is None and arguments.checkpoint is None:
         raise ValueError("give an --image to fit, or a --checkpoint to render.")
     signal = read_image(arguments.image, arguments.size) if arguments.image else None
     if arguments.checkpoint is not None:
-        loaded = GridField.load(arguments.checkpoint, arguments.device or "cpu")
+        loaded = GridField.load(arguments.checkpoint, device if arguments.device else "cpu")
         if len(loaded.grid) != 2:
             raise ValueError(f"'{arguments.checkpoint}' holds a volume; it is not an image.")
+        check_rendering(arguments, loaded.grid, loaded.channels)
         if signal is not None:
             signal = shrink(signal, max(loaded.grid))
             if (signal.grid, signal.channels) != (loaded.grid, loaded.channels):
@@ -94,10 +102,11 @@ def run(arguments: Arguments) -> None:
         render(loaded, arguments)
         return
     assert signal is not None
+    check_rendering(arguments, signal.grid, signal.channels)
     config = fit_configuration(arguments, signal.channels)
     with training_in(arguments.output, arguments.checkpoint_seconds) as checkpoint:
         fitted = fit_grid(
-            signal, config, device=arguments.device, evaluate_every=arguments.evaluate_every, keep_before=True,
+            signal, config, device=device, evaluate_every=arguments.evaluate_every, keep_before=True,
             checkpoint=checkpoint,
         )  # fmt: skip
         report(write_image_results(fitted, arguments.output))
@@ -113,7 +122,8 @@ def fit_configuration(arguments: Arguments, channels: int) -> GridFit:
     from sasnet_ns.fitting.grid_fit import GridFit, adjusted
     from sasnet_ns.training.config import load_config
 
-    config = load_config(arguments.config, GridFit) if arguments.config else GridFit(network=arguments.network)
+    config = load_config(arguments.config, GridFit) if arguments.config else GridFit()
+    config.network = arguments.network or config.network
     options = dict(arguments.network_config)
     if not arguments.masks:
         if config.network != "sasnet":
@@ -124,6 +134,38 @@ def fit_configuration(arguments: Arguments, channels: int) -> GridFit:
         learning_rate=arguments.learning_rate, steps=arguments.steps, points_per_batch=arguments.batch,
         seed=arguments.seed,
     )  # fmt: skip
+
+
+def check_rendering(arguments: Arguments, grid: Sequence[int], channels: int) -> None:
+    """Refuse a finer or partial picture that cannot be made, before anything is trained for it.
+
+    Raises:
+        ValueError: --scale, --shift or --window is out of range.
+        ShapeError: the picture does not fit into memory.
+    """
+    from sasnet_ns.training.ranges import require
+    from sdf_tools.errors import ShapeError
+    from sdf_tools.io.limits import memory_limit, size_text
+
+    require("--scale", arguments.scale, 1)
+    require("--shift", arguments.shift)
+    rows, columns = grid
+    if arguments.window is not None:
+        top, bottom, left, right = arguments.window
+        if not (0 <= top < bottom <= rows and 0 <= left < right <= columns):
+            raise ValueError(
+                f"--window {top} {bottom} {left} {right} does not lie in the image, which has {rows} rows and "
+                f"{columns} columns."
+            )
+        rows, columns = bottom - top, right - left
+    values = arguments.scale**2 * rows * columns * channels
+    needed = BYTES_OF_A_VALUE * values + BYTES_OF_A_COORDINATE * arguments.scale * sum(grid)
+    if needed > memory_limit():
+        raise ShapeError(
+            f"--scale {arguments.scale} makes a picture of {arguments.scale * rows} x {arguments.scale * columns} "
+            f"pixels, which needs {size_text(needed)} of memory, more than the {size_text(memory_limit())} it may "
+            "take; give a smaller scale or a --window, or allow more (--max-memory)."
+        )
 
 
 def report(metrics: dict[str, Any]) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 NO_SHAPE = 0.01
 """Intersection over union below which a field does not show the shape."""
+MOST_CELLS = 8192
+"""Largest resolution that the extraction takes."""
 
 
 @dataclass
@@ -31,12 +33,12 @@ class Arguments:
     output_dir: Path
     """Folder for field.pt, mesh.ply, losses.json and run.json; created if it is missing."""
     config: Path | None = None
-    """YAML file with fields of sasnet_ns.fitting.ShapeFit, see configs/; the defaults of ns-train sasnet-sdf if left
-    out."""
+    """YAML file with fields of sasnet_ns.fitting.ShapeFit, see configs/, or the run.json of an earlier run; the
+    defaults of ns-train sasnet-sdf if left out."""
     steps: int | None = None
     """Optimisation steps, instead of the configuration's."""
     seconds: float | None = None
-    """Seconds of training: as many steps as fit, measured beforehand."""
+    """Seconds of training instead of steps: as many steps as fit, measured beforehand."""
     resolution: int = 512
     """Marching-cubes cells along the box for the mesh; 0 writes none."""
     max_memory: str | None = None
@@ -52,15 +54,21 @@ def run(arguments: Arguments) -> None:
     """Fit, save, extract."""
     from sasnet_ns.fitting import ShapeFit, fit_shape
     from sasnet_ns.training.config import load_config
+    from sasnet_ns.training.ranges import chosen_device, require
     from sdf_tools.errors import ShapeError
 
+    require("--resolution", arguments.resolution, 0, MOST_CELLS)
+    if arguments.steps is not None and arguments.seconds is not None:
+        raise ValueError("--steps and --seconds are two ways to say the same; give one of them.")
+    device = chosen_device(arguments.device)
     config = load_config(arguments.config, ShapeFit) if arguments.config else ShapeFit()
     if arguments.steps is not None:
         config.recipe.steps = arguments.steps
     if arguments.seconds is not None:
         config.seconds = arguments.seconds
+    config.check()
     with training_in(arguments.output_dir, arguments.checkpoint_seconds) as checkpoint:
-        fitted = fit_shape(arguments.data, config, device=arguments.device, checkpoint=checkpoint)
+        fitted = fit_shape(arguments.data, config, device=device, checkpoint=checkpoint)
         try:
             _write(arguments, config, fitted)
         except ShapeError:  # nothing to go on from: there is no shape in the field
@@ -84,7 +92,8 @@ def _write(arguments: Arguments, config: ShapeFit, fitted: FittedShape) -> None:
     folder = arguments.output_dir
     fitted.field.save(folder / "field.pt", step=config.recipe.steps if config.seconds is None else None)
     write_json(folder / "losses.json", fitted.losses, indent=None)
-    print(f"{folder / 'field.pt'}: {'interrupted, kept as it is' if fitted.interrupted else 'trained'}")
+    trained = "trained" if config.recipe.steps or config.seconds else "not trained, as its weights were drawn"
+    print(f"{folder / 'field.pt'}: {'interrupted, kept as it is' if fitted.interrupted else trained}")
     _describe(arguments, config, fitted)
     if not fitted.interrupted and fitted.iou is not None and fitted.iou < NO_SHAPE and config.recipe.steps >= 100:
         raise ShapeError(

@@ -107,12 +107,11 @@ def run(arguments: Arguments) -> None:
 
 
 def _options(arguments: Arguments) -> FitOptions:
-    import torch
-
     from sasnet_ns.datasets.one import FitOptions, initial_weights
     from sasnet_ns.fitting import ShapeFit
     from sasnet_ns.fitting.batch import check_batch
     from sasnet_ns.training.config import load_config
+    from sasnet_ns.training.ranges import chosen_device
 
     if arguments.workers < 1:
         raise ValueError(f"--workers must be at least 1, not {arguments.workers}.")
@@ -133,14 +132,15 @@ def _options(arguments: Arguments) -> FitOptions:
         fit.recipe.steps = arguments.steps
     if arguments.seed is not None:
         fit.seed = arguments.seed
+    fit.check()
     if arguments.batch > 1:
         check_batch(fit)
     options = FitOptions(
         arguments.output_dir, fit, seconds=arguments.seconds, mend=arguments.mend, shared_init=arguments.shared_init,
         resolution=arguments.resolution, mesh=arguments.mesh, thumbnail=arguments.thumbnail, device=arguments.device,
     )  # fmt: skip
-    if (arguments.device or "").startswith("cuda") and arguments.ray is None and not torch.cuda.is_available():
-        raise ValueError(f"--device {arguments.device}: there is no CUDA device on this machine.")
+    if arguments.ray is None:
+        chosen_device(arguments.device)
     initial_weights(options)  # a network that cannot be built is said once, not by every shape
     return options
 

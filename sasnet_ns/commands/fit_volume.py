@@ -26,8 +26,8 @@ class Arguments:
     """Volume: .npy .npz .nii .nii.gz .nrrd .tif, a folder of .tif slices, or .raw with --raw-shape and --raw-dtype."""
     output: Path
     """Folder for checkpoint, metrics and pictures; created if it is missing."""
-    network: str = "sasnet"
-    """Network of the registry: sasnet, siren, finer, wire, gauss, pemlp, ..."""
+    network: str | None = None
+    """Network of the registry (sasnet if neither this nor the configuration says): siren, finer, wire, gauss, ..."""
     config: Path | None = None
     """YAML file with fields of sasnet_ns.fitting.grid_fit.GridFit, see configs/; other options here override it."""
     steps: int | None = None
@@ -71,7 +71,9 @@ def run(arguments: Arguments) -> None:
     """Read, fit, write everything."""
     from sasnet_ns.fitting.grid_fit import fit_grid
     from sasnet_ns.fitting.volume import read_volume, write_volume_results
+    from sasnet_ns.training.ranges import chosen_device
 
+    device = chosen_device(arguments.device)
     signal = read_volume(
         arguments.volume,
         size=arguments.size,
@@ -86,9 +88,7 @@ def run(arguments: Arguments) -> None:
     if arguments.threshold is not None:
         threshold = (arguments.threshold - signal.low) / (signal.high - signal.low)
     with training_in(arguments.output, arguments.checkpoint_seconds) as checkpoint:
-        fitted = fit_grid(
-            signal, config, device=arguments.device, evaluate_every=arguments.evaluate_every, checkpoint=checkpoint
-        )
+        fitted = fit_grid(signal, config, device=device, evaluate_every=arguments.evaluate_every, checkpoint=checkpoint)
         metrics = write_volume_results(fitted, arguments.output, threshold=threshold)
         if fitted.interrupted:
             print(GOES_ON)
@@ -105,7 +105,8 @@ def fit_configuration(arguments: Arguments, channels: int) -> GridFit:
     from sasnet_ns.fitting.grid_fit import GridFit, adjusted
     from sasnet_ns.training.config import load_config
 
-    config = load_config(arguments.config, GridFit) if arguments.config else GridFit(network=arguments.network)
+    config = load_config(arguments.config, GridFit) if arguments.config else GridFit()
+    config.network = arguments.network or config.network
     batch = arguments.batch
     if batch is None and arguments.config is None:
         batch = 65_536

@@ -2,7 +2,8 @@
 
 sasnet repeat outputs/armadillo/sasnet-sdf/DATE
 
-The command that made the run is in its run.json. Data that have changed since are refused, other versions are named.
+The command that made the run is in its run.json. Data that have changed since are refused, other versions are named. A
+fit-shape takes its options from run.json as well, whatever has become of its --config.
 Same versions and machine, same result to the bit on a CPU: it runs on as many threads as the run did, because sums over
 threads depend on their number.
 """
@@ -25,6 +26,7 @@ from sasnet_ns.commands._command_line import command_line
 METHODS = ("sasnet-sdf", "sasnet-neus", "sasnet-neus-facto", "sasnet-nerfacto")
 """Methods of ns-train whose runs are repeated."""
 _REFUSED = ("--load-config",)  # reads a file that can run any code
+_RECORDED = ("--config", "--steps", "--seconds")  # of fit-shape: what they said is among the run's options
 _LEFT_OUT = ("--timestamp", "--viewer.websocket-host", "--viewer.make-share-url")
 
 
@@ -46,13 +48,17 @@ def command_of(description: dict[str, Any], folder: Path, output: Path | None) -
     """The command line that repeats a run, without the program's name.
 
     Args:
-        description: content of ``run.json``.
+        description: content of ``run.json``; the options in it take the place of those that the command names.
         folder: the run's.
         output: where the new run goes, or None.
 
     Raises:
-        ValueError: the description names no command of this package, or an option that reads code from a file.
+        ValueError: the description names no command of this package, or an option that reads code from a file; or its
+            options have been changed.
     """
+    from sasnet_ns.models.run_description import FILE
+    from sasnet_ns.training.options import digest
+
     words = description.get("command")
     if not isinstance(words, list) or len(words) < 2 or not all(isinstance(word, str) for word in words):
         raise ValueError(f"'{folder}' does not say which command made it.")
@@ -61,6 +67,12 @@ def command_of(description: dict[str, Any], folder: Path, output: Path | None) -
     if program == "ns-train" and (Path(name).name != "ns-train" or method not in METHODS):
         raise ValueError(f"'{folder}' was made by '{Path(name).name} {method}', which is no command that is repeated.")
     left_out = {*_LEFT_OUT, *(("--output-dir",) if output is not None or program == "sasnet" else ())}
+    recorded: list[str] = []
+    if program == "sasnet" and "options" in description:
+        if digest(description["options"]) != description.get("options_sha256"):
+            raise ValueError(f"the options in '{folder / FILE}' are not those that the run had: their SHA-256 differs.")
+        left_out |= set(_RECORDED)  # a file of options may be another one by now
+        recorded = ["--config", str(folder / FILE)]
     kept: list[str] = []
     skip = False
     for word in options:
@@ -72,8 +84,9 @@ def command_of(description: dict[str, Any], folder: Path, output: Path | None) -
         skip = flag in left_out and "=" not in word
     if program == "sasnet":
         output = output or folder.with_name(f"{folder.name}-repeat")
+    place = [] if output is None else ["--output-dir", str(output.absolute())]
     # In front, because what follows a dataparser's name belongs to the dataparser.
-    return [program, method, *(["--output-dir", str(output.absolute())] if output is not None else []), *kept]
+    return [program, method, *place, *recorded, *kept]
 
 
 def run(arguments: Arguments) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +13,8 @@ from typing import Any
 
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 _KINDS = 64  # different options whose groups wait to be filled
+_INDICES = ("", "Unnamed: 0", "__index_level_0__")
+"""What pandas calls the column of row numbers that it writes unasked."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,15 @@ def list_shapes(source: str | Path, shard: tuple[int, int] = (0, 1)) -> Iterator
     A folder is walked for the formats that :func:`sdf_tools.load` reads; what begins with a dot is passed over. A list
     is text (a path a line; lines that begin with # are notes), or CSV or Parquet with a column ``path`` and, if rows
     have options of their own, columns of their names (see :meth:`FitOptions.with_overrides`; an empty cell leaves the
-    option as it is). Paths are relative to the list's folder.
+    option as it is; a column without a name, pandas' row numbers, is passed over). Paths are relative to the list's
+    folder. Text is UTF-8, or UTF-16 with the mark that Windows puts in front.
 
     Args:
         source: folder or list.
         shard: every n-th shape from number i on, counted from 0: (i, n).
 
     Raises:
-        ValueError: there is no such folder or list, or it has no column ``path``.
+        ValueError: there is no such folder or list, it cannot be read, or it has no column ``path``.
         MissingLibraryError: Parquet without pyarrow.
     """
     source = Path(source)
@@ -59,14 +64,14 @@ def _all_shapes(source: Path) -> Iterator[Entry]:
     elif not source.exists():
         raise ValueError(f"there is neither a folder nor a list at '{source}'.")
     elif source.suffix.lower() == ".txt":
-        with open(source, encoding="utf-8") as file:
+        with _readable(source), open(source, encoding=_encoding(source)) as file:
             for number, line in enumerate(file, 1):
                 text = line.strip()
                 if text and not text.startswith("#"):
                     yield Entry(text, str(source.parent / text), {}, f"{source.name}, line {number}")
     elif source.suffix.lower() == ".csv":
-        with open(source, newline="", encoding="utf-8-sig") as file:
-            for number, row in enumerate(csv.DictReader(file), 2):
+        with _readable(source), open(source, newline="", encoding=_encoding(source)) as file:
+            for number, row in enumerate(csv.DictReader(file, skipinitialspace=True), 2):
                 yield _entry(source, row, f"{source.name}, row {number}")
     elif source.suffix.lower() == ".parquet":
         from sdf_tools.errors import needs
@@ -74,14 +79,37 @@ def _all_shapes(source: Path) -> Iterator[Entry]:
         with needs("pyarrow", "A list in Parquet"):
             import pyarrow.parquet as pq
         number = 0
-        for batch in pq.ParquetFile(source).iter_batches(4096):
-            for row in batch.to_pylist():
-                number += 1
-                yield _entry(source, row, f"{source.name}, row {number}")
+        with _readable(source):
+            for batch in pq.ParquetFile(source).iter_batches(4096):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield _entry(source, row, f"{source.name}, row {number}")
     else:
         raise ValueError(
             f"'{source.name}' is no list of shapes; give a folder, or a list as {', '.join(LIST_SUFFIXES)}."
         )
+
+
+def _encoding(source: Path) -> str:
+    """UTF-8 with or without a mark in front, unless the mark says UTF-16, as PowerShell writes it."""
+    with open(source, "rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+@contextlib.contextmanager
+def _readable(source: Path) -> Iterator[None]:
+    """Around what reads a list: the libraries' errors become sentences with its name."""
+    try:
+        yield
+    except UnicodeError:
+        raise ValueError(f"'{source.name}' is not text in UTF-8; save the list in that encoding.") from None
+    except csv.Error as error:
+        raise ValueError(f"'{source.name}' cannot be read as CSV: {error}.") from None
+    except (ValueError, OSError) as error:
+        ours = not type(error).__module__.startswith("pyarrow") and getattr(error, "errno", 0) is not None
+        if ours:  # pyarrow's OSError has no number
+            raise
+        raise ValueError(f"'{source.name}' cannot be read as Parquet; write the list again.") from None
 
 
 def _walk(folder: Path) -> Iterator[Entry]:
@@ -97,12 +125,12 @@ def _walk(folder: Path) -> Iterator[Entry]:
 
 
 def _entry(source: Path, row: Mapping[str, Any], where: str) -> Entry:
+    row = {name.strip(): value for name, value in row.items() if name is not None}
     path = row.get("path")
     if not isinstance(path, str) or not path.strip():
         raise ValueError(f"{where}: no path; a list of shapes needs a column 'path' with one in every row.")
-    options = {
-        name: value for name, value in row.items() if name not in ("path", None) and value is not None and value != ""
-    }
+    stripped = ((name, value.strip() if isinstance(value, str) else value) for name, value in row.items())
+    options = {name: value for name, value in stripped if name not in ("path", *_INDICES) and value not in (None, "")}
     return Entry(path.strip(), str(source.parent / path.strip()), options, where)
 
 

@@ -6,6 +6,7 @@ import errno
 import functools
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,10 @@ from sasnet_ns.datasets.workers import Fit, Limits, configuration_of, fit_entrie
 
 if TYPE_CHECKING:
     from sasnet_ns.datasets.one import FitOptions
+
+
+_WRITTEN = re.compile(r"(fields|meshes|thumbnails)/[0-9a-f]{32}-[0-9a-f]{8}\.\w+")
+"""Files of a data set in its folder, see :class:`sasnet_ns.datasets.rows.Row`."""
 
 
 @dataclass
@@ -222,13 +227,19 @@ def _known(output: Path) -> dict[int, _Known]:
 
 
 def _distinct(source: str | Path, shard: tuple[int, int], output: Path) -> Iterator[Entry]:
-    """The entries of a shard, each once, without what lies in the output folder."""
+    """The entries of a shard, each once, without what lies in the output folder, or was written if that is the source.
+
+    Meshes that lie in the source's own ``meshes/`` under other names than KEY.ply are the user's.
+    """
     folder, inside = Path(source).resolve(), output.resolve()
     own = f"{inside.relative_to(folder).as_posix()}/" if folder in inside.parents else None
+    written = _WRITTEN if folder == inside else None
     seen: set[int] = set()
     for entry in list_shapes(source, shard):
         name = _digest(entry.path, repr(sorted(entry.overrides.items())))
         if name in seen or (own is not None and entry.path.startswith(own)):
+            continue
+        if written is not None and written.fullmatch(entry.path):
             continue
         seen.add(name)
         yield entry

@@ -27,8 +27,9 @@ from sasnet_ns.datasets.rows import Row, field_path
 from sasnet_ns.fitting.batch import TrainedBatch, check_batch, train_batch
 from sasnet_ns.fitting.shape import PreparedFit, ShapeFit, default_network_config, fit_prepared, prepare_fit
 from sasnet_ns.networks import SignedDistanceField
-from sasnet_ns.training.config import config_from
+from sasnet_ns.training.config import config_from, option_value
 from sasnet_ns.training.loop import seeded
+from sasnet_ns.training.ranges import building, chosen_device
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.geometry import Mesh, PointCloud, Shape
 from sdf_tools.io.writing import write_atomically
@@ -76,6 +77,8 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise ValueError(f"seconds must be more than 0, not {self.seconds:g}.")
+        if self.mend not in ("none", "clean", "repair"):
+            raise ValueError(f"mend must be none, clean or repair, not '{self.mend}'.")
         if not 0 <= self.resolution <= _RESOLUTION:
             raise ValueError(f"resolution must lie between 0 and {_RESOLUTION} cells, not {self.resolution}.")
         if self.samples < 1:
@@ -97,16 +100,18 @@ class FitOptions:
         """The options of one row: names of these options or of ShapeFit's, nested ones with dots (``recipe.steps``).
 
         Args:
-            overrides: name to value, numbers may be text.
+            overrides: name to value, numbers may be text; those of ``network_config`` are YAML, as on a command line.
             where: what messages call their source.
 
         Raises:
-            ValueError: a name does not exist or a value has the wrong type.
+            ValueError: a name does not exist, or a value has the wrong type or is out of range.
         """
         if not overrides:
             return self
         own = {name: overrides[name] for name in overrides if name in ROW_OPTIONS}
         fit: dict[str, Any] = dataclasses.asdict(self.fit)
+        if fit["network_config"] is None and any(name.startswith("network_config.") for name in overrides):
+            fit["network_config"] = default_network_config(str(overrides.get("network", self.fit.network)))
         for name, value in overrides.items():
             if name in own:
                 continue
@@ -116,7 +121,8 @@ class FitOptions:
                 if not isinstance(place.get(parent), dict):
                     raise ValueError(f"{where}: '{name}' is no option: '{parent}' has no parts.")
                 place = place[parent]
-            place[last] = value
+            textual = parents[:1] == ["network_config"] and isinstance(value, str)
+            place[last] = option_value(value, f"{where}: '{name}'") if textual else value
         changed: dict[str, Any] = {"fit": config_from(ShapeFit, fit, where)}
         typed = config_from(_RowOptions, own, where)
         try:
@@ -267,7 +273,7 @@ def _begin(path: Path, options: FitOptions, row: Row) -> _Begun:
     assert row.configuration_hash is not None
     row.key = f"{row.content_hash[:32]}-{row.configuration_hash[:8]}"
     shape = _read(path, options, row)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = chosen_device(options.device)
     row.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     row.threads = torch.get_num_threads()
     row.seed = options.fit.seed if options.shared_init else seed_of(options.fit.seed, row.content_hash)
@@ -336,11 +342,15 @@ def initial_weights(options: FitOptions) -> tuple[SignedDistanceField, str]:
     """The field that all fits of a configuration begin with under ``shared_init``, and the SHA-256 of its weights.
 
     A network that looks at its shape before training, or a sign-agnostic fit, goes on from there by its own way.
+
+    Raises:
+        ValueError: the options make no network, or the objective has terms that it has nothing for.
     """
     config = options.fit
     network = default_network_config(config.network) if config.network_config is None else config.network_config
-    with seeded(config.seed):
+    with seeded(config.seed), building(config.network, network):
         sdf = SignedDistanceField(config.network, network)
+    config.objective.check_network(sdf.network, config.network)
     digest = hashlib.sha256()
     for parameter in sdf.network.parameters():
         digest.update(parameter.detach().contiguous().numpy().tobytes())

@@ -19,6 +19,7 @@ from sasnet_ns.networks.presets import PRESETS
 from sasnet_ns.training.checkpoint import Checkpoint
 from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
 from sasnet_ns.training.options import plain_options, tensor_digest
+from sasnet_ns.training.ranges import building, chosen_device, require
 from sasnet_ns.training.recipe import Recipe
 from sdf_tools.io.writing import write_json
 from sdf_tools.losses import mask_sparsity_loss
@@ -33,7 +34,11 @@ def _recipe() -> Recipe:
 
 @dataclass
 class GridFit:
-    """How :func:`fit_grid` trains."""
+    """How :func:`fit_grid` trains.
+
+    Raises:
+        ValueError: a number is out of range, see :meth:`check`.
+    """
 
     network: str = "sasnet"
     """Registry name of the network."""
@@ -51,6 +56,20 @@ class GridFit:
     """SASNet: weight lambda of the mean over points of the masks' sum (paper, Sec. 3.3, which gives no value)."""
     seed: int = 0
     """Seed of weights and batches."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Refuse what nothing can be trained with; again before training, because fields may have been set since.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
+        require("points_per_batch", self.points_per_batch, 0)
+        require("mask_sparsity_weight", self.mask_sparsity_weight, 0)
+        require("seed", self.seed, -(2**63), 2**64 - 1)  # what torch takes
+        self.recipe.check()
 
 
 def default_network_config(network: str, dims: int) -> dict[str, Any]:
@@ -128,17 +147,22 @@ def fit_grid(
         The field and its history. Ctrl-C ends training early and keeps what is there.
 
     Raises:
-        ValueError: the configuration does not fit the signal, training diverged, or the checkpoint is another run's.
+        ValueError: the configuration has a number out of range or does not fit the signal, this machine has no such
+            device, training diverged, or the checkpoint is another run's.
     """
     config = copy.deepcopy(config) if config else GridFit()
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    config.check()
+    require("evaluate_every", evaluate_every, 0)
+    device = chosen_device(device)
     if config.network_config is None:
         config.network_config = default_network_config(config.network, len(signal.grid))
     with seeded(config.seed):
-        grid_field = GridField(
-            signal.grid, signal.channels, config.network, config.network_config, config.coordinates,
-            config.target_range, signal.name, signal.low, signal.high, signal.bits, signal.spacing,
-        ).to(device)  # fmt: skip
+        with building(config.network, config.network_config):
+            grid_field = GridField(
+                signal.grid, signal.channels, config.network, config.network_config, config.coordinates,
+                config.target_range, signal.name, signal.low, signal.high, signal.bits, signal.spacing,
+            )  # fmt: skip
+        grid_field = grid_field.to(device)
         target = grid_field.target(signal.values).to(device)
         grid_field.network.initialize_from(target)
     fitted = FittedGrid(grid_field, signal, History(), grid_field.render() if keep_before else None)
@@ -244,22 +268,25 @@ def adjusted(
         seed: as in :class:`GridFit`.
 
     Raises:
-        ValueError: the network cannot be made that small.
+        ValueError: the network cannot be made that small, or a value is not YAML or out of range.
     """
-    import yaml
-
     from sasnet_ns.networks.sizes import sized_options
+    from sasnet_ns.training.config import option_value
 
     network_config = config.network_config
     if network_config is None:
         network_config = default_network_config(config.network, dims)
-    network_config |= {name: yaml.safe_load(value) for name, value in (options or {}).items()}
+    network_config |= {
+        name: option_value(value, f"the network's option {name}") for name, value in (options or {}).items()
+    }
     if parameters is not None:
-        network_config = sized_options(config.network, dims, channels, parameters, **network_config)
+        with building(config.network, network_config):
+            network_config = sized_options(config.network, dims, channels, parameters, **network_config)
     config.network_config = network_config
     if learning_rate is not None:
         config.recipe.learning_rate, config.recipe.mask_learning_rate = learning_rate, 5 * learning_rate
     config.recipe.steps = config.recipe.steps if steps is None else steps
     config.points_per_batch = config.points_per_batch if points_per_batch is None else points_per_batch
     config.seed = config.seed if seed is None else seed
+    config.check()
     return config

@@ -21,6 +21,7 @@ from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph, why_not_o
 from sasnet_ns.training.loop import History, Report, StepMaker, progress_bar, seeded, train
 from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
 from sasnet_ns.training.options import plain_options, tensor_digest
+from sasnet_ns.training.ranges import LARGEST_SEED, building, chosen_device, require
 from sasnet_ns.training.recipe import Recipe, build_optimizers
 from sasnet_ns.training.spectrum import describe, fit_spectrum
 from sasnet_ns.training.sphere_start import start_as_sphere
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class ShapeFit(PoolConfig):
-    """How :func:`fit_shape` trains; the defaults are those of ``ns-train sasnet-sdf``."""
+    """How :func:`fit_shape` trains; the defaults are those of ``ns-train sasnet-sdf``.
+
+    Raises:
+        ValueError: a number is out of range, see :meth:`check`.
+    """
 
     network: str = "sasnet"
     """Registry name of the network."""
@@ -57,6 +62,27 @@ class ShapeFit(PoolConfig):
     orientation: Literal["check", "guess", "trust"] = "check"
     """How the inside is found. check mends triangles and given normals where that is certain, says so, and refuses what
     would be a guess; guess takes the better guess; trust takes them as they are."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Refuse what nothing can be trained with; again before training, because fields may have been set since.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
+        require("points_per_batch", self.points_per_batch, 1)
+        require("pool_size", self.pool_size, 1)
+        if not self.coarse_scales:
+            raise ValueError("coarse_scales must hold at least one scale.")
+        for scale in (*self.coarse_scales, self.fine_scale):
+            require("fine_scale and each of coarse_scales", scale, 0, above=True)
+        require("uniform_share", self.uniform_share, 0, 1)
+        require("seconds", self.seconds, 0, above=True)
+        require("seed", self.seed, 0, LARGEST_SEED)
+        self.recipe.check()
+        self.objective.check()
 
 
 def default_network_config(network: str, noise: float = 0.0) -> dict[str, Any]:
@@ -171,8 +197,8 @@ def fit_shape(
 
     Raises:
         ShapeError: the shape cannot be fitted.
-        ValueError: training diverged, also with lower learning rates; the checkpoint is another run's; or
-            ``cuda_graph`` asks for what cannot be.
+        ValueError: a number of the configuration is out of range; this machine has no such device; training diverged,
+            also with lower learning rates; the checkpoint is another run's; or ``cuda_graph`` asks for what cannot be.
     """
     config = config or ShapeFit()
     return fit_prepared(prepare_fit(shape, config, device), config, progress, checkpoint)
@@ -197,7 +223,13 @@ class PreparedFit:
 
 def prepare_fit(shape: Shape | str, config: ShapeFit, device: torch.device | str | None = None) -> PreparedFit:
     """The first part of :func:`fit_shape`, with its arguments and errors."""
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    config.check()
+    device = chosen_device(device)
+    if config.objective.mask_sparsity_weight or config.objective.band_dropout:
+        options = default_network_config(config.network) if config.network_config is None else config.network_config
+        with seeded(config.seed), building(config.network, options):  # before minutes of sampling, not after them
+            network = SignedDistanceField(config.network, options).network
+        config.objective.check_network(network, config.network)
     agnostic = config.objective.loss == "sign_agnostic"
     normalized = prepare_shape(
         shape, normals=not agnostic, orientation=config.orientation, max_points=config.max_points
@@ -215,7 +247,8 @@ def first_field(prepared: PreparedFit, config: ShapeFit) -> SignedDistanceField:
     if options is None:
         options = default_network_config(config.network, normalized.noise if config.spectrum == "auto" else 0.0)
     with seeded(config.seed):
-        sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale)
+        with building(config.network, options):
+            sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale)
         sdf = sdf.to(prepared.pool.points.device)
         look_at_shape(sdf, prepared.distance)
     return sdf

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sasnet_ns.kernels import FusedStep, PointLoss
 from sasnet_ns.networks import Network, SASNet, SignedDistanceField, fused_step
+from sasnet_ns.training.ranges import require
 from sdf_tools import schedules
 from sdf_tools.distance import SignedDistance
 from sdf_tools.losses import FINE, coarse_to_fine_loss, distance_weighted_loss, eikonal_loss, mask_sparsity_loss
@@ -18,7 +19,11 @@ from sdf_tools.pools import GOLDEN_RATIO, SDFBatch
 
 @dataclass
 class SDFObjective:
-    """Loss terms of a signed distance field and their weights."""
+    """Loss terms of a signed distance field and their weights.
+
+    Raises:
+        ValueError: a number is out of range, see :meth:`check`.
+    """
 
     loss: Literal["distance_weighted", "coarse_to_fine", "sign_agnostic"] = "distance_weighted"
     """Error of the distances: absolute and weighted by distance from the surface, the paper's squared one, or the
@@ -45,6 +50,40 @@ class SDFObjective:
     band_dropout: float = 0.0
     """Share of the steps of a SASNet that train with some of its high bands left out, so that each number of bands is a
     level of detail of its own; 0 trains all bands in every step."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Refuse what nothing can be trained with; again before training, because fields may have been set since.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
+        for name in ("coarse_weight", "eikonal_weight", "eikonal_final_weight", "mask_sparsity_weight"):
+            require(name, getattr(self, name), 0)
+        require("band_dropout", self.band_dropout, 0, 1)
+        if self.loss != "coarse_to_fine":
+            for name in ("near", "far_weight", "far_final_weight"):
+                require(name, getattr(self, name), 0, above=True)
+        if self.eikonal_weight or self.eikonal_final_weight:
+            require("eikonal_points", self.eikonal_points, 1)
+
+    def check_network(self, network: Network, name: str) -> None:
+        """Refuse terms that a network has nothing for.
+
+        Args:
+            network: to be trained.
+            name: what the sentence calls it.
+
+        Raises:
+            ValueError: a weight on masks without masks, or band dropout without bands.
+        """
+        masked = isinstance(network, SASNet) and network.mask_generator is not None
+        if self.mask_sparsity_weight and not masked:
+            raise ValueError(f"mask_sparsity_weight needs a network with masks, and '{name}' has none.")
+        if self.band_dropout and not isinstance(network, SASNet):
+            raise ValueError(f"band_dropout needs a network with bands, and '{name}' has none.")
 
     def bands_at(self, step: int, bands: int) -> int | None:
         """High bands that take part in a step: None for all, else fewer, each number equally often.
@@ -145,9 +184,13 @@ class SDFStep:
         objective: terms and weights.
         steps: of the whole run.
         fuse: whether to take the fused step where there is one.
+
+    Raises:
+        ValueError: a term that the network has nothing for.
     """
 
     def __init__(self, field: SignedDistanceField, objective: SDFObjective, steps: int, fuse: bool = True) -> None:
+        objective.check_network(field.network, str(field.description["network"]))
         self.field, self.objective, self.steps = field, objective, steps
         self._fuse = fuse
         self._fused: dict[int | None, FusedStep | None] = {}

@@ -13,12 +13,17 @@ from sasnet_ns.kernels import Adam
 from sasnet_ns.networks.base import Network, ParameterRole
 from sasnet_ns.training.adan import Adan
 from sasnet_ns.training.muon import Muon
+from sasnet_ns.training.ranges import require
 from sdf_tools import schedules
 
 
 @dataclass
 class Recipe:
-    """Optimiser and learning-rate schedule, for every network alike."""
+    """Optimiser and learning-rate schedule, for every network alike.
+
+    Raises:
+        ValueError: a number is out of range, see :meth:`check`.
+    """
 
     steps: int = 5_000
     """Optimisation steps; the schedule spans them."""
@@ -49,6 +54,25 @@ class Recipe:
     clip_norm: float | None = None
     """Largest norm of the gradient of all parameters together, a longer one is shortened to it; None leaves it as it
     is. BACON's and FINER's programs have 1 for the sum over a batch, so 1 / points for the mean that is used here."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Refuse what nothing can be trained with; again before training, because fields may have been set since.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
+        names = ("steps", "warmup_steps", "halve_every", "epsilon")
+        for name in (*names, "learning_rate", "hidden_learning_rate", "mask_learning_rate"):
+            require(name, getattr(self, name), 0)
+        require("final_factor", self.final_factor, 0)
+        if self.schedule == "exponential" and self.final_factor == 0:
+            raise ValueError("final_factor must be more than 0: an exponential schedule needs positive ends.")
+        require("clip_norm", self.clip_norm, 0, above=True)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two decay rates of at least 0 and below 1, not {self.betas}.")
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import Mesh, PointCloud, Shape, normalize, positions, with_positions
-from sdf_tools.metrics._distances import f_score, nearest_distances
+from sdf_tools.metrics._distances import f_score, nearest_distances, require_samples, require_seed
 from sdf_tools.sampling import sample_surface
 
 _THRESHOLDS = (0.0005, 0.001, 0.002, 0.005, 0.01)
@@ -102,8 +102,12 @@ def evaluate_cloud(
         seed: of all samples.
 
     Raises:
+        ValueError: fewer samples than 1, or a seed that is negative.
         ShapeError: a shape is empty, has no extent, or coordinates that are not finite.
     """
+    require_samples("samples", samples)
+    require_samples("iou_samples", iou_samples, 0)
+    require_seed(seed)
     frame = normalize(reference)
     normalize(prediction)  # its errors are the clearer ones
     moved = (positions(prediction).double() - frame.center) * frame.scale

@@ -22,9 +22,39 @@ _SAMPLES = {"bacon": 300_000, "occnet_l1": 100_000, "occnet_l2": 100_000, "deeps
 
 
 def nearest_distances(queries: Float[Tensor, "N 3"], points: Float[Tensor, "M 3"]) -> Float[Tensor, " N"]:
-    """Distance from each query to the nearest of ``points``, float64."""
+    """Distance from each query to the nearest of ``points``, float64; NaN for a query that is not finite.
+
+    Raises:
+        ValueError: a point is not finite.
+    """
+    if not torch.isfinite(points).all():
+        raise ValueError("points must be finite; leave out those that are NaN or infinite.")
+    finite = torch.isfinite(queries).all(dim=-1).cpu()
+    asked = queries.detach().cpu().double()
     search = nearest_neighbours(points.detach().cpu().double().numpy())
-    return torch.from_numpy(search(queries.detach().cpu().double().numpy(), 1)[0][:, 0])
+    distance = torch.full((len(asked),), math.nan, dtype=torch.float64)
+    distance[finite] = torch.from_numpy(search(asked[finite].numpy(), 1)[0][:, 0])
+    return distance
+
+
+def require_samples(name: str, number: int, least: int = 1) -> None:
+    """Refuse a number of samples from which nothing can be measured.
+
+    Raises:
+        ValueError: it is less than ``least``.
+    """
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}.")
+
+
+def require_seed(seed: int) -> None:
+    """Refuse a seed that some generator does not take, before anything is measured.
+
+    Raises:
+        ValueError: it is negative, or has more than 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be from 0 to {2**63 - 1}, not {seed}.")
 
 
 def chamfer(
@@ -57,12 +87,13 @@ def chamfer(
         In the meshes' units, squared for the conventions with d^2.
 
     Raises:
-        ValueError: no such convention.
+        ValueError: no such convention, or fewer samples than 1.
         ShapeError: a mesh has no area.
     """
     if convention not in get_args(Convention):
         raise ValueError(f"convention must be one of {', '.join(get_args(Convention))}; got '{convention}'.")
-    count = samples or _SAMPLES[convention]
+    count = _SAMPLES[convention] if samples is None else samples
+    require_samples("samples", count)
     a = sample_surface(prediction, count, seed).points
     b = sample_surface(reference, count, seed + 1).points
     if convention == "point_to_mesh":

@@ -14,7 +14,14 @@ import torch
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh, NormalizedShape, normalize
-from sdf_tools.metrics._distances import chamfer, chamfer_floor, f_score, surface_error
+from sdf_tools.metrics._distances import (
+    chamfer,
+    chamfer_floor,
+    f_score,
+    require_samples,
+    require_seed,
+    surface_error,
+)
 from sdf_tools.metrics._overlap import Inside, iou, iou_near_surface, iou_paper
 from sdf_tools.topology import drop_unreferenced, edge_table, face_components, is_watertight, merge_vertices
 
@@ -230,8 +237,12 @@ def evaluate(
         seed: of all samples.
 
     Raises:
+        ValueError: fewer samples than 1, or a seed that is negative.
         ShapeError: a mesh is empty, has no area, or coordinates that are not finite.
     """
+    require_samples("samples", samples)
+    require_samples("iou_samples", iou_samples, 0)
+    require_seed(seed)
     for mesh in (prediction, reference):
         if mesh.faces.shape[0] == 0:
             raise ShapeError(f"'{mesh.name}' has no triangles; there is no surface to compare.")
