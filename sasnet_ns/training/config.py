@@ -33,7 +33,7 @@ def load_config(path: Path | str, kind: type[T]) -> T:
         raise ValueError(f"'{path}' is no configuration: that is a plain file of YAML, of 1 MiB at most.")
     try:
         text = file.read_text()
-        content = json.loads(text) if file.suffix == ".json" else yaml.load(text, _loader())
+        content = json.loads(text, object_pairs_hook=_once) if file.suffix == ".json" else yaml.load(text, _loader())
     except _TwiceError as error:
         raise ValueError(f"'{path}' has {error}; keep one.") from None
     except RecursionError:
@@ -102,6 +102,15 @@ def option_value(text: str, what: str) -> Any:
 
 class _TwiceError(ValueError):
     """A mapping names something twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise _TwiceError(f"'{name}' twice")
+        content[name] = value
+    return content
 
 
 def _loader() -> Any:

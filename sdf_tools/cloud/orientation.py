@@ -38,7 +38,7 @@ def orient_by_winding(
         points: (N, 3), longest side about 1.
         normals: (N, 3) unit normals of unknown side.
         iterations: of each solve; 40 is enough, and time is linear in it.
-        refine: replace normals more than 37 degrees off the field's.
+        refine: replace normals more than 37 degrees off the field's, unless most are: of a flat sheet no field tells.
         anchors: points to solve on, at most about.
     """
     chosen = even_subset(points, anchors)
@@ -52,7 +52,8 @@ def orient_by_winding(
         field = unit_vectors(-WindingTree(some, near=1.5).gradient(dipoles, final, points))
     agreement = (normals * field).sum(1, keepdims=True)
     oriented = np.where(agreement < 0, -normals, normals)
-    return np.where(np.abs(agreement) < 0.8, field, oriented) if refine else oriented
+    off = np.abs(agreement) < 0.8
+    return np.where(off, field, oriented) if refine and off.mean() < 0.5 else oriented
 
 
 def _has_thin_parts(points: np.ndarray, normals: np.ndarray, dipoles: np.ndarray) -> bool:

@@ -57,7 +57,8 @@ def read_npy(path: Path) -> dict[str, Any]:
         raise ShapeError(f"'{path.name}' holds no geometry: there are no points in it.")
     if rows.ndim != 2 or rows.dtype.kind not in "fiu" or rows.shape[1] < 3:
         raise ShapeError(f"'{path.name}' must be an array of numbers of shape (N, 3) or (N, 6), not {rows.shape}.")
-    if (rows.shape[0] == 3 and rows.shape[1] > 3) or (rows.shape[0] == 6 and rows.shape[1] > 12):
+    few = rows.shape[0] == 3 and rows.shape[1] not in (3, 6)
+    if few or rows.shape[0] < rows.shape[1] > 12:
         raise ShapeError(f"'{path.name}' {_turned(rows.shape)}.")
     return fields_of(rows, path.name)
 

@@ -136,12 +136,14 @@ def _guessed(rows: np.ndarray, names: list[str] | None, intensity_first: bool) -
     places, left = {"points": left[:3]}, left[3:]
     if intensity_first and len(left) in (4, 7) and _alike(rows, left):
         left = left[1:]
-    while len(left) >= 3:
-        part = what_are(rows[:, left[:3]])
+    at = 0
+    while at + 3 <= len(left):
+        part = what_are(rows[:, left[at : at + 3]])
         if part is None or part in places:
-            left = left[1:]
+            at += 1
             continue
-        places[part], left = left[:3], left[3:]
+        places[part] = left[at : at + 3]
+        at += 3
     return places
 
 

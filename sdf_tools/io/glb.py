@@ -67,7 +67,7 @@ class _Scene:
         self.accessors: list[dict[str, Any]] = self.tree.get("accessors", [])
         self.nodes: list[dict[str, Any]] = self.tree.get("nodes", [])
         self._check_sizes(len(data))
-        self.buffers = _buffers(self.tree, data[20 + length :])
+        self.buffers = _buffers(self.tree, memoryview(data)[20 + length :])
         self._written: dict[tuple[int, bool], int] = {}
 
     def _check_sizes(self, held: int) -> None:
@@ -84,7 +84,10 @@ class _Scene:
         if min(declared, default=0) < 0 or max(declared, default=0) > held or absent > held:
             raise ShapeError(f"'{self.where}' is damaged: it declares more values than it holds; export it again.")
         # Very many views, accessors and primitives may share the same bytes, of which each becomes a copy.
-        copies = sum(int(view["byteLength"]) for view in self.views)
+        lengths = [int(view["byteLength"]) for view in self.views]
+        if min(lengths, default=0) < 0:
+            raise ValueError
+        copies = sum(lengths)
         copies += sum(4 * _WIDTHS[a["type"]] * n for n, a in zip(declared, self.accessors, strict=True))
         for mesh in self.tree.get("meshes", []):
             copies += sum(8 * declared[i] for primitive in mesh["primitives"] for i in _accessors_of(primitive))
@@ -155,7 +158,7 @@ class _Scene:
         return b"".join([head, text, struct.pack("<I4s", total, b"BIN\0"), *parts])
 
 
-def _buffers(tree: dict[str, Any], rest: bytes) -> list[memoryview]:
+def _buffers(tree: dict[str, Any], rest: memoryview) -> list[memoryview]:
     """The bytes of each buffer of the tree, from its data URI or the next binary chunk; empty if there is neither."""
     chunks, at = [], 0
     while at + 8 <= len(rest):
@@ -163,7 +166,7 @@ def _buffers(tree: dict[str, Any], rest: bytes) -> list[memoryview]:
         if at + 8 + length > len(rest):
             raise ValueError
         if kind == b"BIN\0":
-            chunks.append(memoryview(rest)[at + 8 : at + 8 + length])
+            chunks.append(rest[at + 8 : at + 8 + length])
         at += 8 + length
     found = []
     for buffer in tree.get("buffers", []):

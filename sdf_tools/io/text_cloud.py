@@ -50,7 +50,7 @@ def read_text_cloud(data: bytes, where: str) -> dict[str, Any]:
     kept = [(first + i, line) for i, line in enumerate(body) if line.strip() and not line.lstrip().startswith(_COMMENT)]
     kept, notes = _without_counts(kept)
     text, quoted_commas = _unquoted("\n".join(line for _, line in kept))
-    probe = [w for line in text.split("\n", _PROBE)[:_PROBE] for w in re.split(r"[;\s]+", line.strip()) if w]
+    probe = [w for line in _first_lines(text, _PROBE) for w in re.split(r"[;\s]+", line.strip()) if w]
     decimal = any("," in w for w in probe) and all(_DECIMAL_COMMA.fullmatch(w) for w in probe)
     if quoted_commas and (not decimal or all(_THOUSANDS.fullmatch(w) for w in probe if "," in w)):
         raise ShapeError(
@@ -60,7 +60,7 @@ def read_text_cloud(data: bytes, where: str) -> dict[str, Any]:
     if decimal and len(probe) >= 3 * min(len(kept), _PROBE):
         text = text.replace(",", ".")
         notes.append("decimal commas were read as points")
-    ends = bool(re.search(r"[,;]\s*$", text.split("\n", 1)[0]))
+    ends = any(re.search(r"[,;]\s*$", line) for line in _first_lines(text, 1))
     packed = _spaced(text).encode("latin-1", "replace")
     widths = words_per_line(packed)
     odd = np.flatnonzero(widths != np.bincount(widths).argmax()) if len(widths) else widths
@@ -109,12 +109,29 @@ def _unquoted(text: str) -> tuple[str, bool]:
 
 
 def _spaced(text: str) -> str:
-    """The text with its separators as blanks, and NaN for empty fields before the last full one of a line."""
+    """The text with its separators as blanks, and NaN for empty fields.
+
+    Those at the end of a line count if all lines have as many separators, not all of them one at their end.
+    """
     text = text.replace(",", ";")
-    if re.search(r"(?m)(^|;)[ \t]*;", text):
-        text = "\n".join(line.rstrip("; \t") for line in text.split("\n"))
-        text = re.sub(r"(?m)(^|;)(?=[ \t]*;)", r"\1nan", text)
+    if re.search(r"(?m)(^|;)[ \t]*(;|$)", text):
+        lines = text.split("\n")
+        full = len({line.count(";") for line in lines}) == 1 and not all(line.rstrip().endswith(";") for line in lines)
+        text = text if full else "\n".join(line.rstrip("; \t") for line in lines)
+        text = re.sub(r"(?m)(^|;)(?=[ \t]*(;|$))" if full else r"(?m)(^|;)(?=[ \t]*;)", r"\1nan", text)
     return text.replace(";", " ")
+
+
+def _first_lines(text: str, count: int) -> list[str]:
+    """The first lines, without a copy of the rest."""
+    lines: list[str] = []
+    at = 0
+    while len(lines) < count and at <= len(text):
+        end = text.find("\n", at)
+        end = len(text) if end < 0 else end
+        lines.append(text[at:end])
+        at = end + 1
+    return lines
 
 
 def _find_points(lines: list[str], where: str) -> tuple[int, _Header | None]:
@@ -128,7 +145,7 @@ def _find_points(lines: list[str], where: str) -> tuple[int, _Header | None]:
         for mark in _COMMENT:
             bare = bare.removeprefix(mark)
         if len(bare) <= _HEADER:
-            bare = re.sub(r"[\[(].*?[\])]", "", bare)  # units
+            bare = re.sub(r"[\[(][^\[\](){}]*[\])]", "", bare)  # units
         bare = bare.strip() if comment else bare.strip(" ")
         words = [word.strip("\"'") for word in re.split(r"[,;\s]+", bare) if word]
         figures = [bool(_NUMBER.fullmatch(word)) for word in words]
@@ -180,6 +197,9 @@ def _names(header: _Header, rows: np.ndarray, ends: bool, where: str) -> tuple[l
         if len(names) == width - 1 and known_names(names) and counts_rows(rows[:, 0]):
             names = ["", *names]  # R writes the numbers of rows without a name
         if len(names) == width:
+            meant = [meaning(name) for name in names]
+            if header.spaced and sum(what is not None for what in meant) < 2 and meant[0] != "index":
+                return None, []  # a title of as many words
             return names, []
     names = header.splits[0]
     said = f"{listed(names)}: {len(names)} names for {width} columns"

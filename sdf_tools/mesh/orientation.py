@@ -17,6 +17,7 @@ from sdf_tools.spatial._libraries import import_igl
 from sdf_tools.spatial.ray_winding import RayWinding
 from sdf_tools.spatial.visibility import Sky
 from sdf_tools.topology import (
+    EdgeTable,
     drop_unreferenced,
     edge_table,
     face_cross,
@@ -43,7 +44,7 @@ class Oriented:
         doubled: triangles that were there twice, the two opposite ways; one of each was kept.
         walls: triangles of walls hidden inside the shape, which were left out.
         sheets: triangles of sheets that both sides are seen of and that enclose nothing, which were left out.
-        doubtful: share of the area whose side was a close call, 0 to 1.
+        doubtful: (F,) triangles of the result whose side was a close call; None if there are none.
     """
 
     mesh: Mesh
@@ -51,7 +52,7 @@ class Oriented:
     doubled: int = 0
     walls: int = 0
     sheets: int = 0
-    doubtful: float = 0.0
+    doubtful: np.ndarray | None = None
 
 
 def orient(mesh: Mesh, seed: int = 0) -> Oriented:
@@ -68,7 +69,7 @@ def orient(mesh: Mesh, seed: int = 0) -> Oriented:
     odd = (table.count == 2) & (table.balance != 0)
     first, group, opposite = same_vertices(faces)
     if not odd.any() and not opposite.any():
-        return _orient_bodies(mesh, vertices, faces)
+        return _orient_bodies(mesh, vertices, faces, table)
     twins = np.zeros(len(first), bool)
     twins[group[opposite]] = True
     kept = faces[first]
@@ -106,16 +107,16 @@ def orient(mesh: Mesh, seed: int = 0) -> Oriented:
         int(opposite.sum()),
         int(wall[patch].sum()),
         int(sheet[patch].sum()),
-        float(sizes[close_call].sum() / max(float(sizes[~(wall | sheet)].sum()), 1e-300)),
+        close_call[patch[keep]] if close_call.any() else None,
     )
 
 
-def _orient_bodies(mesh: Mesh, vertices: np.ndarray, faces: np.ndarray) -> Oriented:
+def _orient_bodies(mesh: Mesh, vertices: np.ndarray, faces: np.ndarray, table: EdgeTable) -> Oriented:
     """Neighbours agree: turn the bodies that are inside out, except cavities.
 
     An open body keeps the side that the file gives it unless its volume and most rays say otherwise.
     """
-    count, body = touching_bodies(faces)
+    count, body = touching_bodies(faces, table)
     volume = np.bincount(body, _volumes(vertices, faces, body, count), count)
     if (volume >= 0).all():
         return Oriented(mesh)
@@ -195,26 +196,44 @@ def _votes(
     if not asked.any():
         return np.zeros(count), np.zeros(count)
     rng = np.random.default_rng(seed)
-    area = np.linalg.norm(face_cross(vertices, faces), axis=1) * asked[patch]
-    order = np.argsort(patch, kind="stable")
-    running = np.concatenate([[0.0], np.cumsum(area[order])])
-    ends = np.searchsorted(patch[order], np.arange(count), side="right")
-    low, high = running[np.concatenate([[0], ends[:-1]])], running[ends]
-    share = (high - low) / max(running[-1], 1e-300)
+    area = np.bincount(patch, np.linalg.norm(face_cross(vertices, faces), axis=1) * asked[patch], count)
+    share = area / max(float(area.sum()), 1e-300)
     number = np.where(asked, np.maximum(FEWEST, np.ceil(RAYS * share)), 0).astype(np.int64)
-    owner = np.repeat(np.arange(count), number)
-    drawn = low[owner] + rng.random(len(owner)) * (high - low)[owner]
-    chosen = order[np.clip(np.searchsorted(running, drawn, side="right") - 1, 0, len(faces) - 1)]
-    u = np.sqrt(rng.random((len(owner), 1)))
-    v = rng.random((len(owner), 1))
-    corner = vertices[faces[chosen]]
-    points = (1 - u) * corner[:, 0] + u * (1 - v) * corner[:, 1] + u * v * corner[:, 2]
-    normals = unit_face_normals(vertices, faces)[chosen]
+    points, normals, owner = points_by_patch(vertices, faces, patch, number, rng)
     sky = Sky(vertices, faces)
     front, back = (
         np.bincount(owner, sky.seen(points, side * normals, rng), count) / np.maximum(number, 1) for side in (1, -1)
     )
     return front, back
+
+
+def points_by_patch(
+    vertices: np.ndarray, faces: np.ndarray, patch: np.ndarray, number: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points drawn by area from each patch.
+
+    Args:
+        vertices: (V, 3).
+        faces: (F, 3).
+        patch: (F,) of each face.
+        number: (P,) points of each patch.
+        rng: what draws.
+
+    Returns:
+        (M, 3) points, (M, 3) unit normals of their faces, (M,) their patches.
+    """
+    area = np.linalg.norm(face_cross(vertices, faces), axis=1)
+    order = np.argsort(patch, kind="stable")
+    running = np.concatenate([[0.0], np.cumsum(area[order])])
+    ends = np.cumsum(np.bincount(patch, minlength=len(number)))
+    low, high = running[np.concatenate([[0], ends[:-1]])], running[ends]
+    owner = np.repeat(np.arange(len(number)), number)
+    drawn = low[owner] + rng.random(len(owner)) * (high - low)[owner]
+    chosen = order[np.clip(np.searchsorted(running, drawn, side="right") - 1, 0, len(faces) - 1)]
+    u, v = np.sqrt(rng.random((len(owner), 1))), rng.random((len(owner), 1))
+    corner = vertices[faces[chosen]]
+    points = (1 - u) * corner[:, 0] + u * (1 - v) * corner[:, 1] + u * v * corner[:, 2]
+    return points, unit_face_normals(vertices, faces)[chosen], owner
 
 
 def _enclosed(vertices: np.ndarray, outward: np.ndarray, body: np.ndarray, count: int, asked: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 
 from sdf_tools.errors import ShapeError, nothing_inside
 from sdf_tools.geometry import Mesh, normalize
-from sdf_tools.mesh.orientation import Oriented, is_sealed, orient
+from sdf_tools.mesh.orientation import Oriented, is_sealed, orient, points_by_patch
 from sdf_tools.spatial._libraries import import_igl
 from sdf_tools.spatial.ray_winding import RayWinding
 from sdf_tools.topology import (
@@ -23,7 +23,6 @@ from sdf_tools.topology import (
     merge_vertices,
     repeated_faces,
     signed_volume,
-    unit_face_normals,
 )
 
 ORIENTATIONS = ("check", "guess", "trust")
@@ -36,10 +35,11 @@ _CRUMB = 1e-4  # share of the area below which an open piece is not asked about
 def prepare_mesh(mesh: Mesh, orientation: str = "check") -> tuple[Mesh, list[str]]:
     """Find the inside of a mesh and mend what is certain.
 
-    Triangles that are there twice, the same way round or the two opposite ways (as in ShapeNet), are kept once;
-    triangles that run against their neighbours are turned; bodies that are inside out are turned, cavities excepted;
-    walls hidden inside and sheets that enclose nothing are left out; cracks that vanish when vertices which differ in
-    their last digits are joined are closed. A mesh that has none of these comes back as it is.
+    Triangles that are there twice, the two opposite ways (as in ShapeNet), or the same way round where the mesh does
+    not close with both, are kept once; triangles that run against their neighbours are turned; bodies that are inside
+    out are turned, cavities excepted; walls hidden inside and sheets that enclose nothing are left out; cracks that
+    vanish when vertices which differ in their last digits are joined are closed. A mesh that has none of these comes
+    back as it is.
 
     Args:
         mesh: any triangle mesh, with at least one triangle that has an area.
@@ -68,26 +68,21 @@ def prepare_mesh(mesh: Mesh, orientation: str = "check") -> tuple[Mesh, list[str
         work = mesh
     else:
         work = _tidy(mesh, notes)
-    found = orient(work)
+    found = without_sheets(orient(work))
     changed = found.mesh is not work
     notes += say(found)
     if found.mesh.faces.shape[0] == 0:
         raise ShapeError(nothing_inside(mesh.name))
     sealed = is_sealed(found.mesh.faces.numpy())
-    if not sealed:
-        bodies, sheets = without_sheets(found.mesh)
-        if sheets:
-            found, changed = replace(found, mesh=bodies), True
-            notes += say(Oriented(bodies, sheets=sheets))
-            sealed = is_sealed(bodies.faces.numpy())
     # What is sealed but was left as it is may still be a body and its own reverse, which enclose nothing.
     reach = 1.0 if sealed and not changed else enclosure(found.mesh)
     if reach < NOTHING:
         raise ShapeError(nothing_inside(mesh.name))
-    if orientation == "check" and (found.doubtful > 0.1 or reach < HARDLY):
+    doubtful = _share(found)
+    if orientation == "check" and (doubtful > 0.1 or reach < HARDLY):
         why = (
-            f"both sides of {found.doubtful:.0%} of its area are seen almost alike"
-            if found.doubtful > 0.1
+            f"both sides of {doubtful:.0%} of its area are seen almost alike"
+            if doubtful > 0.1
             else "it is open so widely that hardly anything is enclosed"
         )
         raise ShapeError(
@@ -112,55 +107,59 @@ def enclosure(mesh: Mesh, samples: int = _SAMPLES) -> float:
         samples: points, uniform by area.
     """
     vertices, faces = _in_box(mesh)
-    area = np.linalg.norm(face_cross(vertices, faces), axis=1)
-    drawn = np.random.default_rng(0).random(samples)
-    chosen = np.searchsorted(np.cumsum(area) / area.sum(), drawn).clip(max=len(faces) - 1)
-    return float(_below(vertices, faces, chosen).mean())
+    return float(_below(vertices, faces, np.zeros(len(faces), np.int64), np.array([samples]))[0].mean())
 
 
-def without_sheets(mesh: Mesh) -> tuple[Mesh, int]:
+def without_sheets(found: Oriented) -> Oriented:
     """Leave out the open pieces that enclose nothing, such as the ground that a scan stands on, beside bodies that do.
 
     A piece encloses nothing if the winding number of the whole mesh just below it is that of a flat sheet; the panels
     of a body lie on what they enclose together, and stay. Sheets that lie before each other are left out in turn.
 
     Args:
-        mesh: triangles that face outward.
+        found: triangles that face outward.
 
     Returns:
-        The mesh (the same object if nothing was left out, or nothing would enclose anything), and how many triangles.
+        What is left, or the same object if nothing is left out or the rest would enclose nothing.
     """
-    vertices, faces = _in_box(mesh)
-    kept = np.arange(len(faces))
+    if not len(found.mesh.faces):
+        return found
+    kept = np.arange(len(found.mesh.faces))
+    every = found.mesh.faces.numpy()
     while True:
-        count, piece = face_components(faces[kept])
-        table = edge_table(faces[kept])
-        is_open = np.bincount(piece, (table.balance != 0)[table.of_face].any(1), count) > 0
-        area = np.linalg.norm(face_cross(vertices, faces[kept]), axis=1)
-        large = is_open & (np.bincount(piece, area, count) > _CRUMB * area.sum())
-        chosen, owner = _spread(piece, area, large)
-        if count == 1 or not len(chosen):
+        faces = every[kept]
+        table = edge_table(faces)
+        if (table.balance == 0).all():
             break
-        reach = np.bincount(owner, _below(vertices, faces[kept], chosen), count) / np.maximum(np.bincount(owner), 1)
+        count, piece = face_components(faces, table)
+        if count == 1:
+            break
+        vertices, _ = _in_box(found.mesh)
+        is_open = np.bincount(piece, (table.balance != 0)[table.of_face].any(1), count) > 0
+        area = np.bincount(piece, np.linalg.norm(face_cross(vertices, faces), axis=1), count)
+        large = is_open & (area > _CRUMB * area.sum())
+        number = np.where(large, max(32, _SAMPLES // max(1, int(large.sum()))), 0)
+        around, owner = _below(vertices, faces, piece, number)
+        reach = np.bincount(owner, around, count) / np.maximum(number, 1)
         flat = large & (reach < NOTHING)
         if not flat.any() or flat.all():
             break
         kept = kept[~flat[piece]]
-    if len(kept) == len(faces):
-        return mesh, 0
-    bodies = drop_unreferenced(replace(mesh, faces=mesh.faces[torch.from_numpy(kept)]))
-    return (bodies, len(faces) - len(kept)) if enclosure(bodies) >= HARDLY else (mesh, 0)
+    if len(kept) == len(every):
+        return found
+    bodies = drop_unreferenced(replace(found.mesh, faces=found.mesh.faces[torch.from_numpy(kept)]))
+    if enclosure(bodies) < HARDLY:
+        return found
+    doubtful = None if found.doubtful is None else found.doubtful[kept]
+    return replace(found, mesh=bodies, sheets=found.sheets + len(every) - len(kept), doubtful=doubtful)
 
 
-def _spread(piece: np.ndarray, area: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles drawn by area, equally many of each piece that is asked for, and the piece of each."""
-    order = np.argsort(piece, kind="stable")
-    running = np.concatenate([[0.0], np.cumsum(area[order])])
-    ends = np.cumsum(np.bincount(piece, minlength=len(asked)))
-    low, high = running[np.concatenate([[0], ends[:-1]])], running[ends]
-    owner = np.repeat(np.flatnonzero(asked), max(32, _SAMPLES // max(1, int(asked.sum()))))
-    drawn = low[owner] + np.random.default_rng(0).random(len(owner)) * (high - low)[owner]
-    return order[(np.searchsorted(running, drawn, side="right") - 1).clip(max=len(piece) - 1)], owner
+def _share(found: Oriented) -> float:
+    """Of the area whose side was a close call, 0 to 1."""
+    if found.doubtful is None:
+        return 0.0
+    area = np.linalg.norm(face_cross(found.mesh.vertices.numpy(), found.mesh.faces.numpy()), axis=1)
+    return float(area[found.doubtful].sum() / max(float(area.sum()), 1e-300))
 
 
 def _in_box(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
@@ -169,18 +168,17 @@ def _in_box(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(box.vertices.numpy()), box.faces.numpy()
 
 
-def _below(vertices: np.ndarray, faces: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Winding number, 0 to 1, just below a random point of each chosen triangle."""
-    rng = np.random.default_rng(1)
-    u, v = np.sqrt(rng.random((len(chosen), 1))), rng.random((len(chosen), 1))
-    corner = vertices[faces[chosen]]
-    points = (1 - u) * corner[:, 0] + u * (1 - v) * corner[:, 1] + u * v * corner[:, 2]
-    points = np.ascontiguousarray(points - 1e-3 * unit_face_normals(vertices, faces)[chosen])
+def _below(
+    vertices: np.ndarray, faces: np.ndarray, piece: np.ndarray, number: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(M,) winding numbers, 0 to 1, just below ``number`` random points of each piece, and the (M,) piece of each."""
+    points, normals, owner = points_by_patch(vertices, faces, piece, number, np.random.default_rng(0))
+    points = np.ascontiguousarray(points - 1e-3 * normals)
     solid = np.ascontiguousarray(faces[~degenerate_faces(vertices, faces)])
     if is_sealed(solid):
-        return np.minimum(np.abs(RayWinding(vertices, solid).winding(points)), 1)
+        return np.minimum(np.abs(RayWinding(vertices, solid).winding(points)), 1), owner
     around = np.asarray(import_igl().fast_winding_number(vertices, solid, points)).reshape(-1)
-    return np.clip(around, 0, 1)
+    return np.clip(around, 0, 1), owner
 
 
 def _referenced(mesh: Mesh, notes: list[str]) -> Mesh:
@@ -221,7 +219,7 @@ def _tidy(mesh: Mesh, notes: list[str]) -> Mesh:
     drop = degenerate_faces(vertices, faces)
     twice = repeated_faces(faces) & ~drop
     if twice.any():
-        notes.append(f"dropped {int(twice.sum()):,} triangles that were there twice, the same way round")
+        notes.append(_counted("dropped {} triangles that were there twice, the same way round", int(twice.sum())))
         drop |= twice
     if drop.any() and not drop.all():
         closed = drop_unreferenced(replace(closed, faces=closed.faces[torch.from_numpy(~drop)]))
@@ -237,8 +235,13 @@ def say(found: Oriented) -> list[str]:
         (found.walls, "left out {} triangles of walls hidden inside"),
         (found.sheets, "left out {} triangles of sheets that enclose nothing"),
     ):
-        if number == 1:
-            words = words.replace("triangles were", "triangle was").replace("triangles", "triangle")
         if number:
-            notes.append(words.format(f"{number:,}"))
+            notes.append(_counted(words, number))
     return notes
+
+
+def _counted(words: str, triangles: int) -> str:
+    if triangles == 1:
+        words = words.replace("triangles were", "triangle was").replace("triangles that were", "triangle that was")
+        words = words.replace("triangles", "triangle")
+    return words.format(f"{triangles:,}")

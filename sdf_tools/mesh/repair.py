@@ -56,7 +56,7 @@ def repair(
     mesh, joined = close_cracks(mesh)
     if joined:
         changes.append(f"closed cracks by joining {joined:,} vertices that differ in their last digits")
-    found = orientation.orient(_with_area(mesh)) if orient else None
+    found = without_sheets(orientation.orient(_with_area(mesh))) if orient else None
     mesh = clean(mesh if found is None else found.mesh)
     for number, what in (
         (before.duplicate_vertices, "merged {} vertices at the position of another"),
@@ -69,9 +69,6 @@ def repair(
     changes += [] if found is None else say(found)
     if mesh.faces.shape[0] == 0:
         raise ShapeError(nothing_inside(mesh.name))
-    if orient:
-        mesh, sheets = (mesh, 0) if orientation.is_sealed(mesh.faces.numpy()) else without_sheets(mesh)
-        changes += say(orientation.Oriented(mesh, sheets=sheets))
     mesh, apart = _separated(mesh)
     if apart:
         changes.append(f"gave {apart} bodies that touch along edges vertices of their own")

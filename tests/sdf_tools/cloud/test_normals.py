@@ -7,6 +7,7 @@ import torch
 from primitives import sphere
 
 from sdf_tools.cloud.normals import estimate_normals, orient_normals, with_normals
+from sdf_tools.cloud.preparation import prepare_cloud
 from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.sampling import sample_surface
@@ -148,3 +149,15 @@ def test_raw_bunny_scans(shared_data: Path, method: str) -> None:
     truth = SignedDistance(load(shared_data / "meshes" / "bunny_zippered.ply")).closest(scans.points).normals
     normals, _ = estimate_normals(scans.points, 40)
     assert outward(orient_normals(scans.points, normals, method, scan_ids=scans.scan_ids), truth) >= 0.99
+
+
+@pytest.mark.parametrize("relief", [0.0, 1e-3])
+def test_a_flat_grid_keeps_its_planes_normals_and_is_an_open_sheet(relief: float) -> None:
+    """The field of points in a plane lies in the plane, and is no better than the normals that it would replace."""
+    x, y = torch.meshgrid(*[torch.linspace(0, 1, 20, dtype=torch.float64)] * 2, indexing="ij")
+    points = torch.stack([x, y, relief * torch.sin(6 * x)], -1).reshape(-1, 3)
+    normals = orient_normals(points, estimate_normals(points)[0])
+    assert float(normals[:, 2].abs().min()) > 0.99
+    prepared = prepare_cloud(PointCloud(points))
+    assert any("open sheet" in said for said in prepared.said)
+    assert float((prepared.cloud.normals[:, 2] * prepared.cloud.normals[0, 2]).min()) > 0.99

@@ -471,3 +471,22 @@ def test_hostile_lines_take_no_time(tmp_path: Path, line: str) -> None:
     except ShapeError as error:
         assert "\n" not in str(error) and len(str(error)) < 300
     assert time.process_time() - start < 5
+
+
+def test_a_title_of_as_many_words_as_columns_is_no_header(tmp_path: Path) -> None:
+    path = tmp_path / "tower.txt"
+    path.write_text("scan of the old north tower\n" + "".join(f"{i} {2 * i} {i * i} 0.5 9.5 7.5\n" for i in range(5, 9)))
+    assert quietly(path)[0].points[1].tolist() == [6, 12, 36]
+
+
+def test_a_last_column_may_be_empty_here_and_there(tmp_path: Path) -> None:
+    path = tmp_path / "some.csv"
+    path.write_text("x,y,z,height above ground\n1,2,3,\n4,5,6,7\n8,9,10,\n")
+    assert quietly(path)[0].points.tolist() == [[1, 2, 3], [4, 5, 6], [8, 9, 10]]
+
+
+def test_many_brackets_before_the_points_are_read_in_one_pass(tmp_path: Path) -> None:
+    """Minutes, and the suite's time limit, if each is held against every other."""
+    path = tmp_path / "brackets.txt"
+    path.write_text(("#" + "(" * 9_990 + "\n") * 1000 + "1 2 3\n4 5 6\n")
+    assert load(path).points.tolist() == [[1, 2, 3], [4, 5, 6]]

@@ -130,6 +130,14 @@ def ground(height: float, size: float) -> Mesh:
     return Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]]))
 
 
+def fine_ground(height: float, size: float) -> Mesh:
+    import trimesh
+
+    coarse = ground(height, size)
+    fine = trimesh.Trimesh(coarse.vertices.numpy(), coarse.faces.numpy(), process=False).subdivide().subdivide()
+    return Mesh(torch.from_numpy(fine.vertices.copy()), torch.from_numpy(fine.faces.astype("int64")))
+
+
 def twice_on_top(mesh: Mesh, times: int = 2) -> Mesh:
     top = mesh.faces[(mesh.vertices[mesh.faces][..., 2] == mesh.vertices[:, 2].max()).all(1)]
     return replace(mesh, faces=torch.cat([mesh.faces, *[top] * (times - 1)]))
@@ -174,6 +182,14 @@ CASES: dict[str, tuple[Mesh, Inside, str]] = {
     "a shelf whose top is there three times": (twice_on_top(SHELF, 3), in_block((0, 0, 0), (1, 1, 0.05)), "dropped 64 triangles"),
     "a cube above a wide ground": (join(CUBE, ground(-0.3, 3.0)), in_block((0, 0, 0), (1, 1, 1)), "left out 2 triangles of sheets"),
     "a cube above a small ground": (join(CUBE, ground(-0.3, 0.6)), in_block((0, 0, 0), (1, 1, 1)), "left out 2 triangles of sheets"),
+    "a ground between two cubes": (
+        join(join(CUBE, ground(-0.3, 3.0)), block((2, 0, 0), (3, 1, 1))),
+        either(in_block((0, 0, 0), (1, 1, 1)), in_block((2, 0, 0), (3, 1, 1))), "left out 2 triangles of sheets"),
+    "two grounds before two cubes": (
+        join(join(ground(-0.3, 3.0), ground(-0.6, 2.0)), join(CUBE, block((2, 0, 0), (3, 1, 1)))),
+        either(in_block((0, 0, 0), (1, 1, 1)), in_block((2, 0, 0), (3, 1, 1))), "left out 4 triangles of sheets"),
+    "a cube close above a ground with one face turned": (
+        join(CUBE, one_turned(fine_ground(-0.02, 0.8))), in_block((0, 0, 0), (1, 1, 1)), "triangles of sheets"),
     "a cube above three sheets": (
         welded(CUBE, *(ground(z, 0.5) for z in (-0.3, -0.35, -0.4))), in_block((0, 0, 0), (1, 1, 1)), "left out 6 triangles of sheets"),
 }  # fmt: skip
