@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -285,6 +286,7 @@ class Render(ReadsFiles):
     def run(self) -> None:
         import dataclasses
 
+        self._check()
         from sdf_tools.distance.signed_distance import SignedDistance
         from sdf_tools.geometry import positions
         from sdf_tools.pictures.plots import add_color_bar
@@ -326,6 +328,15 @@ class Render(ReadsFiles):
             pictures = [add_color_bar(picture, low, high, "coolwarm", label) for picture in pictures]
         save_picture(pictures if moving else pictures[0], self.output_path)
         print(self.output_path)
+
+    def _check(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"--size must be at least 1, not {self.size}.")
+        for name, angle in (("azimuth", self.azimuth), ("elevation", self.elevation)):
+            if not math.isfinite(angle):
+                raise ValueError(f"--{name} must be finite, not {angle:g}.")
+        if self.largest is not None and not 0 < self.largest < math.inf:
+            raise ValueError(f"--largest must be positive and finite, not {self.largest:g}.")
 
 
 def _mesh(path: str | Path) -> Mesh:

@@ -35,6 +35,12 @@ def _mean(values: Tensor) -> Tensor:
     return values.mean() if values.numel() else values.sum()
 
 
+def _refuse_other_shapes(names: str, first: Tensor, second: Tensor) -> None:
+    """Shapes that differ would broadcast, to N^2 pairs, without a word."""
+    if first.shape != second.shape:
+        raise ValueError(f"{names} must have one shape; got {tuple(first.shape)} and {tuple(second.shape)}.")
+
+
 def coarse_to_fine_loss(
     predicted: Float[Tensor, "*batch"],
     target: Float[Tensor, "*batch"],
@@ -99,10 +105,7 @@ def distance_weighted_loss(
     Raises:
         ValueError: the shapes differ.
     """
-    if predicted.shape != target.shape:
-        raise ValueError(
-            f"predicted and target must have one shape; got {tuple(predicted.shape)} and {tuple(target.shape)}."
-        )
+    _refuse_other_shapes("predicted and target", predicted, target)
     error = (predicted - target).abs()
     weight = (near / (target.abs() + near)).clamp_min(far_weight)
     weight = torch.where(error.detach() > sign_margin * target.abs(), torch.ones_like(weight), weight)
@@ -130,7 +133,12 @@ def manifold_loss(values: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
 def normal_alignment_loss(
     gradient: Float[Tensor, "*batch d"], normals: Float[Tensor, "*batch d"], *, signed: bool = True
 ) -> Float[Tensor, ""]:
-    """``mean 1 - cos(g, n)`` at surface points (SIREN, eq. 6); ``1 - |cos|`` for normals without orientation."""
+    """``mean 1 - cos(g, n)`` at surface points (SIREN, eq. 6); ``1 - |cos|`` for normals without orientation.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _refuse_other_shapes("gradient and normals", gradient, normals)
     cosine = torch.nn.functional.cosine_similarity(gradient, normals, dim=-1)
     return _mean(1 - (cosine if signed else cosine.abs()))
 
@@ -138,7 +146,12 @@ def normal_alignment_loss(
 def normal_difference_loss(
     gradient: Float[Tensor, "*batch d"], normals: Float[Tensor, "*batch d"]
 ) -> Float[Tensor, ""]:
-    """``mean |g - n|`` at surface points: direction and length at once (IGR, eq. 4, second term)."""
+    """``mean |g - n|`` at surface points: direction and length at once (IGR, eq. 4, second term).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _refuse_other_shapes("gradient and normals", gradient, normals)
     return _mean((gradient - normals).norm(dim=-1))
 
 
@@ -148,7 +161,11 @@ def sign_agnostic_loss(
     """``mean | |f| - h |^power`` with unsigned distances ``h`` to a raw cloud (SAL, Atzmon and Lipman 2020, eq. 2).
 
     Both signs fit equally well: a network that starts as the distance of a sphere ends up with a sign of its own.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    _refuse_other_shapes("values and unsigned_distance", values, unsigned_distance)
     return _mean((values.abs() - unsigned_distance).abs().pow(power))
 
 
@@ -178,7 +195,11 @@ def directional_divergence_loss(
     Args:
         gradient: ``g``.
         gradient_change: ``H g``, from ``hessian_gradient_product``.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    _refuse_other_shapes("gradient and gradient_change", gradient, gradient_change)
     along = (gradient * gradient_change).sum(-1)
     return _mean(along.abs() / gradient.square().sum(-1).clamp_min(1e-8))
 
@@ -204,7 +225,14 @@ def heat_loss(
         values: ``f``.
         gradient: ``g``.
         absorption: ``a``, in one over the units of ``f``.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    if values.shape != gradient.shape[:-1]:
+        raise ValueError(
+            f"values must have one number for each gradient; got {tuple(values.shape)} and {tuple(gradient.shape)}."
+        )
     heat = torch.exp(-2 * absorption * values.abs())
     return _mean(heat * (gradient.square().sum(-1) + 1) / 2)
 

@@ -59,12 +59,14 @@ def reconstruct(
         done to the cloud is warned about.
 
     Raises:
-        ValueError: no such method, or a ``trim`` that is not positive.
+        ValueError: no such method, a resolution below 8, or a ``trim`` that is not positive.
         ShapeError: fewer than 16 points, all on one line, or no surface.
         MissingLibraryError: ``poisson`` without Open3D.
     """
     if method not in ("imls", "poisson"):
         raise ValueError(f"method must be imls or poisson, not '{method}'.")
+    if resolution is not None and not resolution >= COARSE:
+        raise ValueError(f"The resolution must be at least {COARSE} cells along the longest side; got {resolution}.")
     if trim is not None and not trim > 0:
         raise ValueError(f"trim must be a positive number of spacings, not {trim:g}.")
     prepared = prepare_cloud(

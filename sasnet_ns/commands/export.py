@@ -26,7 +26,8 @@ class Arguments:
     load_config: Path
     """config.yml of a run, its folder, or a field.pt or field.safetensors written by sasnet_ns."""
     output_path: Path = Path("field.pt2")
-    """File to write: .safetensors, .pt, .pt2 (torch.export) or .onnx. It appears whole or not at all."""
+    """File to write: .safetensors, .pt, .pt2 (torch.export) or .onnx, always in small letters. It appears whole or not
+    at all."""
     bits: Literal[8, 16, 32] = 32
     """Of the weights in a .safetensors or .pt: 16 is half the size, 8 a quarter or less. Read wherever fields are."""
 
@@ -39,19 +40,21 @@ def run(arguments: Arguments) -> None:
     from sasnet_ns.networks.export import export_field
 
     field = SignedDistanceField.load(arguments.load_config)
-    export_field(field, arguments.output_path, arguments.bits)
+    # Everything that reads fields goes by the small letters.
+    path = arguments.output_path.with_suffix(arguments.output_path.suffix.lower())
+    export_field(field, path, arguments.bits)
     center = " ".join(f"{value:.9g}" for value in field.center.tolist())
-    print(f"{arguments.output_path}: box = (world - [{center}]) * {float(field.scale):.9g}")
-    if arguments.output_path.suffix == ".onnx" or (arguments.output_path.suffix != ".pt2" and arguments.bits == 32):
+    print(f"{path}: box = (world - [{center}]) * {float(field.scale):.9g}")
+    if path.suffix == ".onnx" or (path.suffix != ".pt2" and arguments.bits == 32):
         return
-    if arguments.output_path.suffix == ".pt2":
-        again: torch.nn.Module = torch.export.load(arguments.output_path).module()
+    if path.suffix == ".pt2":
+        again: torch.nn.Module = torch.export.load(path).module()
     else:
-        again = SignedDistanceField.load(arguments.output_path)
+        again = SignedDistanceField.load(path)
     points = torch.rand(4096, 3, generator=torch.Generator().manual_seed(0)) - 0.5
     with torch.no_grad():
         difference = (again(points) - field(points)).abs()
-    size = f"{arguments.output_path.stat().st_size / 1024:,.0f} KB, " if arguments.bits != 32 else ""
+    size = f"{path.stat().st_size / 1024:,.0f} KB, " if arguments.bits != 32 else ""
     print(
         f"{size}difference from the field at 4,096 points: at most {float(difference.max()):.1e} box units, "
         f"{float(difference.mean()):.1e} on average"

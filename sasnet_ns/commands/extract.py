@@ -115,7 +115,7 @@ def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
             lipschitz=arguments.lipschitz,
             coarse_resolution=arguments.coarse_resolution,
             thorough=arguments.thorough,
-            normals=arguments.normals,
+            normals=arguments.normals and arguments.simplify_mesh is None,
             device=surface.device,
             progress=lambda stage, count: status.update(f"extracting: {stage}, {count:,} evaluations"),
         )
@@ -126,9 +126,28 @@ def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
         warnings.warn(f"{left_out} --min-component-faces 0 keeps them.", stacklevel=1)
     if arguments.simplify_mesh is not None:
         mesh = simplify(mesh, arguments.simplify_mesh)
+    if arguments.normals and mesh.vertex_normals is None:
+        mesh = _with_normals(mesh, surface, float((corners[1] - corners[0]).max()) / arguments.resolution)
     if arguments.vertex_colors and surface.color is not None:
         mesh = _colored(mesh, surface)
     return frame.mesh_to_world(mesh)
+
+
+def _with_normals(mesh: Mesh, surface: LoadedSurface, cell: float) -> Mesh:
+    """A simplified mesh, in box coordinates, with the direction of the field's gradient, or its own where that is 0."""
+    import numpy as np
+    import torch
+
+    from sdf_tools.extraction import SampledField
+    from sdf_tools.topology import vertex_normals
+    from sdf_tools.vectors import unit_vectors
+
+    field = SampledField(surface.field, surface.device)
+    vertices = mesh.vertices.numpy()
+    normals = unit_vectors(field.gradient(vertices, np.full(3, 0.01 * cell)))
+    outwards = normals if surface.inside == "below" else -normals
+    outwards = np.where(outwards.any(1, keepdims=True), outwards, vertex_normals(vertices, mesh.faces.numpy()))
+    return dataclasses.replace(mesh, vertex_normals=torch.from_numpy(outwards))
 
 
 def _colored(mesh: Mesh, surface: LoadedSurface) -> Mesh:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,8 +125,14 @@ def _check(arguments: Arguments) -> None:
             raise ValueError(f"--{name} must be at least {least}, not {getattr(arguments, name)}.")
     if arguments.size is not None and arguments.size < 16:
         raise ValueError(f"--size must be at least 16, not {arguments.size}.")
-    if not arguments.zoom > 0:
-        raise ValueError(f"--zoom must be positive, not {arguments.zoom:g}.")
+    for name in ("zoom", "largest"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name} must be positive and finite, not {value:g}.")
+    for name in ("azimuth", "elevation"):
+        angle = getattr(arguments, name)
+        if angle is not None and not math.isfinite(angle):
+            raise ValueError(f"--{name} must be finite, not {angle:g}.")
     if len(arguments.runs) > 1 and arguments.show not in ("shaded", "error", "curves"):
         raise ValueError(f"--show {arguments.show} draws one run; give one, or leave --show out for a comparison.")
 
@@ -245,17 +252,16 @@ def _draw_slice(surface: LoadedSurface, arguments: Arguments) -> None:
         box = ((points.double() - center) * scale).float().to(surface.device)
         return in_chunks(surface.field, box).cpu() / scale
 
+    digits = max(4, 3 + int(math.log10(max(abs(offset) * scale, 1.0))))  # more where the box is far away
     slice_plot(
         distance, arguments.output_path, axis=arguments.axis, offset=offset,
         resolution=arguments.size or 400, bounds=(tuple(low.tolist()), tuple(high.tolist())),
-        spacing=_round(0.025 / scale), title=f"signed distance at {arguments.axis} = {offset:.4g}",
+        spacing=_round(0.025 / scale), title=f"signed distance at {arguments.axis} = {offset:.{digits}g}",
     )  # fmt: skip
 
 
 def _round(value: float) -> float:
     """The nearest of 1, 2 and 5 times a power of ten."""
-    import math
-
     power = 10.0 ** math.floor(math.log10(value))
     return min((step * power for step in (1, 2, 5, 10)), key=lambda step: abs(math.log(step / value)))
 

@@ -56,7 +56,12 @@ def load_surface(
         raise ValueError(f"there is no run at '{path}'; give the config.yml that ns-train names when it finishes.")
     config_path = folder / "config.yml"
     description = read_description(folder)
-    if (description is None and not config_path.is_file()) or (path.is_file() and path.name not in _RUN_FILES):
+    if path.is_file() and path.name not in _RUN_FILES:
+        raise ValueError(
+            f"'{path}' is no config.yml, .pt or .safetensors, and its folder holds no field.pt; name one of these, or "
+            "the folder of a run."
+        )
+    if description is None and not config_path.is_file():
         raise ValueError(f"'{folder}' holds no field.pt and no config.yml; it is not the folder of a run.")
     if description is None and not trust:
         raise ValueError(

@@ -35,10 +35,10 @@ def pack_state(state: Mapping[str, Tensor], trained: Iterable[str], bits: int) -
     packed: dict[str, Tensor] = {}
     names = set(trained)
     for name, tensor in state.items():
-        if bits == 32 or name not in names or tensor.dtype != torch.float32 or tensor.numel() < FEWEST:
+        if bits == 32 or name not in names or not tensor.is_floating_point() or tensor.numel() < FEWEST:
             packed[name] = tensor
             continue
-        flat = tensor.detach().cpu().reshape(-1)
+        flat = tensor.detach().cpu().float().reshape(-1)
         if not bool((flat.abs() <= torch.finfo(torch.float16).max).all()):
             raise ValueError(f"'{name}' has values that {bits} bits cannot hold; export with 32 bits.")
         if bits == 16:

@@ -22,6 +22,7 @@ from sdf_tools.geometry import Shape
 
 _LEVELS = 255  # of a slice's distances; a byte each
 _REACH = 0.26  # the largest of them as a share of the box; between two level lines
+_FAR = 100  # sides of the box from zero, from where on float32, in which browsers draw, blurs the surface
 _TEMPLATE = Path(__file__).with_name("page_template.html")
 
 
@@ -76,11 +77,13 @@ def write_page(
     shown = shown_shape(lambda: trained)
     surface = extract(shown, resolution, ViewSettings(), thorough=True)
     reference = None if shape is None else _distance_from(shape)
+    origin = _origin(shown)
     data = {
-        "vertices": _packed(shown.frame.to_world(surface.vertices).float()),
+        "origin": origin.tolist(),
+        "vertices": _packed((shown.frame.to_world(surface.vertices) - origin).float()),
         "faces": _packed(surface.faces.int()),
         "looks": _looks(shown, surface, reference, masks),
-        **_slices(shown, slices, slice_size),
+        **_slices(shown, origin, slices, slice_size),
         **_camera(torch.eye(3)["xyz".index(up)], front),
     }
     page = _TEMPLATE.read_text(encoding="utf-8")
@@ -93,6 +96,13 @@ def write_page(
         page = page.replace(f"%%{name}%%", text)
     write_atomically(path, page.encode("utf-8"))
     return path
+
+
+def _origin(field: ShownField) -> torch.Tensor:
+    """World coordinates that the page counts from: zero, or the middle of a box that is far away."""
+    center = field.frame.center.double().cpu()
+    side = float((field.bounds[1] - field.bounds[0]).max()) / field.frame.scale
+    return center if float(center.abs().max()) > _FAR * side else torch.zeros_like(center)
 
 
 def _camera(up: torch.Tensor, front: tuple[float, float, float] | None) -> dict[str, list[float]]:
@@ -156,7 +166,7 @@ def _color_steps(name: str) -> list[list[Any]]:
 
 
 @torch.no_grad()
-def _slices(field: ShownField, count: int, size: int) -> dict[str, Any]:
+def _slices(field: ShownField, origin: torch.Tensor, count: int, size: int) -> dict[str, Any]:
     """Distances on planes across each axis as bytes, and the colours that the bytes stand for."""
     low, high = field.bounds
     reach = float((high - low).max())
@@ -176,5 +186,5 @@ def _slices(field: ShownField, count: int, size: int) -> dict[str, Any]:
             values = field.values(points.reshape(-1, 3).to(field.device)).float().cpu() / reach
             levels = ((values / _REACH + 1) / 2 * (_LEVELS - 1)).round().clamp(0, _LEVELS - 1)
             planes[name].append(_packed(levels.to(torch.uint8)))
-    corners = field.frame.to_world(field.bounds).tolist()
+    corners = (field.frame.to_world(field.bounds) - origin).tolist()
     return {"slices": planes, "sliceScale": steps, "sliceSize": size, "low": corners[0], "high": corners[1]}

@@ -51,7 +51,7 @@ def dual_contour(
     grid = lattice.grid
     gradient = unit_vectors(field.gradient(crossings, grid.spacing * 1e-2))
     # Where the surface is capped at the box, its plane is the box's, not the field's.
-    capped = np.abs(edges.ends).max(1) >= np.finfo(np.float32).max
+    capped = field.capped(grid, edges.index, edges.axes)
     gradient[capped] = np.eye(3)[edges.axes[capped]]
     index, axes = edges.index, edges.axes
     keys = np.stack([_vertex_keys(lattice, grid, index, axes, level, turn) for turn in range(4)], 1)

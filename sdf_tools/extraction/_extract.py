@@ -10,16 +10,20 @@ import numpy as np
 import torch
 
 from sdf_tools.errors import ShapeError, needs
-from sdf_tools.extraction._fields import Field, Grid, SampledField
+from sdf_tools.extraction._fields import STAND_IN, Field, Grid, SampledField, lost_in_float32
 from sdf_tools.geometry import Mesh
+from sdf_tools.topology import vertex_normals
 from sdf_tools.vectors import unit_vectors
 
 if TYPE_CHECKING:
+    from sdf_tools.extraction._lattice import CoarseLattice
     from sdf_tools.extraction._search import Search
     from sdf_tools.extraction._sparse import CrossingEdges, SparseLattice
 
 Bounds = Sequence[Sequence[float]]
 UNIT_BOX: Bounds = ((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5))
+
+_LARGEST_LEVEL = 1e38
 
 # Vertices keep this share of a cell's edge between themselves and the lattice nodes: a value that equals the level
 # at a node would otherwise put several vertices on one point and leave triangles without area.
@@ -127,7 +131,9 @@ def extract_meshes(
     Memory grows with the surface, not with the volume: about 4 KB per touched brick of 8^3 nodes, besides the mesh.
 
     Args:
-        field: callable (N, 3) -> (N,) or (N, 1), torch or numpy; called without gradient.
+        field: callable (N, 3) -> (N,) or (N, 1), torch or numpy; called without gradient. Networks get tensors of
+            their own type; plain functions on the CPU get float64 where the box is too far from the origin, or the
+            level too large, for float32.
         levels: values of the surfaces, a mesh each; evaluations are shared.
         resolution: cells along the longest side of the box, any number; cells are as near to cubes as whole numbers
             allow.
@@ -149,8 +155,9 @@ def extract_meshes(
             cells too. With ``search="growth"`` and a small ``coarse_resolution`` little else is evaluated.
         refine_steps: regula falsi steps that move each vertex along its edge onto the level set; one evaluation per
             vertex and step.
-        normals: whether to add vertex normals from the field's gradient (automatic differentiation where possible,
-            else central differences).
+        normals: whether to add unit vertex normals from the field's gradient (automatic differentiation where possible,
+            else central differences). Caps have the box's, and where the gradient vanishes, as an occupancy's does,
+            they are the mesh's own.
         cap: whether to close the surface one cell inside the faces of the box.
         device: where a torch field lives; default where its parameters are, else the CPU.
         chunk: points per call of the field; default its own ``points_at_once`` if it has one, else 8,192 on the CPU and
@@ -167,7 +174,8 @@ def extract_meshes(
         ValueError: bad arguments.
 
     Warns:
-        UserWarning: closed pieces smaller than a stated size may be missing; it names the options that help.
+        UserWarning: closed pieces smaller than a stated size may be missing; it names the options that help. The box
+            is far away and the field takes float32 only.
     """
     return _extract(
         field,
@@ -224,8 +232,14 @@ def _extract(
     grid = make_grid(resolution, bounds)
     limit = float(np.finfo(np.float32).max)
     border = (limit if inside == "below" else -limit) if cap else None
-    if not len(levels) or not np.isfinite(levels).all():
-        raise ValueError(f"Levels must be one or more finite numbers; got {list(levels)}.")
+    levels = [float(value) for value in levels]
+    if not levels or not np.isfinite(levels).all():
+        raise ValueError(f"Levels must be one or more finite numbers; got {levels}.")
+    if max(map(abs, levels)) > _LARGEST_LEVEL:
+        raise ValueError(
+            f"Levels must lie between -{_LARGEST_LEVEL:g} and {_LARGEST_LEVEL:g}, in float32's range; got {levels}; "
+            "divide the field and its level by a constant."
+        )
     if method not in ("marching_cubes", "dual_contouring"):
         raise ValueError(f"method must be 'marching_cubes' or 'dual_contouring'; got '{method}'.")
     if search not in ("auto", "growth"):
@@ -234,14 +248,20 @@ def _extract(
         raise ValueError(f"lipschitz must be a positive number; got {lipschitz}.")
     if coarse_resolution < 2:
         raise ValueError(f"coarse_resolution must be at least 2; got {coarse_resolution}.")
-    sampled = SampledField(field, device, chunk, progress, border)
+    sampled = SampledField(field, device, chunk, progress, border, grid.lost_in_float32)
     rng = np.random.default_rng(seed)
     coarse = sample_coarse(sampled, grid, coarse_resolution)
+    if grid.lost_in_float32 and sampled.takes_float32_only:
+        _warn_of_rounding(bounds)
     meshes = []
     lattice: SparseLattice | None = None
     for number, value in enumerate(levels):
-        level = float(np.float32(value))  # numpy and the kernels compare in different precision otherwise
         sampled.stage = "search"
+        if _lost_in_values(value - sampled.offset, coarse):
+            sampled.subtract(value)
+            coarse, lattice = sample_coarse(sampled, grid, coarse_resolution), None
+        # numpy and the kernels compare in different precision otherwise
+        level = float(np.float32(value - sampled.offset))
         found = search_surface(
             sampled, coarse, level, rng, bounded=search != "growth", lipschitz=lipschitz, thorough=thorough
         )
@@ -280,14 +300,15 @@ def _extract(
             if number == len(levels) - 1:
                 lattice.forget_values()
             faces = lattice.triangles()
-        vertex_normals = None
+        if inside == "above":
+            faces = np.ascontiguousarray(faces[:, ::-1])
+        outwards = None
         if normals:
             sampled.stage = "normals"
             gradient = unit_vectors(sampled.gradient(vertices, grid.spacing * 1e-2))
-            vertex_normals = torch.from_numpy(gradient if inside == "below" else -gradient)
-        if inside == "above":
-            faces = np.ascontiguousarray(faces[:, ::-1])
-        meshes.append(Mesh(torch.from_numpy(vertices), torch.from_numpy(faces), vertex_normals, name=name))
+            gradient = gradient if inside == "below" else -gradient
+            outwards = torch.from_numpy(_normals(gradient, vertices, faces, grid if cap else None, method))
+        meshes.append(Mesh(torch.from_numpy(vertices), torch.from_numpy(faces), outwards, name=name))
     return meshes
 
 
@@ -322,7 +343,7 @@ def _edges_near(grid: Grid, places: np.ndarray | torch.Tensor) -> tuple[np.ndarr
 
 
 def _box(bounds: Bounds) -> str:
-    return " to ".join("(" + ", ".join(f"{float(x):g}" for x in corner) + ")" for corner in bounds)
+    return " to ".join("(" + ", ".join(f"{float(x):.8g}" for x in corner) + ")" for corner in bounds)
 
 
 def _warn_of_losses(search: Search, grid: Grid, level: float) -> None:
@@ -337,6 +358,48 @@ def _warn_of_losses(search: Search, grid: Grid, level: float) -> None:
     )
 
 
+def _warn_of_rounding(bounds: Bounds) -> None:
+    warnings.warn(
+        f"The field takes float32 points, which are too coarse for cells of the box {_box(bounds)}: the surface may be "
+        "distorted; let the field take float64, or shift its coordinates to the origin.",
+        stacklevel=4,
+    )
+
+
+def _lost_in_values(level: float, coarse: CoarseLattice) -> bool:
+    """Whether float32 is too coarse for values near ``level``, judged by how they change over a cell."""
+    if level == 0:
+        return False
+    known = np.abs(coarse.values) < STAND_IN
+    low = coarse.values.min(where=known, initial=np.inf)
+    high = coarse.values.max(where=known, initial=-np.inf)
+    return lost_in_float32(abs(level), max(0.0, float(high) - float(low)) / int(coarse.grid.cells.max()))
+
+
+def _normals(
+    gradient: np.ndarray, vertices: np.ndarray, faces: np.ndarray, capped: Grid | None, method: str
+) -> np.ndarray:
+    """(V, 3) unit normals: the outward unit gradients, but for those of caps and those of length 0."""
+    normals = gradient
+    if (~normals.any(1)).mean() > 0.5:
+        normals = np.zeros_like(normals)  # a step function: where a difference meets its step, it points along an axis
+    if capped is not None:
+        caps = _cap_normals(capped, vertices)
+        # A vertex of dual contouring can belong to a cap and to what it meets; the faces know.
+        normals = np.where(caps.any(1)[:, None], caps if method == "marching_cubes" else 0.0, normals)
+    flat = ~normals.any(1)
+    if flat.any():
+        normals[flat] = vertex_normals(vertices, faces[flat[faces].any(1)])[flat]
+    return normals
+
+
+def _cap_normals(grid: Grid, vertices: np.ndarray) -> np.ndarray:
+    """(V, 3) outward normals of the caps, in the outermost cells; 0 for the other vertices."""
+    at = (vertices - grid.low) / grid.spacing
+    margin = 1 - _CLEARANCE / 2
+    return unit_vectors((at > grid.cells - margin).astype(np.float64) - (at < margin))
+
+
 def _dual_contour(
     field: SampledField, lattice: SparseLattice, level: float, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -348,6 +411,13 @@ def _dual_contour(
     return dual_contour(field, lattice, edges, crossings, level)
 
 
+def _wild_edges(field: SampledField, grid: Grid, edges: CrossingEdges) -> np.ndarray:
+    """(V,) whether the field, not the cap, leaps to a stand-in value along an edge: nothing to interpolate."""
+    sizes = np.abs(edges.ends)
+    leaps = (sizes.max(1) >= STAND_IN) & (sizes.min(1) < 1e-6 * sizes.max(1))
+    return leaps & ~field.capped(grid, edges.index, edges.axes) if leaps.any() else leaps
+
+
 def _place_vertices(field: SampledField, grid: Grid, edges: CrossingEdges, level: float, steps: int) -> np.ndarray:
     """(V, 3) float64 positions on the crossed edges: linear interpolation, then regula falsi inside the bracket."""
     rows, axes = np.arange(len(edges.axes)), edges.axes
@@ -355,6 +425,7 @@ def _place_vertices(field: SampledField, grid: Grid, edges: CrossingEdges, level
     value_below, value_above = (edges.ends.astype(np.float64) - level).T
     t = np.clip(value_below / (value_below - value_above), _CLEARANCE, 1 - _CLEARANCE)
     position = edges.index.astype(np.float64)
+    wild = _wild_edges(field, grid, edges) if steps else np.zeros(len(rows), dtype=bool)
     for step in range(steps + 1):
         position[rows, axes] = edges.index[rows, axes] + t
         if step == steps:
@@ -364,5 +435,7 @@ def _place_vertices(field: SampledField, grid: Grid, edges: CrossingEdges, level
         below, value_below = np.where(left, t, below), np.where(left, value, value_below)
         above, value_above = np.where(left, above, t), np.where(left, value_above, value)
         share = value_below / np.where(value_below == value_above, 1.0, value_below - value_above)
+        if wild.any():  # regula falsi never leaves the other end
+            share = np.where(wild & (np.maximum(np.abs(value_below), np.abs(value_above)) >= STAND_IN), 0.5, share)
         t = np.clip(below + (above - below) * share, _CLEARANCE, 1 - _CLEARANCE)
     return grid.positions(position)

@@ -12,6 +12,14 @@ import torch
 from sdf_tools.chunks import chunk_size
 from sdf_tools.errors import ShapeError
 
+STAND_IN = 1e30
+"""Values from here on mean "anywhere outside", such as a capped border's; they say nothing about distance."""
+
+
+def lost_in_float32(size: np.ndarray | float, step: np.ndarray | float) -> bool:
+    """Whether float32 rounds numbers of ``size`` by more than a thousandth of a ``step``, along any axis."""
+    return bool(np.any(np.asarray(size) * 2.0**-24 > 1e-3 * np.asarray(step)))
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -31,6 +39,12 @@ class Grid:
     def nodes(self) -> np.ndarray:
         return self.cells + 1
 
+    @property
+    def lost_in_float32(self) -> bool:
+        """Whether float32 is too coarse for positions so far away."""
+        farthest = np.maximum(np.abs(self.low), np.abs(self.positions(self.cells)))
+        return lost_in_float32(farthest, self.spacing)
+
     def positions(self, index: np.ndarray) -> np.ndarray:
         return self.low + index * self.spacing
 
@@ -45,6 +59,14 @@ class Grid:
 Field = Callable[[Any], Any]
 
 
+def _array(values: Any) -> np.ndarray:
+    if not isinstance(values, torch.Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    # numpy knows no bfloat16.
+    return (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
+
+
 class SampledField:
     """Evaluates a field in chunks, counts the evaluations and remembers the range of values.
 
@@ -54,6 +76,8 @@ class SampledField:
         chunk: points per call; default the field's own ``points_at_once``, else :func:`sdf_tools.chunks.chunk_size`.
         progress: called as ``progress(stage, evaluations)`` after every chunk.
         border: value that stands in for the field's on the faces of the box, or None.
+        double: whether plain functions on the CPU get float64 tensors (networks keep their own type); None: if the
+            first positions asked for are too far away for float32.
     """
 
     def __init__(
@@ -63,6 +87,7 @@ class SampledField:
         chunk: int | None = None,
         progress: Callable[[str, int], None] | None = None,
         border: float | None = None,
+        double: bool | None = None,
     ) -> None:
         parameter = next(field.parameters(), None) if isinstance(field, torch.nn.Module) else None
         self.field = field
@@ -73,34 +98,66 @@ class SampledField:
         self.chunk = chunk or getattr(field, "points_at_once", None) or chunk_size(self.device)
         self.progress = progress
         self.border = border
+        self.double = double
+        self.offset = 0.0
         self.stage = "search"
         self.evaluations = 0
         self.lowest, self.highest = np.inf, -np.inf
         self.numpy: bool | None = None
         self.returns_tensors = True
 
-    def _call(self, positions: np.ndarray) -> np.ndarray:
-        """The field at (n, 3) float64 positions, as it came but as a numpy array."""
-        if self.numpy is None:
-            self.numpy = self._wants_numpy(positions[:2])
-        if self.numpy:
-            return np.asarray(self.field(positions))
-        values = self.field(torch.from_numpy(positions).to(self.device, self.dtype))
-        self.returns_tensors = isinstance(values, torch.Tensor)
-        return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    def subtract(self, offset: float) -> None:
+        """Give values less ``offset`` from now on, taken off in float64 so that large values keep their digits."""
+        self.offset, self.double, self.numpy = offset, True, None
 
-    def _wants_numpy(self, positions: np.ndarray) -> bool:
-        try:
-            self.field(torch.from_numpy(positions).to(self.device, self.dtype))
+    @property
+    def takes_float32_only(self) -> bool:
+        return self.numpy is False and self.dtype == torch.float32
+
+    def _call(self, positions: np.ndarray) -> np.ndarray:
+        """The field at (n, 3) float64 positions, as it came but as a numpy array (n,)."""
+        if self.numpy is None:
+            self.numpy, self.dtype = self._way(positions)
+        return self._ask(positions, self.numpy, self.dtype)
+
+    def _ask(self, positions: np.ndarray, as_numpy: bool, dtype: torch.dtype) -> np.ndarray:
+        given = positions if as_numpy else torch.from_numpy(positions).to(self.device, dtype)
+        values = self.field(given)
+        self.returns_tensors = isinstance(values, torch.Tensor)
+        values, count = _array(values), len(positions)
+        # ``squeeze`` leaves no axis of a single point.
+        if values.shape not in ((count,), (count, 1)) and not (count == 1 and values.shape == ()):
+            raise ValueError(
+                f"The field returned shape {tuple(values.shape)} for {count} points; it must return (N,) or (N, 1)."
+            )
+        return values.reshape(-1)
+
+    def _way(self, positions: np.ndarray) -> tuple[bool, torch.dtype]:
+        """Whether to give numpy arrays, and tensors of which type: the first way in which the field gives values."""
+        if isinstance(self.field, torch.nn.Module):
+            return False, self.dtype
+        ways = [(False, self.dtype), (True, self.dtype)]
+        if self._wants_double(positions):
+            ways.insert(0, (False, torch.float64))
+        errors = []
+        for way in ways:
+            try:
+                self._ask(positions[:2].copy(), *way)  # a copy: the field may work in place
+                return way
+            except Exception as error:  # whatever a function raises that is given what it was not written for
+                errors.append(error)
+        raise errors[0]
+
+    def _wants_double(self, positions: np.ndarray) -> bool:
+        if self.device.type != "cpu":
             return False
-        except (TypeError, AttributeError):
-            if isinstance(self.field, torch.nn.Module):
-                raise
-            self.field(positions)  # its own error if it takes neither
-            return True
+        if self.double is None:
+            extent = float(np.ptp(positions, axis=0).max())
+            self.double = extent > 0 and lost_in_float32(float(np.abs(positions).max()), extent / 1000)
+        return self.double
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Values at (N, 3) float64 positions: (N,) float32.
+        """Values at (N, 3) float64 positions, less the offset: (N,) float32.
 
         Raises:
             ValueError: the field returns another number of values, or NaN.
@@ -111,24 +168,20 @@ class SampledField:
             for start in range(0, len(positions), self.chunk):
                 part = positions[start : start + self.chunk]
                 values = self._call(part)
-                if values.shape not in ((len(part),), (len(part), 1)):
-                    raise ValueError(
-                        f"The field returned shape {tuple(values.shape)} for {len(part)} points; "
-                        "it must return (N,) or (N, 1)."
-                    )
-                values = values.reshape(-1)
                 if np.isnan(values).any():
                     where = part[int(np.flatnonzero(np.isnan(values))[0])]
                     raise ShapeError(
                         f"The field is NaN at {int(np.isnan(values).sum())} of {len(part)} points, first at "
                         f"({where[0]:.4g}, {where[1]:.4g}, {where[2]:.4g}); did its training diverge?"
                     )
+                self.lowest = min(self.lowest, float(values.min()))
+                self.highest = max(self.highest, float(values.max()))
+                if self.offset:
+                    values = values.astype(np.float64) - self.offset
                 result[start : start + len(part)] = np.clip(values, -limit, limit)
                 self.evaluations += len(part)
                 if self.progress is not None:
                     self.progress(self.stage, self.evaluations)
-        if len(result):
-            self.lowest, self.highest = min(self.lowest, float(result.min())), max(self.highest, float(result.max()))
         return result
 
     def at(self, grid: Grid, index: np.ndarray) -> np.ndarray:
@@ -139,6 +192,13 @@ class SampledField:
         inner = ((index > 0) & (index < grid.cells)).all(1)
         result[inner] = self(grid.positions(index[inner]))
         return result
+
+    def capped(self, grid: Grid, index: np.ndarray, axes: np.ndarray) -> np.ndarray:
+        """(N,) whether lattice edges from nodes (N, 3) along ``axes`` (N,) end on the border that caps the surface."""
+        if self.border is None:
+            return np.zeros(len(axes), dtype=bool)
+        upper = index + np.eye(3, dtype=np.int64)[axes]
+        return ((index == 0) | (upper == grid.cells)).any(1)
 
     def gradient(self, positions: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Gradients at (N, 3) float64 positions: (N, 3) float64.

@@ -27,7 +27,8 @@ def sample_slice(
     """Values of a field on a plane across an axis.
 
     Args:
-        field: callable (N, 3) -> (N,), torch or numpy.
+        field: callable (N, 3) -> (N,), torch or numpy; where float32 cannot hold the coordinates, so far from the
+            origin, a torch function gets float64.
         axis: the axis that the plane is perpendicular to.
         offset: coordinate of the plane on it.
         resolution: samples along the longer side.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from sdf_tools.vectors import unit_vectors
 
 _BACKGROUND = np.array([0.965, 0.968, 0.975])
 _CLAY = (0.75, 0.765, 0.79)
+_UNKNOWN = 0.6  # grey of values that are not finite, as in the viewer
 _SHARP = 30.0  # degrees between faces from which on an edge is drawn as one
 
 
@@ -33,7 +35,7 @@ class Camera:
         azimuth: degrees around the up axis; 0 looks along the negative z axis (y up) or along y (z up).
         elevation: degrees above the horizon.
         field_of_view: vertical, degrees.
-        zoom: 1 just fits the bounding sphere.
+        zoom: 1 just fits the bounding sphere into the picture's smaller side.
         up: the axis that points up in the picture.
     """
 
@@ -74,19 +76,23 @@ def render_mesh(
 
     Raises:
         ShapeError: the mesh has no faces.
+        ValueError: the picture has no pixels, or the camera's numbers are out of range.
         MissingLibraryError: embreex is not installed.
     """
     if mesh.faces.shape[0] == 0:
         raise ShapeError(f"'{mesh.name}' has no faces to show.")
     camera = camera or Camera()
+    _check(camera, size, supersampling)
     height, width = size[0] * supersampling, size[1] * supersampling
     framed = (mesh.vertices if frame is None else frame).double().numpy()
     center = (framed.min(0) + framed.max(0)) / 2
     radius = float(np.linalg.norm(framed - center, axis=1).max()) or 1.0
     vertices = (mesh.vertices.double().numpy() - center) / radius
     right, up, back = _axes(camera)
-    slope = np.tan(np.radians(camera.field_of_view) / 2)
-    distance = 1.0 / np.sin(np.radians(camera.field_of_view) / 2) / camera.zoom
+    half = np.radians(camera.field_of_view) / 2
+    slope = np.tan(half)
+    narrower = half if width >= height else np.arctan(slope * width / height)
+    distance = 1.0 / np.sin(narrower) / camera.zoom
     y, x = np.meshgrid(
         1 - (np.arange(height) + 0.5) / height * 2, (np.arange(width) + 0.5) / width * 2 - 1, indexing="ij"
     )
@@ -109,9 +115,19 @@ def render_mesh(
 
 
 def error_range(errors: Float[Tensor, " V"], largest: float | None = None) -> tuple[float, float]:
-    """The values of the first and last colour of :func:`error_colors`."""
-    top = float(np.percentile(errors.double().abs().numpy(), 99)) if largest is None else largest
-    return (-top if bool((errors < 0).any()) else 0.0), top
+    """The values of the first and last colour of :func:`error_colors`; those that are not finite do not count.
+
+    Raises:
+        ValueError: ``largest`` is not positive or not finite.
+    """
+    if largest is not None and not 0 < largest < math.inf:
+        raise ValueError(f"the value of the last colour must be positive and finite, not {largest:g}.")
+    known = errors[errors.isfinite()].double()
+    top = largest
+    if top is None:
+        top = float(np.percentile(known.abs().numpy(), 99)) if len(known) else 1.0
+        top = max(top, 1e-300)  # where all is zero
+    return (-top if bool((known < 0).any()) else 0.0), top
 
 
 def error_colors(
@@ -120,16 +136,22 @@ def error_colors(
     """(V, 3) RGB for values per vertex, for ``Mesh.vertex_colors``.
 
     Args:
-        errors: (V,) values; signed values want a diverging colour map and are centred on zero.
+        errors: (V,) values; signed values want a diverging colour map and are centred on zero; NaN and infinity are
+            grey.
         largest: the value of the last colour; default the 99th percentile of the absolute values.
         colormap: name of a matplotlib colour map.
+
+    Raises:
+        ValueError: ``largest`` is not positive or not finite.
     """
     import matplotlib
 
     values = errors.double()
     low, top = error_range(errors, largest)
     share = ((values - low) / max(top - low, 1e-300)).clamp(0, 1).numpy()
-    return torch.from_numpy(matplotlib.colormaps[colormap](share)[:, :3].astype(np.float32))
+    colors = torch.from_numpy(matplotlib.colormaps[colormap](share)[:, :3].astype(np.float32))
+    colors[~values.isfinite()] = _UNKNOWN
+    return colors
 
 
 def turntable(
@@ -182,12 +204,14 @@ def save_picture(picture: Float[Tensor, "H W 3"] | list[Float[Tensor, "H W 3"]],
     """Write a picture (.png .jpg), or several as an animation (.gif .mp4 .png); the file appears whole or not at all.
 
     Raises:
-        ValueError: another ending.
+        ValueError: another ending, or no picture.
         MissingLibraryError: .mp4 without imageio and PyAV.
     """
     from PIL import Image
 
     pictures = picture if isinstance(picture, list) else [picture]
+    if not pictures:
+        raise ValueError(f"there is no picture to write to '{path}'.")
     suffix = Path(path).suffix.lower()
     check_picture_name(path, len(pictures) > 1)
     arrays = [(p.clamp(0, 1) * 255).round().to(torch.uint8).numpy() for p in pictures]
@@ -209,6 +233,21 @@ def _write_video(frames: list[np.ndarray], path: Path) -> None:
     height, width = (side - side % 2 for side in frames[0].shape[:2])
     movie = np.stack([frame[:height, :width] for frame in frames])
     imageio.v3.imwrite(path, movie, plugin="pyav", codec="h264", fps=round(1 / _FRAME_SECONDS))
+
+
+def _check(camera: Camera, size: tuple[int, int], supersampling: int) -> None:
+    if min(size) < 1 or supersampling < 1:
+        raise ValueError(
+            f"a picture needs at least one pixel a side and one ray a pixel, not {size[0]} x {size[1]} and "
+            f"{supersampling}."
+        )
+    if not (math.isfinite(camera.azimuth) and math.isfinite(camera.elevation)):
+        raise ValueError(f"azimuth and elevation must be finite, not {camera.azimuth:g} and {camera.elevation:g}.")
+    if not (0 < camera.field_of_view < 180 and 0 < camera.zoom < math.inf):
+        raise ValueError(
+            f"the field of view must be between 0 and 180 degrees and zoom positive, not {camera.field_of_view:g} and "
+            f"{camera.zoom:g}."
+        )
 
 
 def _axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -31,6 +31,8 @@ from sdf_tools.pictures.scene import (
 from sdf_tools.pictures.textures import ProjectedPicture, noise_colors, plain_colors
 
 DEPTH_UNIT = 1e-3  # nerfstudio's default depth_unit_scale_factor
+# The object ends one unit behind its middle, and depths are 16-bit pictures.
+_FARTHEST = (2**16 - 1) * DEPTH_UNIT - 1
 _BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "gray": (0.5, 0.5, 0.5), "black": (0.0, 0.0, 0.0)}
 
 
@@ -84,6 +86,12 @@ class SceneSettings:
             raise ValueError(f"the field of view must be between 1 and 150 degrees, got {self.field_of_view:g}.")
         if self.distance is not None and not 1 < self.distance <= 60:
             raise ValueError(f"the cameras must be between 1 and 60 radii away, got {self.distance:g}.")
+        if self.camera_distance > _FARTHEST:
+            raise ValueError(
+                f"pictures of {self.size[0]} x {self.size[1]} pixels and {self.field_of_view:g} degrees show the whole "
+                f"object from {self.camera_distance:.3g} radii, beyond the {_FARTHEST:.3g} of 16-bit depth; choose a "
+                "wider field of view, squarer pictures, or a distance of at most 60."
+            )
 
     @property
     def focal(self) -> float:

@@ -96,8 +96,10 @@ def _unwrap(mesh: Mesh, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def save_textured(textured: TexturedMesh, path: Path) -> None:
     """Write ``.glb`` (picture inside) or ``.obj`` with ``.mtl`` and ``.png`` beside it; each file whole or not at all.
 
+    The two are called as the ``.obj``, or ``NAME_texture`` where files that are not from here have that name already.
+
     Raises:
-        ValueError: the format holds no texture.
+        ValueError: the format holds no texture, or both names are taken.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"'{path}' cannot hold a texture; use {' or '.join(SUFFIXES)}.")
@@ -108,7 +110,27 @@ def save_textured(textured: TexturedMesh, path: Path) -> None:
     if path.suffix.lower() == ".glb":
         write_atomically(path, encode_glb(vertices, faces, uv=uv, texture=picture))
         return
-    write_atomically(path.with_suffix(".png"), picture.save)
-    material = f"newmtl surface\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nmap_Kd {path.stem}.png\n"
-    write_atomically(path.with_suffix(".mtl"), material.encode())
-    write_atomically(path, encode_obj(vertices, faces, uv=uv, material=f"{path.stem}.mtl"))
+    name = _texture_name(path)
+    # First the material, by which a later call knows the picture as its own.
+    write_atomically(path.with_name(f"{name}.mtl"), _material(name))
+    write_atomically(path.with_name(f"{name}.png"), picture.save)
+    write_atomically(path, encode_obj(vertices, faces, uv=uv, material=f"{name}.mtl"))
+
+
+def _material(name: str) -> bytes:
+    return f"newmtl surface\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nmap_Kd {name}.png\n".encode()
+
+
+def _texture_name(path: Path) -> str:
+    """What material and picture beside ``path`` are called: a name that is free, or that of an earlier call."""
+    names = (path.stem, f"{path.stem}_texture")
+    for name in names:
+        material, picture = (path.with_name(f"{name}{suffix}") for suffix in (".mtl", ".png"))
+        if material.is_file() and material.read_bytes() == _material(name):
+            return name
+        if not material.exists() and not picture.exists():
+            return name
+    raise ValueError(
+        f"the texture of '{path}' would replace other files named {names[0]} and {names[1]} (.mtl, .png); choose "
+        "another name."
+    )

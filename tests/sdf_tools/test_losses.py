@@ -144,3 +144,25 @@ def test_heat_loss_is_its_formula() -> None:
     values, gradient = torch.tensor([0.0, -0.1]), torch.tensor([[0.0, 0, 1], [0, 2, 0]])
     expected = (1.0 + torch.exp(torch.tensor(-2 * 10 * 0.1)) * 2.5) / 2
     assert losses.heat_loss(values, gradient, 10.0).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda: losses.sign_agnostic_loss(torch.tensor([[0.0], [1.0]]), torch.tensor([0.0, 1.0])),
+        lambda: losses.distance_weighted_loss(torch.zeros(2, 1), torch.zeros(2)),
+        lambda: losses.heat_loss(torch.zeros(2, 1), torch.zeros(2, 3), 1.0),
+        lambda: losses.normal_alignment_loss(torch.ones(2, 3), torch.ones(2, 1, 3)),
+        lambda: losses.normal_difference_loss(torch.ones(2, 3), torch.ones(1, 3)),
+        lambda: losses.directional_divergence_loss(torch.ones(2, 3), torch.ones(2, 1, 3)),
+    ],
+    ids=["sign_agnostic", "distance_weighted", "heat", "alignment", "difference", "divergence"],
+)
+def test_shapes_that_would_broadcast_are_refused(loss):
+    with pytest.raises(ValueError, match=r"one shape|one number for each"):
+        loss()
+
+
+def test_sign_agnostic_by_hand():
+    values = torch.tensor([0.0, -1.0, 0.5])
+    assert losses.sign_agnostic_loss(values, torch.tensor([0.0, 1.0, 1.0]), power=2).item() == pytest.approx(0.25 / 3)

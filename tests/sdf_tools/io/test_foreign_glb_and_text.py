@@ -475,7 +475,9 @@ def test_hostile_lines_take_no_time(tmp_path: Path, line: str) -> None:
 
 def test_a_title_of_as_many_words_as_columns_is_no_header(tmp_path: Path) -> None:
     path = tmp_path / "tower.txt"
-    path.write_text("scan of the old north tower\n" + "".join(f"{i} {2 * i} {i * i} 0.5 9.5 7.5\n" for i in range(5, 9)))
+    path.write_text(
+        "scan of the old north tower\n" + "".join(f"{i} {2 * i} {i * i} 0.5 9.5 7.5\n" for i in range(5, 9))
+    )
     assert quietly(path)[0].points[1].tolist() == [6, 12, 36]
 
 
