@@ -79,7 +79,6 @@ def write_page(
     reference = None if shape is None else _distance_from(shape)
     origin = _origin(shown)
     data = {
-        "origin": origin.tolist(),
         "vertices": _packed((shown.frame.to_world(surface.vertices) - origin).float()),
         "faces": _packed(surface.faces.int()),
         "looks": _looks(shown, surface, reference, masks),

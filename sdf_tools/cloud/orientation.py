@@ -18,6 +18,7 @@ ASTRAY = 0.02  # share of such points, and of the area, up to which the sides al
 SHORT = 6  # iterations from there
 # Share of normals off the field's: 0.6 to 2 % on a horse and a CAD part, 4 % where bores are as thin as the spacing.
 THIN = 0.035
+FLAT = 0.02  # smallest over largest spread of points that lie in a plane
 LONGEST = 1.5  # of a dipole, times the area of the disc that its point stands for
 
 
@@ -38,7 +39,8 @@ def orient_by_winding(
         points: (N, 3), longest side about 1.
         normals: (N, 3) unit normals of unknown side.
         iterations: of each solve; 40 is enough, and time is linear in it.
-        refine: replace normals more than 37 degrees off the field's, unless most are: of a flat sheet no field tells.
+        refine: replace normals more than 37 degrees off the field's, unless all points lie in a plane, as the
+            field then does.
         anchors: points to solve on, at most about.
     """
     chosen = even_subset(points, anchors)
@@ -52,8 +54,12 @@ def orient_by_winding(
         field = unit_vectors(-WindingTree(some, near=1.5).gradient(dipoles, final, points))
     agreement = (normals * field).sum(1, keepdims=True)
     oriented = np.where(agreement < 0, -normals, normals)
-    off = np.abs(agreement) < 0.8
-    return np.where(off, field, oriented) if refine and off.mean() < 0.5 else oriented
+    return np.where(np.abs(agreement) < 0.8, field, oriented) if refine and not _is_flat(some) else oriented
+
+
+def _is_flat(points: np.ndarray) -> bool:
+    width = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    return len(width) < 3 or width[2] < FLAT * width[0]
 
 
 def _has_thin_parts(points: np.ndarray, normals: np.ndarray, dipoles: np.ndarray) -> bool:

@@ -257,7 +257,7 @@ def _extract(
     lattice: SparseLattice | None = None
     for number, value in enumerate(levels):
         sampled.stage = "search"
-        if _lost_in_values(value - sampled.offset, coarse):
+        if not isinstance(field, torch.nn.Module) and _lost_in_values(value - sampled.offset, coarse):
             sampled.subtract(value)
             coarse, lattice = sample_coarse(sampled, grid, coarse_resolution), None
         # numpy and the kernels compare in different precision otherwise
@@ -289,6 +289,7 @@ def _extract(
                 f"{sampled.lowest:.4g} to {sampled.highest:.4g}; check the level and the bounds."
             )
         sampled.stage = "vertices"
+        leaps = normals and _leaps(lattice)
         if method == "dual_contouring":
             vertices, faces = _dual_contour(sampled, lattice, level, refine_steps)
         else:
@@ -305,7 +306,10 @@ def _extract(
         outwards = None
         if normals:
             sampled.stage = "normals"
-            gradient = unit_vectors(sampled.gradient(vertices, grid.spacing * 1e-2))
+            # Where a difference meets a leap, it points along an axis.
+            gradient = (
+                np.zeros_like(vertices) if leaps else unit_vectors(sampled.gradient(vertices, grid.spacing * 1e-2))
+            )
             gradient = gradient if inside == "below" else -gradient
             outwards = torch.from_numpy(_normals(gradient, vertices, faces, grid if cap else None, method))
         meshes.append(Mesh(torch.from_numpy(vertices), torch.from_numpy(faces), outwards, name=name))
@@ -371,9 +375,19 @@ def _lost_in_values(level: float, coarse: CoarseLattice) -> bool:
     if level == 0:
         return False
     known = np.abs(coarse.values) < STAND_IN
-    low = coarse.values.min(where=known, initial=np.inf)
-    high = coarse.values.max(where=known, initial=-np.inf)
-    return lost_in_float32(abs(level), max(0.0, float(high) - float(low)) / int(coarse.grid.cells.max()))
+    low = float(coarse.values.min(where=known, initial=level))  # of a field that leaps, the leap counts
+    high = float(coarse.values.max(where=known, initial=level))
+    return lost_in_float32(abs(level), (high - low) / int(coarse.grid.cells.max()))
+
+
+def _leaps(lattice: SparseLattice) -> bool:
+    """Whether the field leaps from one value to one other all over the surface, as an occupancy does."""
+    known: set[float] = set()
+    for edges in lattice.edge_parts():
+        known |= set(np.unique(edges.ends[np.abs(edges.ends) < STAND_IN])[:3].tolist())
+        if len(known) > 2:
+            return False
+    return True
 
 
 def _normals(
@@ -381,8 +395,6 @@ def _normals(
 ) -> np.ndarray:
     """(V, 3) unit normals: the outward unit gradients, but for those of caps and those of length 0."""
     normals = gradient
-    if (~normals.any(1)).mean() > 0.5:
-        normals = np.zeros_like(normals)  # a step function: where a difference meets its step, it points along an axis
     if capped is not None:
         caps = _cap_normals(capped, vertices)
         # A vertex of dual contouring can belong to a cap and to what it meets; the faces know.

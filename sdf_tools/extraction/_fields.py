@@ -146,7 +146,7 @@ class SampledField:
                 return way
             except Exception as error:  # whatever a function raises that is given what it was not written for
                 errors.append(error)
-        raise errors[0]
+        raise errors[-2]  # of the field's own type, which says most of what is wrong in it
 
     def _wants_double(self, positions: np.ndarray) -> bool:
         if self.device.type != "cpu":

@@ -197,9 +197,6 @@ def _names(header: _Header, rows: np.ndarray, ends: bool, where: str) -> tuple[l
         if len(names) == width - 1 and known_names(names) and counts_rows(rows[:, 0]):
             names = ["", *names]  # R writes the numbers of rows without a name
         if len(names) == width:
-            meant = [meaning(name) for name in names]
-            if header.spaced and sum(what is not None for what in meant) < 2 and meant[0] != "index":
-                return None, []  # a title of as many words
             return names, []
     names = header.splits[0]
     said = f"{listed(names)}: {len(names)} names for {width} columns"

@@ -56,8 +56,11 @@ def repair(
     mesh, joined = close_cracks(mesh)
     if joined:
         changes.append(f"closed cracks by joining {joined:,} vertices that differ in their last digits")
-    found = without_sheets(orientation.orient(_with_area(mesh))) if orient else None
+    found = orientation.orient(_with_area(mesh)) if orient else None
     mesh = clean(mesh if found is None else found.mesh)
+    if found is not None:
+        found = without_sheets(replace(found, mesh=mesh, doubtful=None))
+        mesh = found.mesh
     for number, what in (
         (before.duplicate_vertices, "merged {} vertices at the position of another"),
         (before.degenerate_faces, "dropped {} triangles without area"),

@@ -120,9 +120,24 @@ class TestNormals:
     @pytest.mark.parametrize("method", ["marching_cubes", "dual_contouring"])
     @pytest.mark.parametrize("cap", [False, True])
     def test_an_occupancy_has_its_mesh_s(self, method, cap):
-        mesh = extract_mesh(occupancy, 32, level=0.5, inside="above", normals=True, method=method, cap=cap)
-        assert mesh.vertex_normals.norm(dim=1).numpy() == pytest.approx(np.ones(len(mesh.vertices)))
-        assert outwardness(mesh) > 0.8
+        for steps in (0, 8):
+            mesh = extract_mesh(
+                occupancy, 32, level=0.5, inside="above", normals=True, method=method, cap=cap, refine_steps=steps
+            )
+            assert mesh.vertex_normals.norm(dim=1).numpy() == pytest.approx(np.ones(len(mesh.vertices)))
+            assert outwardness(mesh) > 0.8
+
+    def test_its_level_costs_no_second_coarse_lattice(self):
+        """33^3 nodes, none of them inside, are no sign of values that float32 does not hold."""
+        asked = []
+
+        def small(points):
+            asked.append(len(points))
+            return ((points - 0.01).norm(dim=1) < 0.012).float()
+
+        seeds = torch.tensor([[0.022, 0.01, 0.01]])
+        extract_mesh(small, 256, level=0.5, inside="above", seeds=seeds, search="growth", coarse_resolution=32)
+        assert 33**3 < sum(asked) < 1.6 * 33**3
 
     def test_a_field_that_is_flat_in_places(self):
         # Truncated before it reaches the level on one side: there its gradient vanishes at the surface.

@@ -473,12 +473,13 @@ def test_hostile_lines_take_no_time(tmp_path: Path, line: str) -> None:
     assert time.process_time() - start < 5
 
 
-def test_a_title_of_as_many_words_as_columns_is_no_header(tmp_path: Path) -> None:
+def test_words_above_as_many_columns_are_a_header_where_one_names_a_coordinate(tmp_path: Path) -> None:
     path = tmp_path / "tower.txt"
-    path.write_text(
-        "scan of the old north tower\n" + "".join(f"{i} {2 * i} {i * i} 0.5 9.5 7.5\n" for i in range(5, 9))
-    )
+    rows = "".join(f"{i} {2 * i} {i * i} 0.5 9.5 7.5\n" for i in range(5, 9))
+    path.write_text("scan of the old church tower\n" + rows)
     assert quietly(path)[0].points[1].tolist() == [6, 12, 36]
+    path.write_text("alt lat lon\n1 2 3\n4 5 6\n")
+    refused(path, path.read_text(), "does not say which columns are the position")
 
 
 def test_a_last_column_may_be_empty_here_and_there(tmp_path: Path) -> None:

@@ -231,6 +231,17 @@ def test_closed_bodies_that_touch_are_not_remeshed() -> None:
     assert summarize(mended).volume == pytest.approx(2, rel=1e-12) and not any("remeshed" in c for c in changes)
 
 
+def test_a_loose_vertex_far_away_does_not_make_bodies_sheets() -> None:
+    lidless = replace(
+        CORNER_CUBE, faces=CORNER_CUBE.faces[(CORNER_CUBE.vertices[CORNER_CUBE.faces][..., 2] < 1).any(1)]
+    )
+    both = join(CUBE, replace(lidless, vertices=lidless.vertices + 3))
+    for place in (1e4, float("nan")):
+        loose = replace(both, vertices=torch.cat([both.vertices, torch.full((1, 3), place).double()]))
+        mended, changes = repair(loose)
+        assert summarize(mended).volume == pytest.approx(2, rel=1e-9) and "filled 1 holes" in changes, changes
+
+
 def test_a_filled_hole_has_the_colours_around_it() -> None:
     colors = torch.full((len(BALL.vertices), 3), 0.25)
     open_ball = drop_unreferenced(holed(replace(BALL, vertex_colors=colors)))
