@@ -178,6 +178,7 @@ def _read_matrices(path: Path, count: int) -> tuple[list[np.ndarray], list[np.nd
         raise ValueError(f"'{path}' lacks {error.args[0]} although there are {count} pictures.") from None
     except OSError as error:
         raise OSError(f"there is no readable camera file '{path}' ({error}).") from None
+    # NotImplementedError: zipfile's, for a compression that it does not know.
     except (EOFError, ValueError, TypeError, NotImplementedError, BadZipFile, zlib.error):
         raise OSError(
             f"'{path}' is not a whole .npz of matrices of numbers; copy it again, or make it anew by numpy.savez."
