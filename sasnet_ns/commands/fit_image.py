@@ -143,9 +143,9 @@ def check_rendering(arguments: Arguments, grid: Sequence[int], channels: int) ->
         ValueError: --scale, --shift or --window is out of range.
         ShapeError: the picture does not fit into memory.
     """
-    from sasnet_ns.training.ranges import require
     from sdf_tools.errors import ShapeError
     from sdf_tools.io.limits import memory_limit, size_text
+    from sdf_tools.ranges import require
 
     require("--scale", arguments.scale, 1)
     require("--shift", arguments.shift)

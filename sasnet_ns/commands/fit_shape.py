@@ -54,8 +54,9 @@ def run(arguments: Arguments) -> None:
     """Fit, save, extract."""
     from sasnet_ns.fitting import ShapeFit, fit_shape
     from sasnet_ns.training.config import load_config
-    from sasnet_ns.training.ranges import chosen_device, require
+    from sasnet_ns.training.ranges import chosen_device
     from sdf_tools.errors import ShapeError
+    from sdf_tools.ranges import require
 
     require("--resolution", arguments.resolution, 0, MOST_CELLS)
     if arguments.steps is not None and arguments.seconds is not None:

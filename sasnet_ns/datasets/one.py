@@ -29,7 +29,7 @@ from sasnet_ns.fitting.shape import PreparedFit, ShapeFit, default_network_confi
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.training.config import config_from, option_value
 from sasnet_ns.training.loop import seeded
-from sasnet_ns.training.ranges import building, chosen_device
+from sasnet_ns.training.ranges import chosen_device
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.geometry import Mesh, PointCloud, Shape
 from sdf_tools.io.writing import write_atomically
@@ -348,7 +348,7 @@ def initial_weights(options: FitOptions) -> tuple[SignedDistanceField, str]:
     """
     config = options.fit
     network = default_network_config(config.network) if config.network_config is None else config.network_config
-    with seeded(config.seed), building(config.network, network):
+    with seeded(config.seed):
         sdf = SignedDistanceField(config.network, network)
     config.objective.check_network(sdf.network, config.network)
     digest = hashlib.sha256()

@@ -59,11 +59,7 @@ class SceneGeometry(nn.Module):
         inside_out: bool = False,
     ) -> None:
         super().__init__()
-        options = dict(network_config or {})
-        if network == "finer":
-            # The detached factor of FINER's training program would make analytic gradients wrong.
-            options.setdefault("detach_scale", False)
-        self.network = build_network(network, in_dim=3, out_dim=1 + feature_dim, **options)
+        self.network = build_network(network, in_dim=3, out_dim=1 + feature_dim, **dict(network_config or {}))
         self.distortion = distortion
         self.sign = -1.0 if inside_out else 1.0
         self.bands: int | None = None

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sdf_tools.geometry import Shape
 
 
+@torch.inference_mode(False)  # records gradients, whatever the caller does
 def fit_batch(
     shapes: Sequence[Shape | str],
     config: ShapeFit | None = None,

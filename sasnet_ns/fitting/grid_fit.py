@@ -19,10 +19,11 @@ from sasnet_ns.networks.presets import PRESETS
 from sasnet_ns.training.checkpoint import Checkpoint
 from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
 from sasnet_ns.training.options import plain_options, tensor_digest
-from sasnet_ns.training.ranges import building, chosen_device, require
+from sasnet_ns.training.ranges import chosen_device
 from sasnet_ns.training.recipe import Recipe
 from sdf_tools.io.writing import write_json
 from sdf_tools.losses import mask_sparsity_loss
+from sdf_tools.ranges import require
 
 
 def _recipe() -> Recipe:
@@ -121,6 +122,7 @@ class FittedGrid:
         return content
 
 
+@torch.inference_mode(False)  # records gradients, whatever the caller does
 def fit_grid(
     signal: Signal,
     config: GridFit | None = None,
@@ -157,11 +159,10 @@ def fit_grid(
     if config.network_config is None:
         config.network_config = default_network_config(config.network, len(signal.grid))
     with seeded(config.seed):
-        with building(config.network, config.network_config):
-            grid_field = GridField(
-                signal.grid, signal.channels, config.network, config.network_config, config.coordinates,
-                config.target_range, signal.name, signal.low, signal.high, signal.bits, signal.spacing,
-            )  # fmt: skip
+        grid_field = GridField(
+            signal.grid, signal.channels, config.network, config.network_config, config.coordinates,
+            config.target_range, signal.name, signal.low, signal.high, signal.bits, signal.spacing,
+        )  # fmt: skip
         grid_field = grid_field.to(device)
         target = grid_field.target(signal.values).to(device)
         grid_field.network.initialize_from(target)
@@ -280,8 +281,7 @@ def adjusted(
         name: option_value(value, f"the network's option {name}") for name, value in (options or {}).items()
     }
     if parameters is not None:
-        with building(config.network, network_config):
-            network_config = sized_options(config.network, dims, channels, parameters, **network_config)
+        network_config = sized_options(config.network, dims, channels, parameters, **network_config)
     config.network_config = network_config
     if learning_rate is not None:
         config.recipe.learning_rate, config.recipe.mask_learning_rate = learning_rate, 5 * learning_rate

@@ -147,6 +147,7 @@ def interpolant_gradient(image: Float[Tensor, "H W"], spacing: tuple[float, floa
     return torch.stack(parts, -1).float()
 
 
+@torch.inference_mode(False)  # records gradients, whatever the caller does
 def gray_gradient(
     network: Network, points: Float[Tensor, "N d"], value_scale: float = 1.0, batch: int = 16_384
 ) -> Float[Tensor, "N d"]:

@@ -21,7 +21,7 @@ from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph, why_not_o
 from sasnet_ns.training.loop import History, Report, StepMaker, progress_bar, seeded, train
 from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
 from sasnet_ns.training.options import plain_options, tensor_digest
-from sasnet_ns.training.ranges import LARGEST_SEED, building, chosen_device, require
+from sasnet_ns.training.ranges import LARGEST_SEED, chosen_device
 from sasnet_ns.training.recipe import Recipe, build_optimizers
 from sasnet_ns.training.spectrum import describe, fit_spectrum
 from sasnet_ns.training.sphere_start import start_as_sphere
@@ -29,6 +29,7 @@ from sdf_tools.chunks import in_chunks
 from sdf_tools.distance import SignedDistance
 from sdf_tools.errors import ShapeWarning
 from sdf_tools.pools import PoolConfig, RenewedPool, SDFPool
+from sdf_tools.ranges import require
 
 if TYPE_CHECKING:
     from sdf_tools.geometry import Mesh, NormalizedShape, Shape
@@ -172,6 +173,7 @@ class FittedShape:
         return self.normalized.mesh_to_world(mesh)
 
 
+@torch.inference_mode(False)  # records gradients, whatever the caller does
 def fit_shape(
     shape: Shape | str,
     config: ShapeFit | None = None,
@@ -227,7 +229,7 @@ def prepare_fit(shape: Shape | str, config: ShapeFit, device: torch.device | str
     device = chosen_device(device)
     if config.objective.mask_sparsity_weight or config.objective.band_dropout:
         options = default_network_config(config.network) if config.network_config is None else config.network_config
-        with seeded(config.seed), building(config.network, options):  # before minutes of sampling, not after them
+        with seeded(config.seed):  # before minutes of sampling, not after them
             network = SignedDistanceField(config.network, options).network
         config.objective.check_network(network, config.network)
     agnostic = config.objective.loss == "sign_agnostic"
@@ -247,8 +249,7 @@ def first_field(prepared: PreparedFit, config: ShapeFit) -> SignedDistanceField:
     if options is None:
         options = default_network_config(config.network, normalized.noise if config.spectrum == "auto" else 0.0)
     with seeded(config.seed):
-        with building(config.network, options):
-            sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale)
+        sdf = SignedDistanceField(config.network, options, normalized.center, normalized.scale)
         sdf = sdf.to(prepared.pool.points.device)
         look_at_shape(sdf, prepared.distance)
     return sdf

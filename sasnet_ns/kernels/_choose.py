@@ -8,6 +8,8 @@ import os
 import warnings
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 from sdf_tools.errors import MissingLibraryError
 
@@ -31,6 +33,18 @@ def _load_error(backend: str) -> str | None:
 def _warn_once(backend: str, reason: str) -> None:
     warnings.warn(
         f"The plain torch kernels are used, several times slower, because {reason}: {INSTALL[backend]}.", stacklevel=4
+    )
+
+
+def transformed(*tensors: Tensor | None) -> bool:
+    """Whether torch.func or forward-mode differentiation follows a tensor: hand-written kernels would not see it."""
+    if torch.compiler.is_compiling():
+        return False
+    given = [tensor for tensor in tensors if tensor is not None]
+    if any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)):
+        return True
+    return forward_ad._current_level >= 0 and any(
+        forward_ad.unpack_dual(tensor).tangent is not None for tensor in given
     )
 
 

@@ -8,6 +8,8 @@ derivative along ``v``:
 * scatter: ``sum_points w_c g`` per table entry,
 * contract: gradient of ``<gather, g>`` by ``x`` per point.
 
+The derivative of a contraction that has a direction already, a third one, is torch's.
+
 All tensors have K networks in front, each with points and a table of its own.
 """
 
@@ -22,14 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sasnet_ns.kernels._operator import operator
+from sasnet_ns.kernels import _torch
+from sasnet_ns.kernels._operator import gradients_of_twin, operator
 from sasnet_ns.kernels.layout import HashGridLayout
 
 BACKENDS = {"numba": "sasnet_ns.kernels._numba_grid", "triton": "sasnet_ns.kernels._triton_grid"}
 
 
 def hash_grid(x: Tensor, table: Tensor, layout: HashGridLayout, backend: str) -> Tensor:
-    """Features (K, N, out_dim) of points x (K, N, d) by ``backend``, differentiable twice."""
+    """Features (K, N, out_dim) of points x (K, N, d) by ``backend``, differentiable; the third time by torch."""
     return _gather(x, None, table, *_pack(layout), backend)
 
 
@@ -158,9 +161,13 @@ def _scatter_backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
 def _contract_backward(ctx: Any, u: Tensor) -> tuple[Any, ...]:
     (x, v, g, table), config = ctx.saved_tensors, ctx.config
     if v is not None:
-        raise NotImplementedError(
-            "The fast hash grids are differentiable twice; for third derivatives use implementation='torch'."
-        )
+        layout = _unpack(x, *config[:-1])
+
+        def twin(x: Tensor, v: Tensor, g: Tensor, table: Tensor) -> Sequence[Tensor]:
+            (slope,) = torch.autograd.grad(_torch.hash_grid(x, table, layout), x, g, create_graph=True)
+            return torch.autograd.grad(slope, x, v, create_graph=True, materialize_grads=True)
+
+        return *gradients_of_twin(twin, (x, v, g, table), [u]), *([None] * len(config))
     need_x, _, need_g, need_table = ctx.needs_input_grad[:4]
     grad_x = _contract(x, u, g, table, *config) if need_x and _will_run(ctx, 0) else None
     grad_g = _gather(x, u, table, *config) if need_g and _will_run(ctx, 1) else None

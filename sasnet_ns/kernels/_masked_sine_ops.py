@@ -1,8 +1,8 @@
 """Masked sine layer as torch operators with derivatives, whatever the backend.
 
-Three operators: the layer, its backward pass, and the backward pass of that. With ``weight`` (K, width, in_dim) the
-first two take points in place of pre-activations and form the product on the fly; ``weight`` and points are then
-constants. All tensors have K networks in front, each with weights of its own.
+Three operators: the layer, its backward pass, and the backward pass of that, whose derivatives are torch's. With
+``weight`` (K, width, in_dim) the first two take points in place of pre-activations and form the product on the fly;
+``weight`` and points are then constants. All tensors have K networks in front, each with weights of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sasnet_ns.kernels._operator import operator
+from sasnet_ns.kernels import _torch
+from sasnet_ns.kernels._operator import gradients_of_twin, operator
 
 BACKENDS = {"numba": "sasnet_ns.kernels._numba_sine", "triton": "sasnet_ns.kernels._triton_sine"}
 
@@ -30,7 +31,7 @@ def masked_sine(
     group_sizes: Sequence[int],
     backend: str,
 ) -> Tensor:
-    """Activations (K, N, width) by ``backend``, differentiable twice."""
+    """Activations (K, N, width) by ``backend``, differentiable; from the third derivative on by torch."""
     return _forward(z, weight, bias, mask, float(omega), list(group_sizes), backend)
 
 
@@ -143,12 +144,24 @@ def _backward_autograd(ctx: Any, vz: Tensor, vb: Tensor, vm: Tensor) -> tuple[An
     )
 
 
-def _no_third_derivative(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-    raise NotImplementedError(
-        "The fast masked sine layers are differentiable twice; for third derivatives use implementation='torch'."
-    )
+def _save_backward2(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.omega, ctx.group_sizes, _ = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward2_autograd(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+    def twin(
+        g: Tensor, vz: Tensor, vb: Tensor, vm: Tensor, z: Tensor, bias: Tensor, mask: Tensor | None
+    ) -> Sequence[Tensor]:
+        given, along = ([z, bias], [vz, vb]) if mask is None else ([z, bias, mask], [vz, vb, vm])
+        activation = _torch.masked_sine(z, bias, ctx.omega, mask, ctx.group_sizes)
+        first = torch.autograd.grad(activation, given, g, create_graph=True)
+        return torch.autograd.grad(first, [g, *given], along, create_graph=True, materialize_grads=True)
+
+    found = gradients_of_twin(twin, ctx.saved_tensors, cotangents[: 3 if ctx.saved_tensors[-1] is None else 4])
+    return (*found, None, None, None)
 
 
 _forward.register_autograd(_forward_autograd, setup_context=_save_forward)
 _backward.register_autograd(_backward_autograd, setup_context=_save_backward)
-_backward2.register_autograd(_no_third_derivative)
+_backward2.register_autograd(_backward2_autograd, setup_context=_save_backward2)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
+from torch import Tensor
 
 
 class Operator:
@@ -53,6 +54,31 @@ class Operator:
         if torch.compiler.is_compiling():
             return self._traced(*inputs)
         return self._plain.apply(*inputs) if torch.is_grad_enabled() else self._function(*inputs)
+
+
+def gradients_of_twin(
+    twin: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor | None], cotangents: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The derivative of an operator by autograd through its definition, where none is written by hand.
+
+    Args:
+        twin: gives the operator's outputs from tensors that all require a gradient, differentiable to any order.
+        inputs: of the operator, among them None.
+        cotangents: of the outputs.
+
+    Returns:
+        One for each input; None where it is None or requires no gradient.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases: one tensor may be two of the inputs, and each has a gradient of its own.
+        seen = [None if t is None else t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in inputs]
+        # Outputs that are constants have nothing to pass on.
+        pairs = [(y, c) for y, c in zip(twin(*seen), cotangents, strict=True) if y.requires_grad]
+    wanted = [a for a, t in zip(seen, inputs, strict=True) if a is not None and t is not None and t.requires_grad]
+    outputs, given = ([pair[side] for pair in pairs] for side in (0, 1))
+    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=create_graph, allow_unused=True))
+    return [next(found) if t is not None and t.requires_grad else None for t in inputs]
 
 
 def _known(kind: Any) -> Any:

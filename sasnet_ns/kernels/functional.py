@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sasnet_ns.kernels import _hash_grid_ops, _masked_sine_ops, _torch
-from sasnet_ns.kernels._choose import choose
+from sasnet_ns.kernels._choose import choose, transformed
 from sasnet_ns.kernels.layout import HashGridLayout
 from sdf_tools.errors import ShapeError
 
@@ -34,9 +34,10 @@ def hash_grid(
     of the nearest point of the box, and the gradient along the clamped axes is zero. On a cell border the gradient is
     that of the cell ``floor(u)`` (of the last cell on the upper face).
 
-    Differentiable twice (table, points, and the derivative of those), as Eikonal losses need. The arithmetic is
-    float32, or float64 if ``x`` or ``table`` is. A half-precision table is accumulated in float32, and its gradient is
-    rounded to half at the end.
+    Differentiable twice (table, points, and the derivative of those), as Eikonal losses need, and further by the
+    definition in torch, which also takes what ``torch.func`` and forward mode transform. The arithmetic is float32, or
+    float64 if ``x`` or ``table`` is. A half-precision table is accumulated in float32, and its gradient is rounded to
+    half at the end.
 
     Args:
         x: points, (..., in_dim).
@@ -63,7 +64,7 @@ def hash_grid(
     _check_networks(stacked, table, x)
     dtype = torch.float64 if torch.float64 in (x.dtype, table.dtype) else torch.float32
     points = _rows(x, stacked).to(dtype)
-    backend = choose(implementation, x.device, True, ("numba", "triton", "tcnn"))
+    backend = choose(_seen(implementation, points, table), x.device, True, ("numba", "triton", "tcnn"))
     if backend == "torch":
         features = _torch.hash_grid(points, table.to(dtype), layout)
     elif backend == "tcnn":
@@ -102,7 +103,7 @@ def masked_sine(
             ``mask`` in half precision as well and computes in float32 (as the torch one does where the bias is).
 
     Returns:
-        (..., width), differentiable twice.
+        (..., width), differentiable; beyond twice by the definition in torch.
 
     Raises:
         ShapeError: if shapes or group sizes do not fit.
@@ -114,6 +115,7 @@ def masked_sine(
     _check_networks(stacked, bias, z)
     flat_mask = None if mask is None else _rows(mask, stacked)
     flat = _rows(z, stacked)
+    implementation = _seen(implementation, z, bias, mask)
     backend = choose(implementation, z.device, _fast_dtypes(implementation, [bias], [z, mask]), ("numba", "triton"))
     if backend == "torch":
         return _torch.masked_sine(flat, bias, omega, flat_mask, group_sizes).reshape(z.shape)
@@ -144,7 +146,7 @@ def masked_sine_embedding(
         implementation: as in :func:`masked_sine`.
 
     Returns:
-        (..., width), differentiable twice.
+        (..., width), differentiable; beyond twice by the definition in torch.
 
     Raises:
         ShapeError: if shapes or group sizes do not fit.
@@ -156,6 +158,7 @@ def masked_sine_embedding(
     stacked, width = weight.ndim == 3, weight.shape[-2]
     _check_networks(stacked, weight, x)
     _check_groups(x.shape[:-1], width, bias, mask, group_sizes)
+    implementation = _seen(implementation, x, weight, bias, mask)
     fast = _fast_dtypes(implementation, [x, weight, bias], [mask])
     backend = choose(implementation, x.device, fast, ("numba", "triton"))
     by_hand = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
@@ -187,7 +190,7 @@ def mask_decoder(
         implementation: without effect; plain torch everywhere, as the decoder is 2 to 3 % of a step.
 
     Returns:
-        (..., masks) in (0, 1), differentiable twice.
+        (..., masks) in (0, 1), differentiable to any order.
 
     Raises:
         ShapeError: if shapes do not fit.
@@ -228,6 +231,11 @@ def _check_groups(batch: torch.Size, width: int, bias: Tensor, mask: Tensor | No
         raise ShapeError(f"The mask must be {(*batch, len(group_sizes))}; got {tuple(mask.shape)}.")
     if min(group_sizes, default=0) < 0 or sum(group_sizes) > width:
         raise ShapeError(f"Group sizes {tuple(group_sizes)} must not be negative, and fit in width {width}.")
+
+
+def _seen(implementation: Implementation, *tensors: Tensor | None) -> Implementation:
+    """``auto`` is the definition in torch where a transform has to look into it."""
+    return "torch" if implementation == "auto" and transformed(*tensors) else implementation
 
 
 def _fast_dtypes(implementation: str, exact: Sequence[Tensor], any_precision: Sequence[Tensor | None]) -> bool:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sasnet_ns.kernels._choose import choose
+from sasnet_ns.kernels._choose import choose, transformed
 from sasnet_ns.kernels.functional import Implementation
 from sdf_tools.errors import ShapeError
 
@@ -72,8 +72,8 @@ def gaussian_sum(
     if len(points) == 0:
         return points.new_zeros(0, channels)
     grid = _tiles(points.detach(), tile)
-    transformed = torch.compiler.is_compiling() or any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
-    if backend == "torch" or transformed or (points.requires_grad and torch.is_grad_enabled()):
+    traced = torch.compiler.is_compiling() or transformed(*tensors)
+    if backend == "torch" or traced or (points.requires_grad and torch.is_grad_enabled()):
         return _by_torch(points, center, cholesky, color, grid)
     return _ByNumba.apply(points, center, cholesky, color, grid)
 

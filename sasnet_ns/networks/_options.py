@@ -1,14 +1,31 @@
-"""Functions whose keyword arguments are the fields of a dataclass, visible to type checkers, editors and help()."""
+"""Keyword arguments: the fields of a dataclass, visible to type checkers, editors and help(), and words that fit."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 P = ParamSpec("P")
 Cls = TypeVar("Cls")
 Result = TypeVar("Result")
+
+
+def check_choices(owner: Callable[..., object], options: Mapping[str, object]) -> None:
+    """Refuse words that are none of an option's.
+
+    Args:
+        owner: what takes the options, annotated; those that are ``Literal`` are looked at.
+        options: by name.
+
+    Raises:
+        ValueError: a word is not one of those it takes.
+    """
+    hints = get_type_hints(owner)
+    for name, value in options.items():
+        words = get_args(hints[name]) if get_origin(hints.get(name)) is Literal else (value,)
+        if value not in words:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, words))}, not {value!r}.")
 
 
 def takes(

@@ -87,7 +87,8 @@ class Network(nn.Module):
             values (..., out_dim) and Jacobian (..., out_dim, in_dim), both differentiable again with respect to the
             parameters, as Eikonal losses need.
         """
-        with torch.enable_grad():
+        with torch.inference_mode(False):  # records gradients under no_grad as well
+            x = x.clone() if x.is_inference() else x
             points = x if x.requires_grad else x.detach().requires_grad_(True)
             values = self(points)
             rows = [

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sasnet_ns.kernels import Activation, FusedStep, FusedValues, StepForm, StepLayer
+from sasnet_ns.kernels._choose import transformed
 from sasnet_ns.networks.base import Network
 from sasnet_ns.networks.baselines.encoded_relu import EncodedReLU
 from sasnet_ns.networks.baselines.ffn import FFN
@@ -73,8 +74,10 @@ def network_values(
         (..., out_dim) values.
 
     Raises:
-        ValueError: ``bands`` is not between 0 and the number of bands.
+        ValueError: ``bands`` is not between 0 and the number of bands, or the network has no bands.
     """
+    if bands is not None and not isinstance(network, SASNet):
+        raise ValueError(f"bands={bands} is for SASNet, whose frequencies are in bands; leave it None here.")
     values = None if torch.is_grad_enabled() or not x.numel() else _values(network, x, bands)
     if values is not None:
         return values(x.reshape(-1, x.shape[-1]), scale * _factor(network)).reshape(*x.shape[:-1], -1)
@@ -90,12 +93,12 @@ def _values(network: Network, x: Tensor, bands: int | None) -> FusedValues | Non
     # Subclasses of tensors stand for something else: a trace, a batch under vmap.
     if type(x) is not Tensor or x.device.type != "cpu" or x.shape[-1] != network.in_dim or not _compiles(network):
         return None
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
     if isinstance(network, SASNet) and bands is not None and not 0 <= bands <= network.config.bands:
         return None
     form = _chain(network, bands)
-    if form is None or any(map(torch._C._functorch.is_functorch_wrapped_tensor, form.tensors())):
+    if form is None or transformed(x, *form.tensors()):
         return None
     values = _VALUES.get(network)
     if values is None or not _same(values.form, form):

@@ -45,4 +45,5 @@ class MaskGenerator(nn.Module):
         grid = wisp_grid if self.wisp else hash_grid
         features = grid(x, self.table, self.layout, implementation=self.implementation)
         first, second = self.decoder_in, self.decoder_out
+        features = features.to(first.weight.dtype)  # of half precision, of which grids make float32
         return mask_decoder(features, first.weight, first.bias, second.weight, second.bias, self.implementation)

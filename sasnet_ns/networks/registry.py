@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from sasnet_ns.networks._options import check_choices
 from sasnet_ns.networks.base import Network
 from sasnet_ns.networks.baselines.cafe import Cafe
 from sasnet_ns.networks.baselines.ffn import FFN
@@ -24,6 +25,7 @@ from sasnet_ns.networks.baselines.siren import Siren
 from sasnet_ns.networks.baselines.wire import Wire
 from sasnet_ns.networks.presets import SASNET_PRESETS, preset_options
 from sasnet_ns.networks.sasnet import SASNetConfig
+from sdf_tools.ranges import require
 
 
 def _sasnet(in_dim: int, out_dim: int, preset: str = "sdf", **config: Any) -> Network:
@@ -106,7 +108,37 @@ def build_network(name: str, in_dim: int, out_dim: int, **config: Any) -> Networ
     if "preset" in config and name != "sasnet":
         config = {**preset_options(name, config["preset"]), **config}
         del config["preset"]
+    builder = _BUILDERS[name]
+    _check_numbers(name, {"in_dim": in_dim, "out_dim": out_dim, **config})
+    if isinstance(builder, type):
+        check_choices(builder.__init__, config)  # type: ignore[misc]
     try:
-        return _BUILDERS[name](in_dim=in_dim, out_dim=out_dim, **config)
+        return builder(in_dim=in_dim, out_dim=out_dim, **config)
     except TypeError as error:
         raise ValueError(f"network '{name}' does not take these options: {error}.") from error
+    except (RuntimeError, ArithmeticError, LookupError) as error:  # torch's words for sizes that cannot be
+        said = str(error).splitlines()[0].removesuffix(".") if str(error) else type(error).__name__
+        given = ", ".join(f"{option} {value}" for option, value in config.items()) or "none"
+        raise ValueError(f"network '{name}' cannot be built with these options ({given}): {said}.") from error
+
+
+_LEAST = {
+    **dict.fromkeys(("in_dim", "out_dim", "width", "embedding_width", "decoder_width", "hidden_widths"), 1),
+    **dict.fromkeys(("frequencies", "kernels", "neighbors", "features", "octaves", "latent_dim", "strides"), 1),
+    **dict.fromkeys(("step_dim", "grid_levels", "grid_features", "levels"), 1),
+    **dict.fromkeys(("hidden_layers", "groups", "bands", "feature_std"), 0),
+    "resolution": 2,
+}
+"""Smallest value of options that have one, whichever network takes them."""
+_ABOVE_ZERO = ("omega_0", "omega", "scale", "sigma", "period", "coordinate_scale", "frequency_scale", "sine_range")
+
+
+def _check_numbers(name: str, options: dict[str, Any]) -> None:
+    for option, given in options.items():
+        for value in given if isinstance(given, tuple | list) else (given,):
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                continue
+            if option in _LEAST:
+                require(f"{option} of network '{name}'", value, _LEAST[option])
+            elif option in _ABOVE_ZERO:
+                require(f"{option} of network '{name}'", value, 0, above=True)

@@ -15,11 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sasnet_ns.kernels import HashGridLayout, Implementation, masked_sine, masked_sine_embedding
-from sasnet_ns.networks._options import takes
+from sasnet_ns.networks._options import check_choices, takes
 from sasnet_ns.networks.base import Network, ParameterRole
 from sasnet_ns.networks.frequencies import sample_frequencies
 from sasnet_ns.networks.layers import linears, sine_uniform_
 from sasnet_ns.networks.mask_generator import MaskGenerator
+
+MOST_COORDINATES = 6
+"""Beyond, the frequencies to draw from are too many to list."""
 
 KEPT_WITHOUT_MASKS = 0.75
 """Share of the parameters; a network that keeps less of them without its masks is said to live from its masks."""
@@ -249,7 +252,9 @@ class SASNet(Network):
         bound = math.pi if config.phase_init == "full" else 1 / math.sqrt(config.in_dim)
         nn.init.uniform_(self.phase, -bound, bound)
         if config.embedding == "frozen":
-            self.register_buffer("frequencies", frequencies.multipliers.float() * (2 * math.pi / config.period))
+            self.register_buffer(
+                "frequencies", frequencies.multipliers.to(self.phase.dtype) * (2 * math.pi / config.period)
+            )
         else:
             weight = torch.empty(widths[0], config.in_dim).uniform_(-1 / config.in_dim, 1 / config.in_dim)
             # Sorted by frequency, so that contiguous groups are bands here as well.
@@ -344,7 +349,7 @@ def _warn(config: SASNetConfig, band_sizes: Sequence[int], parameters: int) -> N
             "band_allocation='equal' gives every band as many; fewer bands or a wider embedding help as well.",
             stacklevel=4,
         )
-    if not config.masks:
+    if not config.masks and config.in_dim <= 4:  # beyond, there are no masks to lose
         with torch.device("meta"):  # neither memory nor random numbers
             generator = _mask_generator(dataclasses.replace(config, masks=True))
         lost = sum(parameter.numel() for parameter in generator.parameters())
@@ -377,6 +382,9 @@ def _mask_generator(config: SASNetConfig) -> MaskGenerator:
 
 
 def _check(config: SASNetConfig) -> None:
+    check_choices(SASNetOptions, vars(config))
+    if config.in_dim > MOST_COORDINATES:
+        raise ValueError(f"SASNet takes 1 to {MOST_COORDINATES} coordinates, with masks 1 to 4; not {config.in_dim}.")
     if len(config.groups) != len(config.hidden_widths):
         raise ValueError(
             f"groups has {len(config.groups)} entries for {len(config.hidden_widths)} hidden layers; give one each."

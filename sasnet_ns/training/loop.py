@@ -58,6 +58,7 @@ StepMaker = Callable[[list[torch.optim.Optimizer], Callable[[int], list[float]]]
 """Optimisers, and step to their learning rates, to what takes the steps."""
 
 
+@torch.inference_mode(False)  # records gradients, whatever the caller does
 @threads_kept()
 def train(
     network: Network,

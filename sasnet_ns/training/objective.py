@@ -10,11 +10,11 @@ from torch import Tensor
 
 from sasnet_ns.kernels import FusedStep, PointLoss
 from sasnet_ns.networks import Network, SASNet, SignedDistanceField, fused_step
-from sasnet_ns.training.ranges import require
 from sdf_tools import schedules
 from sdf_tools.distance import SignedDistance
 from sdf_tools.losses import FINE, coarse_to_fine_loss, distance_weighted_loss, eikonal_loss, mask_sparsity_loss
 from sdf_tools.pools import GOLDEN_RATIO, SDFBatch
+from sdf_tools.ranges import require
 
 
 @dataclass

@@ -13,8 +13,8 @@ from sasnet_ns.kernels import Adam
 from sasnet_ns.networks.base import Network, ParameterRole
 from sasnet_ns.training.adan import Adan
 from sasnet_ns.training.muon import Muon
-from sasnet_ns.training.ranges import require
 from sdf_tools import schedules
+from sdf_tools.ranges import require
 
 
 @dataclass

@@ -63,7 +63,8 @@ class Cafe(Network):
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
         """Evaluate at (..., in_dim) coordinates in [-1, 1]."""
-        features = self.encode(x.reshape(-1, self.in_dim).to(self.output.weight.dtype))
+        with torch.autocast(x.device.type, enabled=False):  # phases reach hundreds of radians
+            features = self.encode(x.reshape(-1, self.in_dim).to(self.output.weight.dtype))
         h = self.branches[0](features)
         for branch in self.branches[1:]:
             h = h * branch(features)

@@ -15,7 +15,8 @@ class Finer(Siren):
     Args:
         first_bias_scale: k of the first layer's bias U(-k, k); None keeps torch's default. FINER uses 1 for SDFs,
             the default for images; the SASNet paper sets 0.
-        detach_scale: treat the factor ``|z| + 1`` as a constant in the backward pass, as FINER's code does.
+        detach_scale: treat the factor ``|z| + 1`` as a constant in the backward pass, as FINER's code does. Where the
+            coordinates require a gradient it never is: normals and Eikonal terms would be those of another function.
 
     The other arguments are those of :class:`Siren`.
     """
@@ -37,7 +38,7 @@ class Finer(Siren):
             with torch.no_grad():
                 self.first.bias.uniform_(-first_bias_scale, first_bias_scale)
 
-    def _activation(self, h: Float[Tensor, "N inner"], layer: nn.Linear) -> Float[Tensor, "N outer"]:
+    def _activation(self, h: Float[Tensor, "N inner"], layer: nn.Linear, exact: bool) -> Float[Tensor, "N outer"]:
         z = layer(h)
         scale = z.abs() + 1
-        return torch.sin(self.omega_0 * (scale.detach() if self.detach_scale else scale) * z)
+        return torch.sin(self.omega_0 * (scale.detach() if self.detach_scale and not exact else scale) * z)

@@ -44,8 +44,13 @@ class Gauss(Network):
         return "hidden" if name.startswith("hidden.") and parameter.ndim == 2 else "backbone"
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
-        """Evaluate at (..., in_dim) coordinates in [-1, 1]."""
-        h = self.coordinate_scale * x.reshape(-1, self.in_dim).to(self.first.weight.dtype)
-        for layer in (self.first, *linears(self.hidden)):
-            h = torch.exp(-(self.scale * layer(h)).square())
-        return self.output(h).reshape(*x.shape[:-1], self.out_dim)
+        """Evaluate at (..., in_dim) coordinates in [-1, 1]; first and last layer stay fp32 under autocast."""
+        with torch.autocast(x.device.type, enabled=False):
+            h = self._bump(self.first, self.coordinate_scale * x.reshape(-1, self.in_dim).to(self.first.weight.dtype))
+        for layer in linears(self.hidden):
+            h = self._bump(layer, h)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.output(h.to(self.output.weight.dtype)).reshape(*x.shape[:-1], self.out_dim)
+
+    def _bump(self, layer: nn.Linear, h: Float[Tensor, "N inner"]) -> Float[Tensor, "N outer"]:
+        return torch.exp(-(self.scale * layer(h)).square())

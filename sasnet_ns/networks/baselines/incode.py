@@ -56,6 +56,7 @@ class Incode(Siren):
 
         Raises:
             MissingLibraryError: torchvision is not installed.
+            ValueError: the signal is too small for the features' statistics.
         """
         if self.in_dim in (2, 3):
             self.features.copy_(_resnet_features(signal.to(self.features)))
@@ -70,12 +71,15 @@ class Incode(Siren):
         return (weights * torch.relu(-self.coefficients())).sum()
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
-        """Evaluate at (..., in_dim) coordinates in [-1, 1]."""
-        a, b, c, d = self.coefficients().unbind()
-        h = x.reshape(-1, self.in_dim).to(self.first.weight.dtype)
-        for layer in (self.first, *linears(self.hidden)):
+        """Evaluate at (..., in_dim) coordinates in [-1, 1]; first and last layer stay fp32 under autocast."""
+        with torch.autocast(x.device.type, enabled=False):
+            a, b, c, d = self.coefficients().unbind()
+            z = self.first(x.reshape(-1, self.in_dim).to(self.first.weight.dtype))
+            h = a.exp() * torch.sin(b.exp() * self.omega_0 * z + c) + d
+        for layer in linears(self.hidden):
             h = a.exp() * torch.sin(b.exp() * self.omega_0 * layer(h) + c) + d
-        return self.output(h).reshape(*x.shape[:-1], self.out_dim)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.output(h.to(self.output.weight.dtype)).reshape(*x.shape[:-1], self.out_dim)
 
 
 @torch.no_grad()
@@ -99,5 +103,9 @@ def _resnet_features(signal: Float[Tensor, "*sizes channels"]) -> Float[Tensor, 
     channels = signal.movedim(-1, 0)
     rgb = channels[:3] if channels.shape[0] >= 3 else channels.mean(0, keepdim=True).expand(3, *channels.shape[1:])
     # Batch statistics, as in the authors' program, where the extractor is never put into evaluation mode.
-    maps = stages.train()(rgb[None].float())
+    try:
+        maps = stages.train()(rgb[None].float())
+    except ValueError as error:
+        cells = " x ".join(map(str, signal.shape[:-1]))
+        raise ValueError(f"{cells} cells are too few for the features that INCODE takes from its signal.") from error
     return maps.flatten(2).mean(2)[0]

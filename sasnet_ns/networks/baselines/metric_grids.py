@@ -93,7 +93,7 @@ class MetricGrids(Network):
         inside = points.clamp(1e-6 - 1, 1 - 1e-6)  # arcsin has no slope at the ends
         metrics = (points, points.sin() / math.sin(1), inside.asin() * (2 / math.pi))
         grids = [
-            hash_grid(metric, table, layout, implementation=self.implementation)
+            hash_grid(metric, table, layout, implementation=self.implementation).to(points.dtype)
             for metric, table, layout in zip(metrics, self.tables, self.layouts, strict=True)
         ]
         h = grids[0] + grids[1] + grids[2]

@@ -81,7 +81,7 @@ class ModulatedSiren(Network):
         """Evaluate at (..., in_dim) coordinates in [-1, 1]."""
         points = x.reshape(-1, self.in_dim).to(self.output.weight.dtype)
         tiles, weights = surrounding_cells(points, self.strides + 1, first=-1.0, last=1.0)
-        centers = tiles * (2 / self.strides) - 1
+        centers = tiles.to(points.dtype) * (2 / self.strides) - 1
         h = (points[:, None, :] - centers) * (self.strides / 2)
         index = flat_index(tiles, self.strides + 1)
         for layer, amplitude in zip(linears(self.synthesis), self.modulations(), strict=True):

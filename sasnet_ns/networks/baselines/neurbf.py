@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sasnet_ns.kernels import HashGridLayout, Implementation, hash_grid
+from sasnet_ns.kernels._choose import transformed
 from sasnet_ns.networks.base import Network, ParameterRole
 
 
@@ -86,7 +88,10 @@ class NeuRBF(Network):
         self.register_buffer("multipliers", torch.logspace(-3, 12, features, base=2), persistent=False)
         low, high = (math.log10(n) for n in sine_range)
         self.register_buffer("sine_scale", torch.logspace(low, high, width), persistent=False)
-        self._nearest: tuple[Tensor, int, Tensor, int, Tensor] | None = None
+        self._nearest: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_nearest": None}  # points of a call are no part of the network
 
     def _role(self, name: str, parameter: nn.Parameter) -> ParameterRole:
         return "masks" if name in ("table", "kernel_weight") else "backbone"
@@ -111,7 +116,7 @@ class NeuRBF(Network):
         points = x.reshape(-1, self.in_dim).to(self.bias.dtype)
         response, index = self.responses(points)
         local = (self.kernel_weight[index] * torch.sin(response[..., None] * self.multipliers)).sum(1)
-        grid = hash_grid(points, self.table, self.layout, implementation=self.implementation)
+        grid = hash_grid(points, self.table, self.layout, implementation=self.implementation).to(points.dtype)
         first, second, last = self.layers
         h = first(torch.cat((grid, local), dim=1) + self.bias)
         h = h + torch.sin(self.sine_scale * h)
@@ -119,20 +124,24 @@ class NeuRBF(Network):
 
     def _neighbors_of(self, x: Float[Tensor, "N d"]) -> Int[Tensor, "N neighbors"]:
         """The nearest kernels; remembered for the last points, because fitting asks for the same ones in every step."""
-        # The remembered tensor keeps its storage alive, so an equal address means the same points.
+        if transformed(x, self.centers):  # no numbers to look at
+            return torch.cdist(x, self.centers).topk(self.neighbors, largest=False).indices
+        # Compared with copies: torch does not see what numpy writes into its memory.
         if self._nearest is not None:
-            points, version, centers, centers_version, index = self._nearest
-            same = points.data_ptr() == x.data_ptr() and points.dtype == x.dtype
-            same = same and points.shape == x.shape and points.stride() == x.stride()
-            if same and version == x._version and centers is self.centers and centers_version == centers._version:
+            points, centers, index = self._nearest
+            if _same(points, x) and _same(centers, self.centers):
                 return index
         from scipy.spatial import cKDTree
 
         tree = cKDTree(self.centers.cpu().double().numpy())
         found = tree.query(x.cpu().double().numpy(), k=self.neighbors)[1].reshape(len(x), self.neighbors)
         index = torch.from_numpy(found).to(x.device)
-        self._nearest = (x, x._version, self.centers, self.centers._version, index)
+        self._nearest = (x.clone(), self.centers.clone(), index)
         return index
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 def fit_kernels(

@@ -85,4 +85,4 @@ class HashGridMLP(Network):
         """Evaluate at (..., in_dim) coordinates in [-1, 1]."""
         points = x.reshape(-1, self.in_dim).to(self.table.dtype)
         features = hash_grid(points, self.table, self.layout, implementation=self.implementation)
-        return self.mlp(features).reshape(*x.shape[:-1], self.out_dim)
+        return self.mlp(features.to(points.dtype)).reshape(*x.shape[:-1], self.out_dim)

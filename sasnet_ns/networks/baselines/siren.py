@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sasnet_ns.kernels import Implementation, masked_sine
+from sasnet_ns.kernels._choose import transformed
 from sasnet_ns.networks.base import Network, ParameterRole
 from sasnet_ns.networks.layers import linears, sine_uniform_
 
@@ -49,16 +50,18 @@ class Siren(Network):
     def _role(self, name: str, parameter: nn.Parameter) -> ParameterRole:
         return "hidden" if name.startswith("hidden.") and parameter.ndim == 2 else "backbone"
 
-    def _activation(self, h: Float[Tensor, "N inner"], layer: nn.Linear) -> Float[Tensor, "N outer"]:
+    def _activation(self, h: Float[Tensor, "N inner"], layer: nn.Linear, exact: bool) -> Float[Tensor, "N outer"]:
+        """A layer; ``exact`` if it will be differentiated by the coordinates."""
         z = torch.nn.functional.linear(h, layer.weight)
         return masked_sine(z, layer.bias, self.omega_0, implementation=self.implementation)
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch out"]:
         """Evaluate at (..., in_dim) coordinates in [-1, 1]; first and last layer stay fp32 under autocast."""
+        exact = x.requires_grad or transformed(x)
         with torch.autocast(x.device.type, enabled=False):
             points = self.coordinate_scale * x.reshape(-1, self.in_dim).to(self.first.weight.dtype)
-            h = self._activation(points, self.first)
+            h = self._activation(points, self.first, exact)
         for layer in linears(self.hidden):
-            h = self._activation(h, layer)
+            h = self._activation(h, layer, exact)
         with torch.autocast(x.device.type, enabled=False):
             return self.output(h.to(self.output.weight.dtype)).reshape(*x.shape[:-1], self.out_dim)

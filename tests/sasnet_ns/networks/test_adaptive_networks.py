@@ -1,6 +1,7 @@
 """Networks that look at the signal or change while they train: SAPE, INCODE, MSIREN, NeuRBF, GaussianImage."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -295,6 +296,19 @@ def test_neurbf_forgets_its_neighbours_when_points_or_kernels_change():
     assert not torch.equal(before, after)
     network.centers.mul_(-1)
     assert torch.equal(network.responses(x)[1].sort(1).values, before.sort(1).values)
+    buffer = np.zeros((50, 2), np.float32)  # torch does not see what numpy writes
+    first = network.responses(torch.from_numpy(buffer))[1].clone()
+    buffer[:] = x.numpy()
+    assert not torch.equal(network.responses(torch.from_numpy(buffer))[1], first)
+    with torch.inference_mode():
+        assert torch.equal(network.responses(x)[1].sort(1).values, before.sort(1).values)
+
+
+def test_points_of_a_call_are_not_saved_with_a_network():
+    network = NeuRBF(2, 3, kernels=30, implementation="torch")
+    before = len(pickle.dumps(network))
+    network(uniform(20_000, 2))
+    assert len(pickle.dumps(network)) == before
 
 
 # GaussianImage

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from sasnet_ns.networks import SASNetConfig, SignedDistanceField, build_network, network_names, sample_frequencies
+from sasnet_ns.networks import (
+    SASNetConfig,
+    SignedDistanceField,
+    build_network,
+    network_names,
+    network_values,
+    sample_frequencies,
+)
 from sasnet_ns.networks.frequencies import high_candidates, low_candidates
 
 
@@ -197,7 +204,7 @@ def test_finer_detaches_its_scale_by_default():
     assert (net.first.bias == 0).all()
     z = torch.tensor([[0.3]])
     net.first.weight.data.fill_(1.0)
-    h = net._activation(z, net.first)[0, 0]
+    h = net._activation(z, net.first, exact=False)[0, 0]
     assert h.item() == pytest.approx(math.sin(30 * 1.3 * 0.3), abs=1e-5)
     h.backward()
     expected = math.cos(30 * 1.3 * 0.3) * 30 * 1.3 * 0.3
@@ -305,3 +312,43 @@ def test_empty_bands_and_lost_masks_are_said() -> None:
         for preset in ("sdf", "sdf_compact", "sdf_grid", "image", "volume", "toy", "tiger_p", "tiger_d"):
             assert min(getattr(SASNetConfig, preset)().setup().band_sizes) > 0, preset
         SASNetConfig.sdf(masks=False).setup()  # the paper's network keeps most of what it has
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("sasnet", {"embedding": "Frozen"}, "embedding must be one of frozen, siren, not 'Frozen'"),
+        ("sasnet", {"band_allocation": "Equal"}, "band_allocation must be one of"),
+        ("sasnet", {"grid_variant": "authors"}, "grid_variant must be one of"),
+        ("sasnet", {"groups": (-8, 8)}, "groups of network 'sasnet' must be 0 or more"),
+        ("sasnet", {"hidden_widths": (0, 0)}, "hidden_widths of network 'sasnet' must be 1 or more"),
+        ("sasnet", {"period": 0}, "period of network 'sasnet' must be more than 0"),
+        ("sasnet", {"decoder_width": 0}, "decoder_width of network 'sasnet' must be 1 or more"),
+        ("ffn", {"frequency_law": "uniform"}, "frequency_law must be one of normal, radial"),
+        ("msiren", {"codes": "frozen"}, "codes must be one of"),
+        ("siren", {"hidden_layers": -1}, "hidden_layers of network 'siren' must be 0 or more"),
+        ("siren", {"omega_0": 0}, "omega_0 of network 'siren' must be more than 0"),
+        ("siren", {"implementation": "cuda"}, "implementation must be one of auto, torch"),
+        ("wire", {"sigma": 0}, "sigma of network 'wire' must be more than 0"),
+        ("sape", {"resolution": 1}, "resolution of network 'sape' must be 2 or more"),
+        ("neurbf", {"kernels": 0}, "kernels of network 'neurbf' must be 1 or more"),
+        ("siren", {"width": 10**12}, "cannot be built with these options"),
+    ],
+)
+def test_options_that_make_no_network_are_refused_in_a_sentence(name, options, said):
+    with pytest.raises(ValueError, match=said):
+        build_network(name, 3, 1, **options)
+
+
+@pytest.mark.parametrize("in_dim", [5, 6])
+def test_more_coordinates_than_a_hash_grid_takes_go_without_masks(in_dim):
+    assert build_network("sasnet", in_dim, 1, masks=False)(torch.rand(3, in_dim)).shape == (3, 1)
+    with pytest.raises(ValueError, match="1 to 4"):
+        build_network("sasnet", in_dim, 1)
+    with pytest.raises(ValueError, match="1 to 6 coordinates"):
+        build_network("sasnet", 7, 1, masks=False)
+
+
+def test_bands_are_for_networks_that_have_some():
+    with pytest.raises(ValueError, match="bands=1 is for SASNet"):
+        network_values(build_network("siren", 3, 1, width=8), torch.rand(3, 3), bands=1)

@@ -19,7 +19,8 @@ from sasnet_ns.fitting.grid_fit import GridFit, adjusted
 from sasnet_ns.training import Recipe, SDFObjective
 from sasnet_ns.training.config import load_config, option_value
 from sasnet_ns.training.options import digest, plain_options
-from sasnet_ns.training.ranges import chosen_device, require
+from sasnet_ns.training.ranges import chosen_device
+from sdf_tools.ranges import require
 
 TINY = "network: siren\nnetwork_config: {width: 8, hidden_layers: 1}\npool_size: 2000\npoints_per_batch: 100\n"
 SHORT = TINY + "recipe: {steps: 3}\n"
