@@ -47,11 +47,20 @@ def command_line(
     prefix = program or name
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"{prefix}: {message}\n"
-    handled = (
-        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
+    main = threading.current_thread() is threading.main_thread()
+    handled = main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if handled:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    keys = signal.getsignal(signal.SIGINT)
+    stopped = threading.Event()
+
+    def stop(signum: int, frame: object) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    told = main and keys is signal.default_int_handler
+    if told:
+        signal.signal(signal.SIGINT, stop)
     try:
         allow_memory(getattr(parsed, "max_memory", None))
         run(parsed)
@@ -65,7 +74,14 @@ def command_line(
         sys.exit(f"{prefix}: {file_trouble(error)}")
     except KeyboardInterrupt:
         sys.exit(f"{prefix}: {interrupted}")
+    except RuntimeError as error:
+        # While it compiles, numba swallows Ctrl-C and then misses what it was about to get.
+        if stopped.is_set() and "compiled object" in str(error):
+            sys.exit(f"{prefix}: {interrupted}")
+        raise
     finally:
         warnings.formatwarning = before
+        if told:
+            signal.signal(signal.SIGINT, keys)
         if handled:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from sasnet_ns.networks import SignedDistanceField
     from sdf_tools.geometry import Shape
 
 _METHODS = ("sasnet-sdf", "fit-shape")
@@ -31,6 +33,26 @@ class RunShape:
     levels: bool = True
 
 
+def shape_field(path: Path) -> SignedDistanceField:
+    """The field of a run on a shape.
+
+    Raises:
+        ValueError: there is none; of a run on photographs the sentence says so.
+    """
+    from sasnet_ns.models.run_description import read_description
+    from sasnet_ns.networks import SignedDistanceField
+
+    folder = path if path.is_dir() else path.parent
+    if path.suffix not in (".pt", ".safetensors") and not (folder / "field.pt").is_file():
+        description = read_description(folder)
+        if description is not None and description.get("method") not in _METHODS:
+            raise ValueError(
+                f"'{folder}' is a run of {description.get('method')}, and this is for fields of shapes; sasnet extract "
+                "makes a mesh of it."
+            )
+    return SignedDistanceField.load(path)
+
+
 def run_shape(path: Path, given: str | None = None) -> RunShape:
     """The shape of a run.
 
@@ -43,7 +65,7 @@ def run_shape(path: Path, given: str | None = None) -> RunShape:
         ValueError: ``run.json`` is no such description.
     """
     from sasnet_ns.models.run_description import read_description
-    from sasnet_ns.shapes.named import known_front, resolve_shape
+    from sasnet_ns.shapes.named import known_front, resolve_shape, shape_file
     from sdf_tools.errors import MissingLibraryError, ShapeError
 
     folder = path if path.is_dir() else path.parent
@@ -70,9 +92,25 @@ def run_shape(path: Path, given: str | None = None) -> RunShape:
         file = started_in / Path(name).expanduser()
         try:
             shape = resolve_shape(file if file.is_file() else name)
+            if _has_changed(file if file.is_file() else shape_file(name), data or {}):
+                warnings.warn(
+                    f"'{name}' has other contents than when '{folder}' was trained on it: errors against it may mean "
+                    "nothing; give the shape as it was with --shape.",
+                    stacklevel=1,
+                )
         except (ShapeError, MissingLibraryError) as error:
             why_not = f"the run's shape cannot be read; give it with --shape ({str(error).removesuffix('.')})"
     return RunShape(shape, why_not, up if up in ("x", "y", "z") else "y", front, levels)
+
+
+def _has_changed(file: Path, data: dict[str, Any]) -> bool:
+    """Whether a file is not the one that a run's description names."""
+    from sasnet_ns.models.run_description import describe_files
+
+    if not file.is_file() or data.get("of") != "contents" or "sha256" not in data:
+        return False
+    now = describe_files([file])
+    return bool(now["of"] == "contents" and now["sha256"] != data["sha256"])
 
 
 def _option(options: Any, *names: str) -> Any:

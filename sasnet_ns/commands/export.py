@@ -36,10 +36,11 @@ def run(arguments: Arguments) -> None:
     """Load, export, compare with the field."""
     import torch
 
+    from sasnet_ns.commands._run_shape import shape_field
     from sasnet_ns.networks import SignedDistanceField
     from sasnet_ns.networks.export import export_field
 
-    field = SignedDistanceField.load(arguments.load_config)
+    field = shape_field(arguments.load_config)
     # Everything that reads fields goes by the small letters.
     path = arguments.output_path.with_suffix(arguments.output_path.suffix.lower())
     export_field(field, path, arguments.bits)

@@ -7,10 +7,11 @@ The network is evaluated only next to the surface. See --help for the box, the l
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -77,6 +78,21 @@ class Arguments:
     runs that you made, or whose maker you know."""
 
 
+@contextlib.contextmanager
+def _in_box_units(scale: float) -> Iterator[None]:
+    """Say that the extractor's own sentences are in units of the field's box, where those are not the shape's."""
+    from sdf_tools.errors import ShapeError
+
+    try:
+        yield
+    except ShapeError as error:
+        if scale == 1:
+            raise
+        raise ShapeError(
+            f"{str(error).removesuffix('.')} (lengths of the field's box, of which 1 is {1 / scale:.6g} of the shape)."
+        ) from error
+
+
 def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
     """The surface in the input's units.
 
@@ -105,7 +121,7 @@ def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
     level = surface.level if arguments.level is None else arguments.level
     if surface.inside == "below":  # a distance
         level = level * surface.scale
-    with Console(stderr=True).status("extracting") as status:
+    with _in_box_units(surface.scale), Console(stderr=True).status("extracting") as status:
         mesh = extract_mesh(
             surface.field,
             arguments.resolution,

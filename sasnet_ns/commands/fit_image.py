@@ -109,6 +109,8 @@ def run(arguments: Arguments) -> None:
             signal, config, device=device, evaluate_every=arguments.evaluate_every, keep_before=True,
             checkpoint=checkpoint,
         )  # fmt: skip
+        for picture in arguments.output.glob("rendered_x*"):  # of an earlier fit in the same folder
+            picture.unlink()
         report(write_image_results(fitted, arguments.output))
         render(fitted.field, arguments)
         if fitted.interrupted:

@@ -91,6 +91,7 @@ def _write(arguments: Arguments, config: ShapeFit, fitted: FittedShape) -> None:
     from sdf_tools.io.writing import save_mesh, write_json
 
     folder = arguments.output_dir
+    (folder / "mesh.ply").unlink(missing_ok=True)  # an earlier fit's
     fitted.field.save(folder / "field.pt", step=config.recipe.steps if config.seconds is None else None)
     write_json(folder / "losses.json", fitted.losses, indent=None)
     trained = "trained" if config.recipe.steps or config.seconds else "not trained, as its weights were drawn"

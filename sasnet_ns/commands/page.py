@@ -47,8 +47,7 @@ def run(arguments: Arguments) -> None:
     """Load, find the input, write."""
     from rich.console import Console
 
-    from sasnet_ns.commands._run_shape import run_shape
-    from sasnet_ns.networks import SignedDistanceField
+    from sasnet_ns.commands._run_shape import run_shape, shape_field
     from sasnet_ns.viewer.page import write_page
 
     for name, least in (("resolution", 8), ("masks", 0), ("slices", 1)):
@@ -58,7 +57,7 @@ def run(arguments: Arguments) -> None:
         raise ValueError(f"the folder of '{arguments.output_path}' does not exist; create it first.")
     if not arguments.run.exists():
         raise ValueError(f"there is no run at '{arguments.run}'; give its folder or its config.yml.")
-    field = SignedDistanceField.load(arguments.run)
+    field = shape_field(arguments.run)
     known = run_shape(arguments.run, arguments.shape)
     if arguments.errors and known.shape is None:
         warnings.warn(f"the page shows no errors: {known.why_not}.", stacklevel=1)

@@ -130,6 +130,9 @@ def write_image_results(
     files = reconstruction_files(signal, prediction)
     if draw:
         files |= image_pictures(fitted, prediction, metrics, edges)
+    for name in ("reconstruction.tif", "gradient.png", "masks.png", "contributions.png"):
+        if name not in files:  # of an earlier fit in the same folder
+            (folder / name).unlink(missing_ok=True)
     for name, data in files.items():
         write_atomically(folder / name, data)
     return content

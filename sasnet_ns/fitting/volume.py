@@ -388,6 +388,7 @@ def write_volume_results(
         },
     }
     content = fitted.save(folder, figures)
+    (folder / "masks.png").unlink(missing_ok=True)  # an earlier fit's, of a network that had some
     if draw:
         for name, data in _volume_pictures(fitted, prediction, quality, threshold).items():
             write_atomically(folder / name, data)

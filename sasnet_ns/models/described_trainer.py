@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from sasnet_ns.models.loading import newest_step, read_checkpoint
+from sasnet_ns.models.loading import lies_elsewhere, newest_step, read_checkpoint
 from sasnet_ns.models.run_description import (
+    FILE,
     WITHOUT_EFFECT,
     describe_environment,
     describe_files,
@@ -25,16 +25,31 @@ from sdf_tools.io.writing import sweep_partials
 
 
 class RunConfig(TrainerConfig):
-    """A run in a folder that no other process trains in."""
+    """A run in a folder that no other process trains in, and that holds no other run's checkpoints."""
+
+    replaced: bytes | None = None
+    """What ``config.yml`` held before this run."""
 
     def save_config(self) -> None:
-        """Claim the run's folder, clear it of what dead processes left unfinished, and write config.yml."""
+        """Claim the run's folder, clear it of what dead processes left unfinished, and write config.yml.
+
+        Where a run is kept already that this one does not go on from (``--load-config``, a ``--timestamp`` used twice),
+        it takes a folder of its own.
+        """
+        taken = self.get_base_dir()
+        if newest_step(self.get_checkpoint_dir()) >= 0 and self._loads_from() != self.get_checkpoint_dir().resolve():
+            self.timestamp = "{timestamp}"
+            self.set_timestamp()
+            CONSOLE.print(f"'{taken}' holds a run already; this one is '{self.get_base_dir()}'.", highlight=False)
         folder = self.get_base_dir()
         try:
             claim(folder)
             for place in (folder, self.get_checkpoint_dir()):
                 sweep_partials(place)
+            path = folder / "config.yml"
+            before = path.read_bytes() if path.is_file() else None
             super().save_config()
+            self.replaced = before
         except OSError as error:
             raise SystemExit(
                 f"{self.method_name}: The folder '{folder}' cannot be made or written ({file_trouble(error)}); give "
@@ -43,6 +58,20 @@ class RunConfig(TrainerConfig):
         except ValueError as error:
             raise SystemExit(f"{self.method_name}: {error}") from None
 
+    def _loads_from(self) -> Path | None:
+        """The folder of checkpoints that this run goes on from."""
+        if self.load_dir is not None:
+            return self.load_dir.resolve()
+        return None if self.load_checkpoint is None else self.load_checkpoint.resolve().parent
+
+    def earlier_run(self) -> Path | None:
+        """The folder of the run that this one goes on from: the nearest one above its checkpoints that is one."""
+        place = self._loads_from()
+        if place is None:
+            return None
+        files = (FILE, "config.yml")
+        return next((a for a in place.parents if any((a / file).is_file() for file in files)), place.parent)
+
 
 class DescribedTrainer(Trainer):
     """Writes ``run.json`` and reads checkpoints as weights; goes on only from what fits.
@@ -50,6 +79,7 @@ class DescribedTrainer(Trainer):
     A method fills in :meth:`data_files` and :meth:`frame`.
     """
 
+    config: RunConfig
     total_steps: int
     _resumed_from: Path | None = None
 
@@ -122,7 +152,7 @@ class DescribedTrainer(Trainer):
             return
         try:
             state = read_checkpoint(path)
-            self._resumed_from = path.resolve().parent.parent
+            self._resumed_from = config.earlier_run()
             self._same_shape(state["pipeline"], path)
             self.pipeline.load_pipeline(state["pipeline"], state["step"])
             self.optimizers.load_optimizers(state["optimizers"])
@@ -141,8 +171,5 @@ class DescribedTrainer(Trainer):
 
     def _same_shape(self, state: dict[str, Tensor], path: Path) -> None:
         """Refuse a checkpoint of a shape that lies elsewhere: the mesh would come out in the wrong place."""
-        for name, value in self.pipeline.state_dict().items():
-            if name.endswith(("field.center", "field.scale")) and name in state and self.frame() is not None:
-                old = state[name].to(value)
-                if old.shape != value.shape or not torch.allclose(old, value, rtol=1e-9, atol=0):
-                    raise ValueError(f"'{path}' was trained on another shape; start a run of its own for this one.")
+        if self.frame() is not None and lies_elsewhere(state, self.pipeline.state_dict()):
+            raise ValueError(f"'{path}' was trained on another shape; start a run of its own for this one.")

@@ -76,7 +76,7 @@ def load_surface(
             method, model, checkpoints = config.method_name, config.pipeline.model, str(config.relative_model_dir)
         else:
             method, model, checkpoints = _read_description(description, folder)
-    state = last_checkpoint(folder / Path(checkpoints).name)[0]
+    state = last_checkpoint(_inside(folder, checkpoints))[0]
     from sasnet_ns.models.surface_model import SASNetSurfaceConfig
 
     if isinstance(model, SASNetSurfaceConfig):
@@ -93,6 +93,13 @@ def load_surface(
 
 
 _RUN_FILES = ("config.yml", FILE)
+
+
+def _inside(folder: Path, checkpoints: str) -> Path:
+    """A run's folder of checkpoints; a name that leads out of the run's folder stands for one in it."""
+    relative = Path(checkpoints)
+    leaves = relative.is_absolute() or ".." in relative.parts
+    return folder / (relative.name if leaves else relative)
 
 
 @contextlib.contextmanager
@@ -112,7 +119,8 @@ def _nerfstudio() -> Iterator[None]:
 def _newest_field(folder: Path, device: torch.device | str) -> SignedDistanceField:
     """The field of a run's ``field.pt``, with the weights of the last checkpoint where that has had more steps."""
     field, step = SignedDistanceField.load_with_step(folder / "field.pt", device)
-    checkpoints = folder / "nerfstudio_models"
+    options = (read_description(folder) or {"options": {}})["options"]
+    checkpoints = _inside(folder, str(options.get("relative_model_dir", "nerfstudio_models")))
     if step is None or newest_step(checkpoints) < step:
         return field
     state, _ = last_checkpoint(checkpoints)
@@ -180,6 +188,16 @@ def allow_numpy_scalars() -> None:
     scalar: Any = np.float64(0).__reduce__()[0]  # numpy has moved it from one module to another
     kinds = {type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)}
     torch.serialization.add_safe_globals([scalar, np.dtype, _codecs.encode, *kinds])
+
+
+def lies_elsewhere(before: dict[str, Tensor], now: dict[str, Tensor]) -> bool:
+    """Whether the field of one state of a pipeline is of a shape with another place or size than that of the other."""
+    names = [name for name in now if name.endswith(("field.center", "field.scale")) and name in before]
+    return any(
+        before[name].shape != now[name].shape
+        or not torch.allclose(before[name].to(now[name]), now[name], rtol=1e-9, atol=0)
+        for name in names
+    )
 
 
 def newest_step(folder: Path) -> int:

@@ -36,6 +36,11 @@ def after_training(config_path: str) -> dict[str, str]:
     }
 
 
+_WHERE_FROM = ("--load-dir", "--load-step", "--load-checkpoint", "--load-config")
+"""Options of where a run began. A configuration file would replace every other option, ``--load-dir`` too; what it
+said otherwise than the defaults is named when the run goes on."""
+
+
 def resume(method: str, data: Path | None, checkpoints: Path, typed: Sequence[str] | None = None) -> str:
     """The command that goes on with an interrupted run.
 
@@ -50,9 +55,10 @@ def resume(method: str, data: Path | None, checkpoints: Path, typed: Sequence[st
         words = [method] if data is None else [method, "--data", str(data)]
     options, skip = [], False
     for word in words[1:]:
-        flag = word.replace("_", "-")
-        if not skip and flag != "--load-dir" and not flag.startswith("--load-dir="):
+        flag, given, _ = word.partition("=")
+        left_out = flag.replace("_", "-") in _WHERE_FROM
+        if not skip and not left_out:
             options.append(word)
-        skip = flag == "--load-dir"
+        skip = left_out and not given
     # In front, because what follows a dataparser's name belongs to the dataparser.
     return f"{program('ns-train')} {shlex.join([words[0], '--load-dir', str(checkpoints), *options])}"

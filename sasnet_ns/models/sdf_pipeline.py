@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from sasnet_ns.data.shape_datamanager import GeometryProbe, ShapeDataManager, ShapeDataManagerConfig
+from sasnet_ns.models.loading import lies_elsewhere
 from sasnet_ns.models.sdf_model import SASNetSDFModel, SASNetSDFModelConfig
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.shapes.named import canonical_name, known_front
@@ -84,6 +86,16 @@ class SASNetSDFPipeline(VanillaPipeline):
             return self.datamanager.normalized.shape
         except (ShapeError, MissingLibraryError):
             return None
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Take over a checkpoint's weights, and say so where the shape has changed since."""
+        if lies_elsewhere(loaded_state, self.state_dict()):
+            CONSOLE.print(
+                f"[yellow]'{self.config.datamanager.data}' has another place or size than when the run was trained: "
+                "what is measured against it means nothing.[/yellow]",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+        super().load_pipeline(loaded_state, step)
 
     def train(self, mode: bool = True) -> SASNetSDFPipeline:
         """As in torch, but without a walk through all modules where nothing changes: nerfstudio asks at every step."""

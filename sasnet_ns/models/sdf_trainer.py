@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from sasnet_ns.models.described_trainer import RunConfig
 from sasnet_ns.models.next_commands import after_training
 from sasnet_ns.models.optimization import SparseLogOptimizers
+from sasnet_ns.models.run_description import read_description
 from sasnet_ns.models.sdf_pipeline import SASNetSDFPipeline, SASNetSDFPipelineConfig, quick_metric_tensors
 from sasnet_ns.models.trainer import ResumableTrainer
 from sasnet_ns.networks import SignedDistanceField
@@ -82,7 +83,11 @@ class SASNetTrainer(ResumableTrainer):
     def setup_optimizers(self) -> SparseLogOptimizers:
         """Optimizers whose schedules span the whole run, whose length is chosen here if a budget is given."""
         config = self.config
-        if config.seconds is not None and config.load_dir is None:
+        kept = self._steps_before() if config.seconds is not None else None
+        if kept is not None:
+            config.max_num_iterations = self.total_steps = kept
+            CONSOLE.print(f"{kept:,} steps in all, as the run began", highlight=False)
+        elif config.seconds is not None:
             pipeline, model = self.pipeline, config.pipeline.model
             data, device_alone = pipeline.datamanager, config.cuda_graph and self.world_size == 1
 
@@ -108,6 +113,13 @@ class SASNetTrainer(ResumableTrainer):
             config.max_num_iterations = self.total_steps = steps
             CONSOLE.print(f"{config.seconds:g} s of training: {steps:,} steps", highlight=False)
         return super().setup_optimizers()
+
+    def _steps_before(self) -> int | None:
+        """Steps of the run that this one goes on from, whose schedule spans them; None where that is not known."""
+        earlier = self.config.earlier_run()
+        description = None if earlier is None else read_description(earlier)
+        steps = None if description is None else description["options"].get("max_num_iterations")
+        return steps if isinstance(steps, int) else None
 
     def take_step(self, step: int) -> Any:
         """One optimisation step: recorded and replayed where that is asked for, else nerfstudio's own."""

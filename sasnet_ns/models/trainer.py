@@ -30,6 +30,7 @@ from sasnet_ns.training.divergence import ROLLBACKS, SLOWER, DivergedError, Dive
 from sasnet_ns.training.thread_choice import ThreadChoice, threads_kept
 from sasnet_ns.viewer.curves import Row, read_history, thinned, write_history
 from sdf_tools.errors import file_trouble
+from sdf_tools.io.writing import write_atomically
 
 _STEPS_PER_ROW = 50  # of the history; on a GPU the loss is waited for no more often
 _TIMINGS = {
@@ -74,24 +75,27 @@ class ResumableTrainer(DescribedTrainer):
         try:
             super().setup(test_mode)
             self._describe_run()
-        except SystemExit:
+        except BaseException as error:
             self._forget_run()
+            if isinstance(error, KeyboardInterrupt):
+                raise SystemExit(f"{self.config.method_name}: interrupted before the first step.") from None
+            if isinstance(error, OSError):
+                raise SystemExit(f"{self.config.method_name}: {file_trouble(error)}") from None
             raise
-        except KeyboardInterrupt:
-            self._forget_run()
-            raise SystemExit(f"{self.config.method_name}: interrupted before the first step.") from None
-        except OSError as error:
-            raise SystemExit(f"{self.config.method_name}: {file_trouble(error)}") from None
         self.completed_steps = self._start_step
-        if self.config.load_dir is not None:
-            earlier = read_history(self.config.load_dir.parent)
-            self.history = [row for row in earlier if row["step"] <= self._start_step]
+        earlier = self.config.earlier_run()
+        if earlier is not None:
+            self.history = [row for row in read_history(earlier) if row["step"] <= self._start_step]
 
     def _forget_run(self) -> None:
-        """Remove the folder of a run that never began, and those above it up to the output folder, if empty."""
+        """Leave the folder as it was before a run that never began; a new one goes, and empty ones above it."""
         release(self.base_dir)
+        path, before = self.base_dir / "config.yml", self.config.replaced
         with contextlib.suppress(OSError):
-            (self.base_dir / "config.yml").unlink()
+            if before is not None:
+                write_atomically(path, before)
+                return
+            path.unlink()
             for folder in (self.base_dir, *self.base_dir.parents[:3]):
                 folder.rmdir()
 

@@ -112,7 +112,7 @@ class SignedDistanceField(nn.Module):
     ) -> tuple[SignedDistanceField, int | None]:
         """As :meth:`load`, with the training steps that the file says it has had."""
         path = Path(path)
-        if path.is_dir() or path.suffix == ".yml":
+        if path.is_dir() or path.suffix == ".yml" or path.name == "run.json":
             path = (path if path.is_dir() else path.parent) / "field.pt"
         try:
             if path.suffix == ".safetensors":

@@ -23,7 +23,7 @@ def plain_options(value: Any) -> Any:
         return [plain_options(item) for item in value]
     if isinstance(value, enum.Enum):
         return value.name
-    if isinstance(value, type):
+    if callable(value) and hasattr(value, "__qualname__"):  # a class or function, without its address
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

@@ -92,7 +92,7 @@ class ExtractionJob:
             # A mesh to keep is searched for as thoroughly as one from the command line.
             surface = extract(field, resolution, session.settings, progress, thorough=True)
             self.mesh = Mesh(surface.vertices.double(), surface.faces, name=self._name)
-            self.text.content = f"{len(surface.faces):,} faces at {resolution} cells, step {step:,}."
+            self.text.content = f"{len(surface.faces):,} faces at {resolution} cells, step {step + 1:,}."
             self._layer = session.nodes.send_mesh(
                 "/extracted", surface.vertices, surface.faces, None, visible=self.layer_box.value, color=0x5B8DB8
             )

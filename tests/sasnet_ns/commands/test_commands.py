@@ -190,6 +190,8 @@ def test_the_command_that_resumes_keeps_what_was_typed() -> None:
     assert command.endswith("ns-train sasnet-nerfacto --load-dir run/models --data 'my scene' blender-data")
     typed = ["ns-train", "sasnet-sdf", "--load_dir=old", "--vis", "tensorboard"]
     assert resume("sasnet-sdf", None, Path("m"), typed).endswith("sasnet-sdf --load-dir m --vis tensorboard")
+    typed = ["ns-train", "sasnet-sdf", "--load-step", "84", "--load-config=a.yml", "--load-checkpoint", "a.ckpt"]
+    assert resume("sasnet-sdf", None, Path("m"), typed).endswith("sasnet-sdf --load-dir m")
     assert resume("sasnet-sdf", Path("a.ply"), Path("m"), ["pytest"]).endswith("sasnet-sdf --load-dir m --data a.ply")
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sasnet_ns.commands._run_shape import run_shape
 from sasnet_ns.commands.cli import main
+from sasnet_ns.models.run_description import write_description
 from sasnet_ns.viewer.pictures import camera_towards
 from sdf_tools.geometry import Mesh
 
@@ -143,6 +144,24 @@ def test_the_runs_own_shape_is_found(fitted: Path, sphere_file: Path, tmp_path: 
     (moved / "run.json").write_text(json.dumps(description))
     known = run_shape(moved)
     assert known.shape is None and "--shape" in known.why_not and not known.levels
+
+
+def test_a_shape_that_has_changed_since_is_said(fitted: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(fitted, moved)
+    description = json.loads((moved / "run.json").read_text())
+    description["data"]["sha256"] = "0" * 64
+    (moved / "run.json").write_text(json.dumps(description))
+    with pytest.warns(UserWarning, match="has other contents than when"):
+        assert run_shape(moved).shape is not None
+
+
+@pytest.mark.parametrize("command", ["page", "export"])
+def test_runs_on_photographs_are_named_where_a_shapes_field_is_wanted(command: str, tmp_path: Path) -> None:
+    write_description(tmp_path, {"method": "sasnet-neus", "options": {}})
+    option, name = ([], "a.html") if command == "page" else (["--load-config"], "a.pt2")
+    with pytest.raises(SystemExit, match="is a run of sasnet-neus, and this is for fields of shapes"):
+        main([command, *option, str(tmp_path), "--output-path", str(tmp_path / name)])
 
 
 def test_page_of_a_run(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

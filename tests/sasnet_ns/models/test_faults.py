@@ -20,7 +20,7 @@ from sasnet_ns.models.loading import load_surface, newest_step
 from sasnet_ns.models.run_description import WITHOUT_EFFECT, read_description
 from sasnet_ns.models.run_lock import claim, release
 from sasnet_ns.networks import SignedDistanceField
-from sasnet_ns.training.options import differences
+from sasnet_ns.training.options import differences, plain_options
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -269,3 +269,60 @@ def test_description_is_plain_json(make_trainer: Any) -> None:
     trainer = make_trainer(max_num_iterations=1)
     text = (trainer.base_dir / "run.json").read_text()
     assert "!!" not in text and json.loads(text)["options"]["pipeline"]["model"]["network"] == "sasnet"
+
+
+def test_a_folder_with_checkpoints_stays_as_it_is(make_trainer: Any) -> None:
+    """--load-config of a run, or its --timestamp once more, would train over it."""
+    first = make_trainer(max_num_iterations=2)
+    first.train()
+    kept = [first.base_dir / name for name in ("config.yml", "run.json", "field.pt", "history.json")]
+    kept.append(first.checkpoint_dir / "step-000000001.ckpt")
+    before = [path.read_bytes() for path in kept]
+    second = make_trainer(max_num_iterations=2)
+    assert second.base_dir != first.base_dir and second.base_dir.parent == first.base_dir.parent
+    second.train()
+    assert before == [path.read_bytes() for path in kept]
+
+
+def test_a_start_that_fails_leaves_the_folder_as_it_was(make_trainer: Any) -> None:
+    first = make_trainer(max_num_iterations=2)
+    first.train()
+    config = first.base_dir / "config.yml"
+    before = config.read_bytes()
+    here = {"load_dir": first.checkpoint_dir, "max_num_iterations": 4}
+    again = make_trainer(setup=False, pipeline__model__sasnet__hidden_widths=(32, 32), **here)
+    assert again.base_dir == first.base_dir and config.read_bytes() != before
+    with pytest.raises(SystemExit):
+        again.setup()
+    assert config.read_bytes() == before and not (first.base_dir / ".lock").exists()
+    broken = make_trainer(setup=False, timestamp="new")
+    broken._describe_run = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        broken.setup()
+    assert not (broken.base_dir / "config.yml").exists()
+
+
+@pytest.mark.parametrize("by", ["load_dir", "load_checkpoint"])
+def test_a_continuation_keeps_history_and_the_steps_of_a_budget(make_trainer: Any, by: str) -> None:
+    first = make_trainer(timestamp="first", max_num_iterations=10, relative_model_dir=Path("a/b"))
+    first.train()
+    where = first.checkpoint_dir if by == "load_dir" else first.checkpoint_dir / "step-000000009.ckpt"
+    second = make_trainer(timestamp="second", max_num_iterations=5000, seconds=60.0, **{by: where})
+    assert second.total_steps == 10 and [row["step"] for row in second.history] == [10]
+
+
+def test_options_of_runs_name_functions_without_their_address() -> None:
+    assert plain_options({"f": differences, "c": Path}) == {
+        "f": "sasnet_ns.training.options.differences",
+        "c": "pathlib.Path",
+    }
+
+
+def test_evaluation_says_that_the_shape_has_changed(make_trainer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make_trainer(max_num_iterations=2)
+    state = dict(trainer.pipeline.state_dict())
+    trainer.pipeline.load_pipeline(state, 1)
+    assert "another place or size" not in capsys.readouterr().out
+    state["_model.field.scale"] = 2 * state["_model.field.scale"]
+    trainer.pipeline.load_pipeline(state, 1)
+    assert "another place or size" in capsys.readouterr().out
