@@ -1,8 +1,13 @@
-"""Meshes, point clouds, and the similarity transform that puts either into the unit box."""
+"""Meshes, point clouds, and the similarity transform that puts either into the unit box.
+
+Their tensors may be on any device and carry gradients. What is computed in numpy is computed from :func:`for_numpy`'s
+copies, and shapes that come out of it are on the CPU.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -52,6 +57,56 @@ class PointCloud:
 
 
 Shape = Mesh | PointCloud
+AnyShape = TypeVar("AnyShape", bound=Shape)
+
+
+def for_numpy(shape: AnyShape) -> AnyShape:
+    """The shape with its tensors on the CPU and without gradients, the same object if they are; checked to fit.
+
+    Raises:
+        ShapeError: a face names a vertex that is not there, or a mesh or cloud has not one normal, colour, scan id or
+            confidence for each of its points.
+    """
+    parts = ((field.name, getattr(shape, field.name)) for field in fields(shape))
+    tensors: dict[str, Any] = {name: part for name, part in parts if isinstance(part, Tensor)}
+    if any(part.requires_grad or part.device.type != "cpu" for part in tensors.values()):
+        tensors = {name: part.detach().cpu() for name, part in tensors.items()}
+        shape = replace(shape, **tensors)
+    count = len(positions(shape))
+    faces = tensors.pop("faces", None)
+    if faces is not None and faces.numel():
+        low, high = (int(end) for end in faces.aminmax())
+        if low < 0 or high >= count:
+            raise ShapeError(
+                f"'{shape.name}' has a face of vertex {low if low < 0 else high}, which is not one of its {count:,} "
+                "vertices (the first is 0); leave that face out."
+            )
+    for name, part in tensors.items():
+        if len(part) != count:
+            what = name.replace("_", " ")
+            raise ShapeError(f"'{shape.name}' has {count:,} points but {len(part):,} {what}; give one for each point.")
+    return shape
+
+
+def require_finite(shape: Shape, normals: bool = False) -> None:
+    """Refuse a shape that is not at definite places.
+
+    Args:
+        shape: any.
+        normals: look at a cloud's normals too, which are estimated elsewhere where they are missing.
+
+    Raises:
+        ShapeError: coordinates, or normals that are looked at, which are NaN or infinite.
+    """
+    given = shape.normals if normals and isinstance(shape, PointCloud) else None
+    for what, rows in (("coordinates", positions(shape)), ("normals", given)):
+        if rows is not None and not bool(torch.isfinite(rows).all()):
+            raise ShapeError(f"'{shape.name}' has {what} that are NaN or infinite; remove those points first.")
+
+
+def like(values: Tensor, points: Tensor) -> Tensor:
+    """``values`` in the dtype (torch's default where that is whole numbers) and on the device of ``points``."""
+    return values.to(points.device, points.dtype if points.is_floating_point() else torch.get_default_dtype())
 
 
 def select_points(cloud: PointCloud, rows: Tensor) -> PointCloud:
@@ -102,8 +157,11 @@ class NormalizedShape:
     noise: float = 0.0
 
     def to_box(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
-        """World coordinates to box coordinates, in the dtype and on the device of ``points``."""
-        return ((points.double() - self.center.to(points.device)) * self.scale).to(points.dtype)
+        """World coordinates to box coordinates, in the dtype and on the device of ``points``.
+
+        Whole numbers give torch's default dtype.
+        """
+        return like((points.double() - self.center.to(points.device)) * self.scale, points)
 
     def to_world(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
         """Box coordinates to world coordinates, always float64: far from the origin float32 would lose the shape."""
@@ -128,13 +186,12 @@ def normalize(shape: Shape, longest_side: float = 0.9) -> NormalizedShape:
     Raises:
         ShapeError: the shape is empty, has coordinates that are not finite, or no extent.
     """
-    points = positions(shape)
+    points = positions(shape).detach()
     if points.shape[0] == 0:
         raise ShapeError(
             f"'{shape.name}' has no points; give a shape with at least one triangle or a few hundred points."
         )
-    if not torch.isfinite(points).all():
-        raise ShapeError(f"'{shape.name}' has coordinates that are NaN or infinite; remove those points first.")
+    require_finite(shape)
     low, high = points.amin(0), points.amax(0)
     extent = float((high - low).max())
     center = ((low + high) / 2).double()
@@ -142,4 +199,4 @@ def normalize(shape: Shape, longest_side: float = 0.9) -> NormalizedShape:
     if extent <= 1e-12 * max(1e-30, float(points.abs().max())):
         raise ShapeError(f"'{shape.name}' has zero size: all its points coincide; there is no surface to fit.")
     scale = longest_side / extent
-    return NormalizedShape(with_positions(shape, (points.double() - center) * scale), center, scale)
+    return NormalizedShape(with_positions(shape, (positions(shape).double() - center) * scale), center, scale)

@@ -252,16 +252,24 @@ def gradient(values: Float[Tensor, "*batch"], points: Float[Tensor, "*batch d"])
     return torch.autograd.grad(values.sum(), points, create_graph=True)[0]
 
 
+def _change(total: Float[Tensor, ""], points: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    """Derivative of a part of the gradient; zeros where, as for affine fields, it is the same at all points."""
+    found = None
+    if total.requires_grad or not points.requires_grad:  # else the constant has no graph, which autograd refuses
+        (found,) = torch.autograd.grad(total, points, create_graph=True, allow_unused=True)
+    return 0 * points if found is None else found
+
+
 def hessian_gradient_product(
     gradient: Float[Tensor, "*batch d"], points: Float[Tensor, "*batch d"]
 ) -> Float[Tensor, "*batch d"]:
     """``H g = grad(|g|^2 / 2)``: one backward pass, where the full Hessian takes ``d``."""
-    return torch.autograd.grad(gradient.square().sum() / 2, points, create_graph=True)[0]
+    return _change(gradient.square().sum() / 2, points)
 
 
 def hessian(gradient: Float[Tensor, "*batch d"], points: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d d"]:
     """Hessian of each value with respect to its point, in ``d`` backward passes; differentiable again."""
-    rows = [torch.autograd.grad(gradient[..., i].sum(), points, create_graph=True)[0] for i in range(points.shape[-1])]
+    rows = [_change(gradient[..., i].sum(), points) for i in range(points.shape[-1])]
     return torch.stack(rows, dim=-2)
 
 

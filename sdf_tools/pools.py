@@ -18,7 +18,7 @@ from torch import Tensor
 from sdf_tools.cloud.thinning import MOST_POINTS
 from sdf_tools.distance.signed_distance import Sign, SignedDistance
 from sdf_tools.errors import ShapeError, nothing_inside
-from sdf_tools.geometry import Mesh, PointCloud, Shape, positions
+from sdf_tools.geometry import Mesh, PointCloud, Shape, for_numpy, positions
 from sdf_tools.io.loading import validate_for_fitting
 from sdf_tools.losses import COARSE, FINE, UNIFORM
 from sdf_tools.sampling import near_surface, surface_points
@@ -224,6 +224,7 @@ def build_sdf_pool(
     if count < 1 or not 0 <= uniform_share <= 1 or (coarse_scales <= 0).any() or fine_scale <= 0:
         raise ValueError("count and the scales must be positive, and uniform_share between 0 and 1.")
     validate_for_fitting(shape)
+    shape = for_numpy(shape)
     reach = float(positions(shape).abs().max())
     if reach > 0.5:
         raise ValueError(
@@ -331,5 +332,6 @@ def _oriented_points(shape: Shape) -> PointCloud:
     """A mesh's vertices with their normals; clouds as they are."""
     if not isinstance(shape, Mesh):
         return shape
+    shape = for_numpy(shape)
     normals = torch.from_numpy(vertex_normals(shape.vertices.numpy(), shape.faces.numpy()))
     return PointCloud(shape.vertices, normals, name=shape.name)

@@ -15,7 +15,7 @@ from sdf_tools.cloud.thinning import MOST_POINTS
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.extraction import extract_mesh
-from sdf_tools.geometry import Mesh, NormalizedShape, PointCloud, normalize
+from sdf_tools.geometry import Mesh, NormalizedShape, PointCloud, for_numpy, normalize
 from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.topology import drop_unreferenced, face_components, face_cross
 
@@ -69,6 +69,7 @@ def reconstruct(
         raise ValueError(f"The resolution must be at least {COARSE} cells along the longest side; got {resolution}.")
     if trim is not None and not trim > 0:
         raise ValueError(f"trim must be a positive number of spacings, not {trim:g}.")
+    cloud = for_numpy(cloud)
     prepared = prepare_cloud(
         cloud, keep_outliers=keep_outliers, denoise=denoise, max_points=max_points, orientation=orientation
     )

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdf_tools.errors import ShapeError, needs
-from sdf_tools.geometry import Mesh, Shape, positions
+from sdf_tools.geometry import Mesh, Shape, for_numpy
 from sdf_tools.spatial._libraries import import_kernels
 from sdf_tools.threads import in_threads
 from sdf_tools.topology import edge_pairs, edge_table, face_cross, unit_face_normals
@@ -58,8 +58,9 @@ def sample_surface(mesh: Mesh, count: int, seed: int = 0, weights: Float[Tensor,
         weights: (F,) density per unit area, relative; None is uniform.
 
     Raises:
-        ValueError: the count or the seed is negative, or weights are.
-        ShapeError: the mesh has no area (or no weight) to sample.
+        ValueError: the count or the seed is negative, or weights are negative or not finite.
+        ShapeError: the mesh has no area (or no weight) to sample, coordinates that are not finite, or faces of vertices
+            that are not there.
     """
     return _draw(mesh, _area_table(mesh, weights), count, _generator(seed))
 
@@ -103,16 +104,20 @@ def _area_table(mesh: Mesh, weights: Tensor | None) -> tuple[np.ndarray, np.ndar
         table: (L,) running sum of the faces' shares, up to the last face that has one.
         guide: (L,) the first face whose sum exceeds i / L of the total, where the search for a face starts.
     """
+    mesh = for_numpy(mesh)
     vertices, faces = mesh.vertices.numpy(), mesh.faces.numpy()
     share = np.empty(len(faces))
     for start in range(0, len(faces), _FACE_BLOCK):
         block = slice(start, start + _FACE_BLOCK)
-        share[block] = np.linalg.norm(face_cross(vertices, faces[block]), axis=1)
+        with np.errstate(invalid="ignore"):  # said below
+            share[block] = np.linalg.norm(face_cross(vertices, faces[block]), axis=1)
     if weights is not None:
-        if weights.shape != (len(faces),) or bool((weights < 0).any()):
-            raise ValueError(f"weights must be {len(faces)} numbers that are not negative, one per face.")
+        if weights.shape != (len(faces),) or not bool(((weights >= 0) & weights.isfinite()).all()):
+            raise ValueError(f"weights must be {len(faces)} finite numbers that are not negative, one per face.")
         share *= weights.detach().cpu().double().numpy()
     table = np.cumsum(share, out=share)
+    if len(table) and not np.isfinite(table[-1]):
+        raise ShapeError(f"'{mesh.name}' has triangles with corners that are NaN or infinite; remove those first.")
     if len(table) == 0 or not table[-1] > 0:
         raise ShapeError(f"'{mesh.name}' has no area to sample: it has no triangles, or all are degenerate.")
     table = table[: np.searchsorted(table, table[-1]) + 1]
@@ -127,6 +132,7 @@ def _draw(
     _require_count(count)
     chance, uv = rng.random(count), rng.random((2, count))
     points, normals, ids = np.empty((count, 3)), np.empty((count, 3)), np.empty(count, np.int64)
+    mesh = for_numpy(mesh)
     vertices, faces, kernel = mesh.vertices.double().numpy(), mesh.faces.numpy(), import_kernels().draw
 
     def part(rows: slice) -> None:
@@ -181,6 +187,7 @@ def sample_poisson_disk(mesh: Mesh, count: int, seed: int = 0, oversampling: int
 
 def dihedral_angles(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Edges between exactly two faces: (E, 2) vertices, (E, 2) faces, and (E,) angle between their normals, radians."""
+    mesh = for_numpy(mesh)
     faces = mesh.faces.numpy()
     table = edge_table(faces)
     shared, places = edge_pairs(table)
@@ -197,6 +204,7 @@ def curvature_weights(mesh: Mesh, strength: float = 1.0) -> Float[Tensor, " F"]:
     ``k`` is the absolute mean curvature about a face: half the sum of dihedral angle times edge length over its
     corners' edges, per area (Meyer et al. 2003 in its edge form; Cohen-Steiner and Morvan 2003).
     """
+    mesh = for_numpy(mesh)
     vertices, faces = mesh.vertices.numpy(), mesh.faces.numpy()
     edges, _, angle = dihedral_angles(mesh)
     bending = angle * np.linalg.norm(vertices[edges[:, 0]] - vertices[edges[:, 1]], axis=1) / 2
@@ -224,6 +232,7 @@ def sample_sharp_edges(mesh: Mesh, count: int, angle: float = 30.0, seed: int = 
         ShapeError: the mesh has no such edge.
     """
     _require_count(count)
+    mesh = for_numpy(mesh)
     edges, pair, bend = dihedral_angles(mesh)
     sharp = bend > np.deg2rad(angle)
     vertices = mesh.vertices.numpy()
@@ -253,6 +262,7 @@ def sample_volume(mesh: Mesh, count: int, seed: int = 0) -> Float[Tensor, "N 3"]
     from sdf_tools.distance.signed_distance import SignedDistance
 
     _require_count(count)
+    mesh = for_numpy(mesh)
     distance = SignedDistance(mesh)
     rng = _generator(seed)
     vertices = mesh.vertices.numpy()
@@ -289,7 +299,7 @@ def sample_near_surface(
 
     Raises:
         ValueError: the count or the seed is negative, the scale negative or not finite, or ``bounds`` not positive.
-        ShapeError: a mesh has no area.
+        ShapeError: a mesh has no area, or a cloud no points.
     """
     _require_count(count)
     if not 0 <= scale < np.inf:
@@ -305,7 +315,9 @@ def surface_points(shape: Shape, count: int, rng: np.random.Generator, weights: 
     """(count, 3) points on a mesh, uniform by area, or drawn from a cloud, where ``weights`` (N,) says how often."""
     if isinstance(shape, Mesh):
         return _draw(shape, _area_table(shape, None), count, rng).points.numpy()
-    points = positions(shape).double().numpy()
+    points = for_numpy(shape).points.double().numpy()
+    if len(points) == 0:
+        raise ShapeError(f"'{shape.name}' has no points to draw from; give a cloud with some.")
     if weights is None:
         return points[rng.integers(0, len(points), count)]
     ends = np.cumsum(weights)

@@ -9,7 +9,7 @@ import torch
 
 from sdf_tools.cloud.normals import estimate_normals, orient_normals
 from sdf_tools.cloud.thinning import even_subset
-from sdf_tools.geometry import PointCloud
+from sdf_tools.geometry import PointCloud, like
 from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.spatial.winding_tree import WindingTree
 
@@ -101,12 +101,20 @@ def _fit_points(cloud: PointCloud, neighbours: int) -> bool:
     return float(cosine.median()) >= ALIEN
 
 
+def without_odd_normals(cloud: PointCloud) -> PointCloud:
+    """The cloud with zeros, which stand for missing, in the place of normals that are NaN or infinite."""
+    if cloud.normals is None or bool(cloud.normals.isfinite().all()):
+        return cloud
+    fine = cloud.normals.isfinite().all(dim=1, keepdim=True)
+    return replace(cloud, normals=torch.where(fine, cloud.normals, 0))
+
+
 def mend_normals(cloud: PointCloud, orientation: str = "check", neighbours: int = 12) -> tuple[PointCloud, list[str]]:
     """Turn given normals outward and fill in missing ones; good ones come back as they are.
 
     Directions are kept and only sides changed, by the winding number of the whole cloud (Lin, Shi and Liu, SIGGRAPH
-    2024). A missing normal is estimated from the neighbours; if more than half are missing, or the directions are no
-    nearer to those of planes through the neighbours than chance, all are.
+    2024). A missing normal, zero or not finite, is estimated from the neighbours; if more than half are missing, or
+    the directions are no nearer to those of planes through the neighbours than chance, all are.
 
     Args:
         cloud: with normals.
@@ -118,6 +126,7 @@ def mend_normals(cloud: PointCloud, orientation: str = "check", neighbours: int 
     """
     if cloud.normals is None or orientation == "trust":
         return cloud, []
+    given, cloud = cloud, without_odd_normals(cloud)
     check = check_normals(cloud)
     total = cloud.points.shape[0]
     notes: list[str] = []
@@ -127,6 +136,7 @@ def mend_normals(cloud: PointCloud, orientation: str = "check", neighbours: int 
         normals = orient_normals(cloud.points, normals)
         wrong = "its normals do not fit its points" if alien else f"{check.missing:.0%} of its normals are zero"
         return replace(cloud, normals=normals), [f"{wrong}: estimated all of them"]
+    assert cloud.normals is not None
     normals = cloud.normals.double()
     gone = normals.norm(dim=1) < 0.5
     if check.missing > 0:
@@ -155,7 +165,7 @@ def mend_normals(cloud: PointCloud, orientation: str = "check", neighbours: int 
         if changed:
             what = "pointed to arbitrary sides" if check.opposed > DISAGREE else "pointed inward"
             notes.append(f"its normals {what}: turned {changed:,} of {total:,}, their directions kept")
-    return (replace(cloud, normals=normals.to(cloud.points)), notes) if notes else (cloud, [])
+    return (replace(cloud, normals=like(normals, cloud.points)), notes) if notes else (given, [])
 
 
 def _like_nearest(points: torch.Tensor, normals: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from sdf_tools.cloud.quality import estimate_noise
-from sdf_tools.geometry import PointCloud, select_points
+from sdf_tools.geometry import PointCloud, for_numpy, require_finite, select_points
 from sdf_tools.spatial.neighbours import morton_order, nearest_neighbours
 
 OFF_SURFACE = 1.6  # times the reach of its denser neighbours, for a point that stands off their plane
@@ -73,7 +73,12 @@ def find_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -
 
     Of what is left, pieces with less than a twentieth of the points, cut off from the rest, go if they fill space or
     have fewer than ``neighbours`` points; up to a quarter if they are as dense within a radius as points in space.
+
+    Raises:
+        ShapeError: coordinates that are not finite.
     """
+    require_finite(cloud)
+    cloud = for_numpy(cloud)
     points = np.ascontiguousarray(cloud.points.double().numpy())
     kept = np.arange(len(points))
     noise = estimate_noise(cloud, by_place=False).noise if len(points) >= 16 else 0.0
@@ -95,6 +100,9 @@ def drop_outliers(cloud: PointCloud, neighbours: int = 16, ratio: float = 8.0) -
 
     Returns:
         The cloud without them (the same object if there are none), and how many there were.
+
+    Raises:
+        ShapeError: coordinates that are not finite.
     """
     found = find_outliers(cloud, neighbours, ratio)
     return (cloud, 0) if found.count == 0 else (select_points(cloud, found.keep), found.count)

@@ -9,15 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdf_tools.cloud.given_normals import CLOSED, mend_normals, surrounds
+from sdf_tools.cloud.given_normals import CLOSED, mend_normals, surrounds, without_odd_normals
 from sdf_tools.cloud.normals import estimate_normals, orient_normals
 from sdf_tools.cloud.orientation import ANCHORS
 from sdf_tools.cloud.outliers import drop_outliers, find_outliers
 from sdf_tools.cloud.projection import project
 from sdf_tools.cloud.quality import LEAST, CloudQuality, estimate_noise, point_spacings
 from sdf_tools.cloud.thinning import MOST_POINTS, one_a_cell, thin
-from sdf_tools.errors import ShapeError
-from sdf_tools.geometry import PointCloud, select_points
+from sdf_tools.geometry import PointCloud, for_numpy, like, require_finite, select_points
 
 FEWEST_ANCHORS = 6_000
 SAME = 0.05  # spacings: points that are closer are one, where there are many such
@@ -69,11 +68,12 @@ def prepare_cloud(
 
     Raises:
         ValueError: ``max_points`` is less than 16.
-        ShapeError: coordinates that are no numbers.
+        ShapeError: coordinates that are not finite, or not one normal, scan id or confidence for each point.
     """
-    if not bool(cloud.points.isfinite().all()):
-        raise ShapeError(f"'{cloud.name}' has coordinates that are NaN or infinite; leave those points out.")
-    said: list[str] = []
+    require_finite(cloud)
+    given = for_numpy(cloud)
+    cloud = without_odd_normals(given)
+    said = [] if cloud is given else ["normals that are NaN or infinite count as zero"]
     thinned = thin(cloud, max_points)
     if thinned is not cloud:
         said.append(f"thinned evenly from {len(cloud.points):,} points to {len(thinned.points):,} (max_points)")
@@ -184,11 +184,11 @@ def _clean(cloud: PointCloud, quality: CloudQuality) -> tuple[PointCloud, bool]:
     sided = np.ascontiguousarray(sided)
     moved, turned, left = project(points, sided, noises, neighbours, starts=moved, oriented=True)
     moved = np.where(noises[:, None] > 0, moved, points)
-    confidence = _confidence(left, quality.spacing).to(cloud.points)
+    confidence = like(_confidence(left, quality.spacing), cloud.points)
     cleaned = replace(
         cloud,
-        points=torch.from_numpy(moved).to(cloud.points),
-        normals=torch.from_numpy(turned).to(cloud.points),
+        points=like(torch.from_numpy(moved), cloud.points),
+        normals=like(torch.from_numpy(turned), cloud.points),
         confidence=confidence if cloud.confidence is None else confidence * cloud.confidence,
     )
     # At rims and across thin sheets a quadric may lead nowhere; such points would become crumbs.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdf_tools.cloud.thinning import even_subset
 from sdf_tools.errors import ShapeError, needs
-from sdf_tools.geometry import PointCloud
+from sdf_tools.geometry import PointCloud, like, require_finite
 from sdf_tools.spatial.neighbours import nearest_neighbours
 
 SCALES = (12, 18, 25, 36, 50, 72, 100, 144, 200, 288, 400, 576)
@@ -114,8 +114,9 @@ def estimate_noise(cloud: PointCloud, seed: int = 0, *, by_place: bool = True) -
         by_place: False leaves out the places, which takes up to a second where they are very noisy.
 
     Raises:
-        ShapeError: fewer than 4 points.
+        ShapeError: fewer than 4 points, or coordinates that are not finite.
     """
+    require_finite(cloud)
     points = np.ascontiguousarray(cloud.points.detach().cpu().double().numpy())
     if len(points) < 4:
         raise ShapeError(f"A cloud of {len(points)} points has no noise to estimate; at least 4 points are needed.")
@@ -142,9 +143,9 @@ def estimate_noise(cloud: PointCloud, seed: int = 0, *, by_place: bool = True) -
     return CloudQuality(
         noise * size,
         whole.spacing * size,
-        torch.from_numpy(spacings * size).to(cloud.points),
+        like(torch.from_numpy(spacings * size), cloud.points),
         size,
-        torch.from_numpy(noises * size).to(cloud.points),
+        like(torch.from_numpy(noises * size), cloud.points),
         torch.from_numpy(neighbours),
         whole.rows * size,
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from sdf_tools.cloud.thinning import even_subset
 from sdf_tools.errors import ShapeError
-from sdf_tools.geometry import PointCloud
+from sdf_tools.geometry import PointCloud, for_numpy, require_finite
 from sdf_tools.spatial.closest_triangles import SurfacePoints
 from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.spatial.winding_tree import WindingTree
@@ -54,21 +54,28 @@ class CloudDistance:
         weights: (N,) trust times the area that each point stands for, in units of the typical one; 1 for ``knn_mean``.
 
     Raises:
-        ShapeError: no normals, and not ``unsigned``.
+        ShapeError: no normals (or only zeros), and not ``unsigned``; coordinates, normals or confidences that are not
+            finite, or not one for each point; confidences that are not above 0.
     """
 
     def __init__(self, cloud: PointCloud, method: str, unsigned: bool = False) -> None:
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, not '{method}'.")
+        cloud = for_numpy(cloud)
+        require_finite(cloud, normals=True)
         normals = cloud.normals
+        if cloud.confidence is not None and not bool((cloud.confidence.isfinite() & (cloud.confidence > 0)).all()):
+            raise ShapeError(f"'{cloud.name}' has confidences that are not above 0 and finite; leave those points out.")
+        if normals is not None and not bool(normals.any()):
+            normals = None
         if normals is None and unsigned:
             from sdf_tools.cloud.normals import estimate_normals
 
             normals, _ = estimate_normals(cloud.points)
         if normals is None:
             raise ShapeError(
-                f"'{cloud.name}' has no normals, so its inside is unknown; estimate and orient them first "
-                "(sdf_tools.estimate_normals, sdf_tools.orient_normals)."
+                f"'{cloud.name}' has no normals (or only zeros), so its inside is unknown; estimate and orient them "
+                "first (sdf_tools.estimate_normals, sdf_tools.orient_normals)."
             )
         self.points = np.ascontiguousarray(cloud.points.double().numpy())
         self.normals = np.ascontiguousarray(normals.double().numpy())

@@ -13,7 +13,19 @@ from sdf_tools.spatial._libraries import import_igl
 from sdf_tools.spatial.closest_triangles import SurfacePoints, TriangleTree
 from sdf_tools.spatial.neighbours import morton_order
 from sdf_tools.spatial.ray_winding import RayWinding
-from sdf_tools.topology import degenerate_faces, edge_table, first_occurrences, pseudo_normals, signed_volume
+from sdf_tools.topology import (
+    degenerate_faces,
+    edge_table,
+    face_cross,
+    first_occurrences,
+    pseudo_normals,
+    signed_volume,
+    touching_bodies,
+)
+from sdf_tools.vectors import unit_vectors
+
+OFF = 1e-5  # how far in front of a face its side is asked about, in sizes of the face
+TURNED = [2, 1, 0, 4, 3, 5, 6]  # the regions of a face, as pseudo_normals counts them, with its corners the other way
 
 
 class MeshDistance:
@@ -50,7 +62,27 @@ class MeshDistance:
 
     @cached_property
     def _normals(self) -> np.ndarray:
-        return pseudo_normals(self.vertices, self.faces) * self._flip
+        """(F, 7, 3) normals of each region of each face, outward whichever way each body of a sealed mesh runs."""
+        wrong = self._against_the_rest() if self.sign == "rays" else np.zeros(len(self.faces), bool)
+        normals = pseudo_normals(self.vertices, np.where(wrong[:, None], self.faces[:, ::-1], self.faces))
+        normals[wrong] = normals[wrong][:, TURNED]
+        return normals * self._flip
+
+    def _against_the_rest(self) -> np.ndarray:
+        """(F,) faces of bodies that are inside out where most of the volume is not; cavities are none of those.
+
+        Such a body makes the winding number in front of it, where it turns its inside, negative.
+        """
+        count, body = touching_bodies(self.faces)
+        if count == 1:
+            return np.zeros(len(self.faces), bool)
+        cross = face_cross(self.vertices, self.faces)
+        size = np.linalg.norm(cross, axis=1)
+        order = np.lexsort((size, body))
+        largest = order[np.append(np.flatnonzero(np.diff(body[order])), len(order) - 1)]
+        step = OFF * np.sqrt(size[largest])[:, None] * unit_vectors(cross[largest]) * self._flip
+        front = self._ray_winding.winding(self.vertices[self.faces[largest]].mean(1) + step) * self._flip
+        return (front < 0)[body]
 
     @cached_property
     def _ray_winding(self) -> RayWinding:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sdf_tools.distance.cloud_distance import CloudDistance
 from sdf_tools.distance.mesh_distance import MeshDistance
-from sdf_tools.geometry import Mesh, Shape, normalize
+from sdf_tools.geometry import Mesh, Shape, for_numpy, like, normalize
 
 Sign = Literal["auto", "pseudonormal", "winding", "rays", "unsigned"]
 
@@ -76,15 +76,16 @@ class SignedDistance:
     built at first use, and 200 bytes a point for at most a million points at a time.
 
     Raises:
-        ShapeError: the shape is empty, has no extent, is not sealed as ``rays`` needs it, or is a point cloud without
-            normals that should have a sign.
+        ShapeError: the shape is empty, has no extent, faces of vertices that are not there or coordinates that are not
+            finite, is not sealed as ``rays`` needs it, or is a point cloud whose normals or confidences do not fit it
+            or that should have a sign without having normals.
     """
 
     def __init__(self, shape: Shape, sign: Sign = "auto", method: Literal["imls", "knn_mean"] = "imls") -> None:
         if sign not in get_args(Sign):
             raise ValueError(f"sign must be one of {', '.join(get_args(Sign))}, not '{sign}'.")
-        self.shape = shape
-        self._frame = normalize(shape)
+        self.shape = for_numpy(shape)
+        self._frame = normalize(self.shape)
         inner = self._frame.shape
         self._solver: MeshDistance | CloudDistance
         if isinstance(inner, Mesh):
@@ -98,9 +99,12 @@ class SignedDistance:
         return self._solver.sign
 
     def __call__(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
-        """Signed distance at ``points``, in the units of the shape, in the dtype and on the device of ``points``."""
+        """Signed distance at ``points``, in the units of the shape, in the dtype and on the device of ``points``.
+
+        Here and below, points of whole numbers get torch's default dtype.
+        """
         result = _in_chunks(self._solver.signed_distance, self._inward(points))
-        return torch.from_numpy(result / self._frame.scale).reshape(points.shape[:-1]).to(points)
+        return like(torch.from_numpy(result / self._frame.scale).reshape(points.shape[:-1]), points)
 
     def closest(self, points: Float[Tensor, "N 3"]) -> ClosestPoints:
         """Closest points, their normals, signed distances and faces, in the dtype and on the device of ``points``."""
@@ -111,9 +115,9 @@ class SignedDistance:
             for key in ("points", "normals", "distance", "faces")
         }
         return ClosestPoints(
-            self._frame.to_world(found["points"]).to(points),
-            found["normals"].to(points),
-            (found["distance"] / self._frame.scale).to(points),
+            like(self._frame.to_world(found["points"]), points),
+            like(found["normals"], points),
+            like(found["distance"] / self._frame.scale, points),
             found["faces"].to(points.device),
         )
 
@@ -129,9 +133,9 @@ class SignedDistance:
         (:class:`~sdf_tools.distance.cloud_distance.CloudDistance`); weights for a loss.
         """
         if isinstance(self._solver, MeshDistance):
-            return torch.ones(points.shape[:-1], dtype=points.dtype, device=points.device)
+            return like(torch.ones(points.shape[:-1]), points)
         found = _in_chunks(self._solver.trust_at, self._inward(points))
-        return torch.from_numpy(found).reshape(points.shape[:-1]).to(points)
+        return like(torch.from_numpy(found).reshape(points.shape[:-1]), points)
 
     def point_weights(self) -> Float[np.ndarray, " N"] | None:
         """(N,) how much surface each point of a cloud stands for, in that of the typical one, times the trust in it.

@@ -352,7 +352,7 @@ def _warn_of_losses(search: Search, grid: Grid, level: float) -> None:
     warnings.warn(
         f"Separate pieces smaller than {search.blind * float(grid.spacing.max()):.2g} may be missing from the surface "
         f"at level {level:g}: the field's values do not rule them out in {search.unsettled:,} cells of the search "
-        f"({100 * share:.2g} %); raise coarse_resolution, give lipschitz if you know the field's largest slope, or set "
+        f"({100 * share:.3g} %); raise coarse_resolution, give lipschitz if you know the field's largest slope, or set "
         "thorough=True to look everywhere.",
         stacklevel=4,
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sdf_tools.errors import needs
-from sdf_tools.geometry import Mesh
+from sdf_tools.geometry import Mesh, for_numpy, require_finite
 from sdf_tools.topology import drop_unreferenced, face_components
 
 
@@ -18,6 +18,7 @@ def _keep_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
 
 def drop_small_components(mesh: Mesh, min_faces: int) -> Mesh:
     """Remove the connected components with fewer than ``min_faces`` triangles; the largest stays, whatever its size."""
+    mesh = for_numpy(mesh)
     count, label = face_components(mesh.faces.numpy())
     if count <= 1:
         return mesh
@@ -41,6 +42,7 @@ def drop_specks(mesh: Mesh, min_faces: int = 100) -> tuple[Mesh, str | None]:
     Returns:
         The mesh (the same object where nothing went) and one sentence on what was left out, or None.
     """
+    mesh = for_numpy(mesh)
     faces, vertices = mesh.faces.numpy(), mesh.vertices.numpy()
     count, label = face_components(faces)
     if count <= 1 or min_faces <= 0:
@@ -73,6 +75,7 @@ def drop_specks(mesh: Mesh, min_faces: int = 100) -> tuple[Mesh, str | None]:
 
 def largest_component(mesh: Mesh) -> Mesh:
     """The connected component with the most faces. Inner cavities are components too, and go."""
+    mesh = for_numpy(mesh)
     count, label = face_components(mesh.faces.numpy())
     if count <= 1:
         return mesh
@@ -96,10 +99,13 @@ def simplify(mesh: Mesh, faces: int) -> Mesh:
 
     Raises:
         ValueError: fewer than four faces asked for.
+        ShapeError: coordinates that are not finite, or faces of vertices that are not there.
         MissingLibraryError: fast-simplification is not installed.
     """
     if faces < 4:
         raise ValueError(f"A closed mesh has at least 4 faces; cannot simplify to {faces}.")
+    require_finite(mesh)
+    mesh = for_numpy(mesh)
     if mesh.faces.shape[0] <= faces:
         return mesh
     with needs("fast-simplification", "Simplification"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sdf_tools.errors import ShapeError
-from sdf_tools.geometry import Mesh, Shape, positions
+from sdf_tools.geometry import Mesh, Shape, for_numpy, positions, require_finite
 
 MIN_FACES = 4
 MIN_POINTS = 50
@@ -15,13 +15,14 @@ def validate_for_fitting(shape: Shape) -> None:
     """Check that a shape can be fitted at all.
 
     Raises:
-        ShapeError: fewer than 4 triangles or 50 points, no extent, or coordinates that are not finite.
+        ShapeError: fewer than 4 triangles or 50 points, no extent, coordinates that are not finite, or faces of
+            vertices that are not there.
     """
+    shape = for_numpy(shape)
     points = positions(shape)
     if points.shape[0] == 0:
         raise ShapeError(f"'{shape.name}' has no points; give a shape with a surface.")
-    if not torch.isfinite(points).all():
-        raise ShapeError(f"'{shape.name}' has coordinates that are NaN or infinite; remove those points first.")
+    require_finite(shape)
     if isinstance(shape, Mesh):
         points = points[shape.faces.reshape(-1)]
         if shape.faces.shape[0] < MIN_FACES:

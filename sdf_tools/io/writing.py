@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdf_tools.errors import ShapeError, needs
-from sdf_tools.geometry import Mesh, PointCloud
+from sdf_tools.geometry import Mesh, PointCloud, for_numpy
 from sdf_tools.io.ply import fits_float32, write_ply
 from sdf_tools.topology import unit_face_normals
 
@@ -139,13 +139,14 @@ def save_mesh(mesh: Mesh, path: str | Path) -> None:
     True
 
     Raises:
-        ShapeError: unknown suffix.
+        ShapeError: unknown suffix, faces of vertices that are not there, or not one normal or colour for each vertex.
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    vertices, faces = mesh.vertices.detach().cpu().double().numpy(), mesh.faces.detach().cpu().numpy()
-    normals = None if mesh.vertex_normals is None else mesh.vertex_normals.detach().cpu().double().numpy()
-    colors = None if mesh.vertex_colors is None else mesh.vertex_colors.detach().cpu().double().numpy()
+    mesh = for_numpy(mesh)
+    vertices, faces = mesh.vertices.double().numpy(), mesh.faces.numpy()
+    normals = None if mesh.vertex_normals is None else mesh.vertex_normals.double().numpy()
+    colors = None if mesh.vertex_colors is None else mesh.vertex_colors.double().numpy()
     if suffix == ".ply":
         data = write_ply(vertices, faces, normals, colors)
     elif suffix == ".obj":
@@ -167,13 +168,14 @@ def save_points(cloud: PointCloud, path: str | Path) -> None:
     Colours are kept by .ply, .npz and .xyz (as whole numbers under a line of names).
 
     Raises:
-        ShapeError: unknown suffix.
+        ShapeError: unknown suffix, or not one normal, colour or scan id for each point.
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    points = cloud.points.detach().cpu().double().numpy()
-    normals = None if cloud.normals is None else cloud.normals.detach().cpu().double().numpy()
-    colors = None if cloud.colors is None else cloud.colors.detach().cpu().double().numpy()
+    cloud = for_numpy(cloud)
+    points = cloud.points.double().numpy()
+    normals = None if cloud.normals is None else cloud.normals.double().numpy()
+    colors = None if cloud.colors is None else cloud.colors.double().numpy()
     rows = points if normals is None else np.hstack([points, normals])
     buffer = io.BytesIO()
     if suffix == ".ply":
@@ -189,7 +191,7 @@ def save_points(cloud: PointCloud, path: str | Path) -> None:
         np.save(buffer, rows)
     elif suffix == ".npz":
         arrays: dict[str, Any] = {"points": points, "normals": normals, "colors": colors}
-        arrays["scan_id"] = None if cloud.scan_ids is None else cloud.scan_ids.cpu().numpy()
+        arrays["scan_id"] = None if cloud.scan_ids is None else cloud.scan_ids.numpy()
         np.savez_compressed(buffer, **{key: value for key, value in arrays.items() if value is not None})
     else:
         raise ShapeError(f"'{path.name}' cannot be written: use .ply, .xyz, .npy or .npz for point clouds.")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sdf_tools.errors import ShapeError, nothing_inside
-from sdf_tools.geometry import Mesh, normalize
+from sdf_tools.geometry import Mesh, for_numpy, normalize
 from sdf_tools.mesh.orientation import Oriented, is_sealed, orient, points_by_patch
 from sdf_tools.spatial._libraries import import_igl
 from sdf_tools.spatial.ray_winding import RayWinding
@@ -51,13 +51,15 @@ def prepare_mesh(mesh: Mesh, orientation: str = "check") -> tuple[Mesh, list[str
 
     Raises:
         ValueError: no such ``orientation``.
-        ShapeError: the mesh encloses nothing, or (``check``) its inside would be a guess.
+        ShapeError: the mesh encloses nothing, or (``check``) its inside would be a guess; faces of vertices that are
+            not there.
     """
     if orientation not in ORIENTATIONS:
         raise ValueError(f"orientation must be one of {', '.join(ORIENTATIONS)}, not '{orientation}'.")
     if orientation == "trust":
         return mesh, []
     notes: list[str] = []
+    mesh = for_numpy(mesh)
     mesh = _referenced(mesh, notes)
     faces = mesh.faces.numpy()
     if not notes and _is_one_body(mesh.vertices.numpy(), faces):

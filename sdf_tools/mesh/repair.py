@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sdf_tools.errors import ShapeError, needs, nothing_inside
-from sdf_tools.geometry import Mesh, normalize, positions
+from sdf_tools.geometry import Mesh, for_numpy, normalize, positions, require_finite
 from sdf_tools.mesh import orientation
 from sdf_tools.mesh.clean import clean
 from sdf_tools.mesh.prepare import say, without_sheets
@@ -16,6 +16,7 @@ from sdf_tools.mesh.summary import summarize
 from sdf_tools.topology import (
     close_cracks,
     degenerate_faces,
+    drop_unreferenced,
     edge_table,
     face_components,
     first_occurrences,
@@ -48,9 +49,11 @@ def repair(
         The mesh and one sentence per change; an empty list if nothing had to change.
 
     Raises:
-        ShapeError: nothing is left, or the remesh finds no inside.
+        ShapeError: triangles with coordinates that are not finite or of vertices that are not there, nothing is left,
+            or the remesh finds no inside.
     """
     changes: list[str] = []
+    require_finite(drop_unreferenced(mesh))  # loose vertices go, wherever they are
     before = summarize(mesh)
     mesh = merge_vertices(mesh)
     mesh, joined = close_cracks(mesh)
@@ -70,8 +73,7 @@ def repair(
         if number:
             changes.append(what.format(number))
     changes += [] if found is None else say(found)
-    if mesh.faces.shape[0] == 0:
-        raise ShapeError(nothing_inside(mesh.name))
+    _require_faces(mesh)
     mesh, apart = _separated(mesh)
     if apart:
         changes.append(f"gave {apart} bodies that touch along edges vertices of their own")
@@ -83,10 +85,16 @@ def repair(
                 found = orientation.orient(mesh)
                 changes += say(found)
                 mesh = found.mesh
+                _require_faces(mesh)  # a sheet filled is a sheet there twice, which encloses nothing
     if remesh or (remesh is None and not orientation.is_sealed(mesh.faces.numpy())):
         mesh = watertight_remesh(mesh, resolution)
         changes.append(f"remeshed from the winding number on a grid of {resolution} cells along the longest side")
     return mesh, changes
+
+
+def _require_faces(mesh: Mesh) -> None:
+    if mesh.faces.shape[0] == 0:
+        raise ShapeError(nothing_inside(mesh.name))
 
 
 def _separated(mesh: Mesh) -> tuple[Mesh, int]:
@@ -119,7 +127,11 @@ def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh,
     """Close every simple loop of boundary edges: with a triangle or two, or a fan around a new vertex at its centre.
 
     Loops of more than ``max_edges`` edges stay open. Returns the mesh and how many were closed.
+
+    Raises:
+        ShapeError: faces of vertices that are not there.
     """
+    mesh = for_numpy(mesh)
     faces = mesh.faces.numpy()
     table = edge_table(faces)
     open_edge = (table.count == 1)[table.of_face]
@@ -140,7 +152,7 @@ def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh,
         while at in follow:
             loop.append(at)
             at = follow.pop(at)
-        if at != first or len(loop) < 3 or len(loop) > (max_edges or len(loop)):
+        if at != first or len(loop) < 3 or (max_edges is not None and len(loop) > max_edges):
             continue
         filled += 1
         if len(loop) <= 4:
@@ -165,13 +177,14 @@ def watertight_remesh(mesh: Mesh, resolution: int = 192) -> Mesh:
     """The boundary of what the mesh winds around, by marching cubes on a signed distance with winding-number sign.
 
     Raises:
-        ShapeError: no grid point is inside.
+        ShapeError: no grid point is inside, or the mesh is not one that :class:`SignedDistance` takes.
     """
     with needs("scikit-image", "The watertight remesh"):
         from skimage.measure import marching_cubes
 
     from sdf_tools.distance.signed_distance import SignedDistance
 
+    mesh = for_numpy(mesh)
     frame = normalize(mesh)
     distance = SignedDistance(frame.shape, sign="winding")
     cell = 0.9 / resolution

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdf_tools.geometry import Mesh, Shape, positions
+from sdf_tools.geometry import Mesh, Shape, for_numpy, positions
 from sdf_tools.topology import (
     boundary_loops,
     degenerate_faces,
@@ -128,7 +128,12 @@ def _triple(values: tuple[float, ...] | list[float], size: float | None = None) 
 
 
 def summarize(shape: Shape) -> Summary:
-    """Count what there is to know about a shape before trusting it."""
+    """Count what there is to know about a shape before trusting it.
+
+    Raises:
+        ShapeError: faces of vertices that are not there.
+    """
+    shape = for_numpy(shape)
     points = positions(shape).numpy()
     if len(points) == 0:
         return Summary("mesh" if isinstance(shape, Mesh) else "point cloud", shape.name, 0)

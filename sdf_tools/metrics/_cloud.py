@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdf_tools.distance.signed_distance import SignedDistance
-from sdf_tools.geometry import Mesh, PointCloud, Shape, normalize, positions, with_positions
+from sdf_tools.errors import ShapeError
+from sdf_tools.geometry import Mesh, PointCloud, Shape, for_numpy, normalize, positions, with_positions
 from sdf_tools.metrics._distances import f_score, nearest_distances, require_samples, require_seed
 from sdf_tools.sampling import sample_surface
 
@@ -103,11 +104,14 @@ def evaluate_cloud(
 
     Raises:
         ValueError: fewer samples than 1, or a seed that is negative.
-        ShapeError: a shape is empty, has no extent, or coordinates that are not finite.
+        ShapeError: a shape is empty, has no extent, or coordinates that are not finite; or both are meshes.
     """
     require_samples("samples", samples)
     require_samples("iou_samples", iou_samples, 0)
     require_seed(seed)
+    if isinstance(prediction, Mesh) and isinstance(reference, Mesh):
+        raise ShapeError(f"'{prediction.name}' and '{reference.name}' are both meshes; compare them by evaluate.")
+    prediction, reference = for_numpy(prediction), for_numpy(reference)
     frame = normalize(reference)
     normalize(prediction)  # its errors are the clearer ones
     moved = (positions(prediction).double() - frame.center) * frame.scale

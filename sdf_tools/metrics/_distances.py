@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdf_tools.distance.signed_distance import SignedDistance
-from sdf_tools.geometry import Mesh
+from sdf_tools.errors import ShapeError
+from sdf_tools.geometry import Mesh, Shape
 from sdf_tools.sampling import sample_surface
 from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.topology import unit_face_normals
@@ -57,6 +58,16 @@ def require_seed(seed: int) -> None:
         raise ValueError(f"seed must be from 0 to {2**63 - 1}, not {seed}.")
 
 
+def require_mesh(shape: Shape) -> None:
+    """Refuse a point cloud where meshes are compared.
+
+    Raises:
+        ShapeError: it is a point cloud.
+    """
+    if not isinstance(shape, Mesh):
+        raise ShapeError(f"'{shape.name}' is a point cloud, not a mesh; compare it by evaluate_cloud.")
+
+
 def chamfer(
     prediction: Mesh,
     reference: Mesh,
@@ -88,8 +99,10 @@ def chamfer(
 
     Raises:
         ValueError: no such convention, or fewer samples than 1.
-        ShapeError: a mesh has no area.
+        ShapeError: a mesh has no area, or is a point cloud.
     """
+    require_mesh(prediction)
+    require_mesh(reference)
     if convention not in get_args(Convention):
         raise ValueError(f"convention must be one of {', '.join(get_args(Convention))}; got '{convention}'.")
     count = _SAMPLES[convention] if samples is None else samples

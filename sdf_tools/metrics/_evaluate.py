@@ -13,11 +13,12 @@ import torch
 
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.errors import ShapeError
-from sdf_tools.geometry import Mesh, NormalizedShape, normalize
+from sdf_tools.geometry import Mesh, NormalizedShape, for_numpy, normalize, require_finite
 from sdf_tools.metrics._distances import (
     chamfer,
     chamfer_floor,
     f_score,
+    require_mesh,
     require_samples,
     require_seed,
     surface_error,
@@ -192,9 +193,9 @@ def _in_box(mesh: Mesh, frame: NormalizedShape) -> Mesh:
     """Merged by position, as seams must not count as holes or bodies; without degenerate leftovers."""
     merged = drop_unreferenced(merge_vertices(mesh))
     moved = (merged.vertices.double() - frame.center) * frame.scale
-    if not torch.isfinite(moved).all():
-        raise ShapeError(f"'{mesh.name}' has coordinates that are NaN or infinite; remove those points first.")
-    return Mesh(moved, merged.faces, name=mesh.name)
+    boxed = Mesh(moved, merged.faces, name=mesh.name)
+    require_finite(boxed)
+    return boxed
 
 
 def _state(mesh: Mesh) -> tuple[int, bool, float]:
@@ -238,14 +239,17 @@ def evaluate(
 
     Raises:
         ValueError: fewer samples than 1, or a seed that is negative.
-        ShapeError: a mesh is empty, has no area, or coordinates that are not finite.
+        ShapeError: a mesh is empty, has no area, coordinates that are not finite, faces of vertices that are not there,
+            or is a point cloud.
     """
     require_samples("samples", samples)
     require_samples("iou_samples", iou_samples, 0)
     require_seed(seed)
     for mesh in (prediction, reference):
+        require_mesh(mesh)
         if mesh.faces.shape[0] == 0:
             raise ShapeError(f"'{mesh.name}' has no triangles; there is no surface to compare.")
+    prediction, reference = for_numpy(prediction), for_numpy(reference)
     frame = normalize(reference)
     a, b = _in_box(prediction, frame), _in_box(reference, frame)
     bodies_a, closed_a, area_a = _state(a)

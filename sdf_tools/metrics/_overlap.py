@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sdf_tools.distance.signed_distance import SignedDistance
-from sdf_tools.geometry import Mesh, normalize
+from sdf_tools.geometry import Mesh, for_numpy
+from sdf_tools.metrics._distances import require_mesh, require_samples, require_seed
 from sdf_tools.metrics._inside_cells import InsideCells
 from sdf_tools.sampling import sample_surface
 
@@ -50,7 +51,9 @@ class Inside:
     """
 
     def __init__(self, mesh: Mesh) -> None:
+        require_mesh(mesh)
         distance = SignedDistance(mesh)
+        mesh = for_numpy(mesh)
         self.low, self.high = (x.numpy() for x in mesh.vertices[mesh.faces.reshape(-1)].double().aminmax(dim=0))
         self._test = distance.contains
         if distance.sign == "winding":
@@ -76,7 +79,13 @@ def iou(
     >>> ball, large = (extract_mesh(lambda p: p.norm(dim=-1) - r, resolution=48) for r in (0.4, 0.42))
     >>> round(iou(large, ball, samples=100_000).iou, 2)
     0.86
+
+    Raises:
+        ValueError: fewer samples than 0, or a seed that is negative.
+        ShapeError: a mesh is empty, has no extent, or coordinates that are not finite, or is a point cloud.
     """
+    require_samples("samples", samples, 0)
+    require_seed(seed)
     a, b = _as_inside(prediction), _as_inside(reference)
     low, high = np.minimum(a.low, b.low), np.maximum(a.high, b.high)
     pad = padding * (high - low).max()
@@ -94,7 +103,14 @@ def iou_near_surface(
     """IoU at points within ``band`` of the reference's surface: area-uniform samples moved along their normals.
 
     Far more sensitive than the volumetric IoU, since no point lies safely deep inside. NGLOD's gIoU is biased this way.
+
+    Raises:
+        ValueError: fewer samples than 0, or a seed that is negative.
+        ShapeError: a mesh has no area, or is a point cloud.
     """
+    require_samples("samples", samples, 0)
+    require_seed(seed)
+    require_mesh(reference)
     drawn = sample_surface(reference, samples, seed)
     offset = (torch.rand(samples, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1) * band
     points = drawn.points + offset * drawn.normals
@@ -112,7 +128,4 @@ def iou_paper(prediction: Mesh | Inside, reference: Mesh | Inside) -> float:
 
 
 def _as_inside(mesh: Mesh | Inside) -> Inside:
-    if isinstance(mesh, Inside):
-        return mesh
-    normalize(mesh)  # its errors are the clearer ones
-    return Inside(mesh)
+    return mesh if isinstance(mesh, Inside) else Inside(mesh)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdf_tools.errors import needs
-from sdf_tools.geometry import Mesh
+from sdf_tools.geometry import Mesh, for_numpy
 from sdf_tools.vectors import unit_vectors
 
 
@@ -43,6 +43,7 @@ class MeshRays:
             normals, where it has them.
 
     Raises:
+        ShapeError: faces of vertices that are not there.
         MissingLibraryError: embreex is not installed.
     """
 
@@ -51,6 +52,7 @@ class MeshRays:
             import embreex  # noqa: F401
             import trimesh
             from trimesh.ray.ray_pyembree import RayMeshIntersector
+        mesh = for_numpy(mesh)
         self.vertices = mesh.vertices.double().numpy()
         self.faces = mesh.faces.numpy()
         if corner_normals is None and mesh.vertex_normals is not None:

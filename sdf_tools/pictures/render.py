@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdf_tools.errors import ShapeError, needs
-from sdf_tools.geometry import Mesh
+from sdf_tools.geometry import Mesh, for_numpy, require_finite
 from sdf_tools.io.writing import write_atomically
 from sdf_tools.pictures.lighting import CAMERA_LIGHTS, shade
 from sdf_tools.pictures.raycast import MeshRays
@@ -75,16 +75,20 @@ def render_mesh(
         (H, W, 3) float32 in [0, 1].
 
     Raises:
-        ShapeError: the mesh has no faces.
-        ValueError: the picture has no pixels, or the camera's numbers are out of range.
+        ShapeError: the mesh has no faces, coordinates that are not finite, or faces of vertices that are not there.
+        ValueError: the picture has no pixels, ``frame`` is not finite, or the camera's numbers are out of range.
         MissingLibraryError: embreex is not installed.
     """
     if mesh.faces.shape[0] == 0:
         raise ShapeError(f"'{mesh.name}' has no faces to show.")
+    require_finite(mesh)
+    mesh = for_numpy(mesh)
     camera = camera or Camera()
     _check(camera, size, supersampling)
     height, width = size[0] * supersampling, size[1] * supersampling
-    framed = (mesh.vertices if frame is None else frame).double().numpy()
+    framed = (mesh.vertices if frame is None else frame.detach().cpu()).double().numpy()
+    if not np.isfinite(framed).all():
+        raise ValueError("frame has points that are NaN or infinite; leave those out.")
     center = (framed.min(0) + framed.max(0)) / 2
     radius = float(np.linalg.norm(framed - center, axis=1).max()) or 1.0
     vertices = (mesh.vertices.double().numpy() - center) / radius
@@ -122,7 +126,7 @@ def error_range(errors: Float[Tensor, " V"], largest: float | None = None) -> tu
     """
     if largest is not None and not 0 < largest < math.inf:
         raise ValueError(f"the value of the last colour must be positive and finite, not {largest:g}.")
-    known = errors[errors.isfinite()].double()
+    known = errors[errors.isfinite()].detach().cpu().double()
     top = largest
     if top is None:
         top = float(np.percentile(known.abs().numpy(), 99)) if len(known) else 1.0
@@ -146,7 +150,7 @@ def error_colors(
     """
     import matplotlib
 
-    values = errors.double()
+    values = errors.detach().cpu().double()
     low, top = error_range(errors, largest)
     share = ((values - low) / max(top - low, 1e-300)).clamp(0, 1).numpy()
     colors = torch.from_numpy(matplotlib.colormaps[colormap](share)[:, :3].astype(np.float32))

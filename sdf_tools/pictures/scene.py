@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sdf_tools.errors import ShapeError
-from sdf_tools.geometry import Mesh
+from sdf_tools.geometry import Mesh, for_numpy
 from sdf_tools.pictures.lighting import HEADLIGHT, STUDIO_LIGHTS
 from sdf_tools.pictures.raycast import MeshHits, MeshRays
 from sdf_tools.pictures.textures import plain_colors
@@ -54,6 +54,7 @@ def place_in_scene(mesh: Mesh, up: Literal["x", "y", "z"] = "y") -> tuple[Mesh, 
     """
     if mesh.faces.shape[0] == 0:
         raise ShapeError(f"'{mesh.name}' has no faces to show.")
+    mesh = for_numpy(mesh)
     # Cyclic permutations of the axes, hence rotations.
     rotation = torch.eye(3, dtype=torch.float64).roll({"x": 2, "y": 1, "z": 0}[up], dims=0)
     vertices = mesh.vertices.double()
@@ -143,6 +144,7 @@ class SceneRenderer:
         occlusion_rays: int = 48,
         seed: int = 0,
     ) -> None:
+        mesh = for_numpy(mesh)
         self.mesh, self.color, self.lights = mesh, color, lights
         self._rays = MeshRays(mesh)
         if color is None and mesh.vertex_colors is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sdf_tools.geometry import Mesh, PointCloud
+from sdf_tools.geometry import Mesh, PointCloud, for_numpy
 from sdf_tools.spatial.neighbours import nearest_neighbours
 
 MOST = 150_000  # points that are drawn; more would not be told apart
@@ -23,6 +23,7 @@ def cloud_as_mesh(cloud: PointCloud, values: torch.Tensor | None = None, seed: i
     Returns:
         The mesh, coloured like the cloud if that has colours, and the ``values`` of its vertices (zeros without).
     """
+    cloud = for_numpy(cloud)
     rows = torch.randperm(cloud.points.shape[0], generator=torch.Generator().manual_seed(seed))[:MOST]
     points = np.ascontiguousarray(cloud.points[rows].double().numpy())
     k = min(7, len(points))

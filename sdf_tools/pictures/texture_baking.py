@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdf_tools.errors import needs
-from sdf_tools.geometry import Mesh
+from sdf_tools.geometry import Mesh, for_numpy
 from sdf_tools.io.writing import encode_glb, encode_obj, write_atomically
 from sdf_tools.pictures.raycast import MeshRays
 
@@ -55,6 +55,7 @@ def bake_texture(mesh: Mesh, color: Callable[[Tensor], Tensor], size: int) -> Te
         raise ValueError(f"a texture of {size} x {size} pixels is too small; give at least 16.")
     from scipy.ndimage import distance_transform_edt
 
+    mesh = for_numpy(mesh)
     source, faces, uv = _unwrap(mesh, size)
     vertices = mesh.vertices[torch.from_numpy(source)]
     # Seen from above, the flat mesh says for each texel which triangle covers it, and where.

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from sdf_tools.errors import needs
+from sdf_tools.errors import ShapeError, needs
 from sdf_tools.spatial._libraries import import_kernels
 
 FEW = 64  # neighbours up to which pykdtree is the faster tree: it keeps what it has found sorted by insertion
@@ -18,9 +18,12 @@ FEW = 64  # neighbours up to which pykdtree is the faster tree: it keeps what it
 def nearest_neighbours(points: np.ndarray) -> Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]:
     """A search over (N, 3) points: ``search(queries, k)`` gives (M, k) distances and indices, nearest first.
 
+    Both raise a ShapeError for points that are NaN or infinite, to which pykdtree has wild indices for an answer.
+
     pykdtree for few neighbours where it is installed (several times faster away from the surface), scipy's KD tree for
     many (200: twice as fast) and otherwise.
     """
+    _require_finite(points)
     few = _pykdtree(points)
 
     @functools.cache
@@ -40,6 +43,11 @@ def nearest_neighbours(points: np.ndarray) -> Callable[[np.ndarray, int], tuple[
     return search
 
 
+def _require_finite(points: np.ndarray) -> None:
+    if not np.isfinite(points).all():
+        raise ShapeError("Points that are NaN or infinite have no neighbours; leave them out.")
+
+
 def _pykdtree(points: np.ndarray) -> Callable[..., tuple[np.ndarray, np.ndarray]] | None:
     try:
         from pykdtree.kdtree import KDTree
@@ -49,9 +57,14 @@ def _pykdtree(points: np.ndarray) -> Callable[..., tuple[np.ndarray, np.ndarray]
 
 
 def morton_order(points: np.ndarray) -> np.ndarray:
-    """The order that visits (N, 3) points along a Z curve, so that neighbours in it share caches."""
+    """The order that visits (N, 3) points along a Z curve, so that neighbours in it share caches.
+
+    Raises:
+        ShapeError: points that are NaN or infinite.
+    """
     if len(points) == 0:
         return np.zeros(0, np.int64)
+    _require_finite(points)
     low = points.min(0)
     size = float((points.max(0) - low).max())
     return import_kernels().z_order(points, low, 1024 / size if size > 0 else 0.0)

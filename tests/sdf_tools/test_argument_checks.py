@@ -74,6 +74,9 @@ def test_metrics_need_samples_and_a_seed(ball: Mesh) -> None:
             metrics.evaluate(ball, ball, samples=count)
         with pytest.raises(ValueError, match=f"samples must be at least 1, not {count}"):
             metrics.evaluate_cloud(cloud, ball, samples=count)
+    for overlap in (metrics.iou, lambda a, b, samples: metrics.iou_near_surface(a, b, 0.1, samples)):
+        with pytest.raises(ValueError, match="samples must be at least 0, not -1"):
+            overlap(ball, ball, samples=-1)
     with pytest.raises(ValueError, match="iou_samples must be at least 0, not -1"):
         metrics.evaluate(ball, ball, iou_samples=-1)
     for seed in (-1, 2**63):

@@ -166,3 +166,16 @@ def test_shapes_that_would_broadcast_are_refused(loss):
 def test_sign_agnostic_by_hand():
     values = torch.tensor([0.0, -1.0, 0.5])
     assert losses.sign_agnostic_loss(values, torch.tensor([0.0, 1.0, 1.0]), power=2).item() == pytest.approx(0.25 / 3)
+
+
+def test_affine_fields_do_not_bend(points):
+    weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    for field in (lambda p: p @ weight.detach(), lambda p: p @ weight - 1):  # without and with weights to train
+        gradient = losses.gradient(field(points), points)
+        assert torch.equal(losses.hessian(gradient, points), torch.zeros(64, 3, 3, dtype=torch.float64))
+        assert torch.equal(losses.hessian_gradient_product(gradient, points), torch.zeros_like(points))
+        laplacian = losses.laplacian(gradient, points)
+        assert torch.equal(laplacian, torch.zeros(64, dtype=torch.float64))
+        losses.divergence_loss(laplacian).backward()  # a loss like any other
+    with pytest.raises(RuntimeError, match="require"):
+        losses.laplacian(torch.ones(2, 3), torch.ones(2, 3))

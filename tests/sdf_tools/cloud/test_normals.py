@@ -161,3 +161,29 @@ def test_a_flat_grid_keeps_its_planes_normals_and_is_an_open_sheet(relief: float
     prepared = prepare_cloud(PointCloud(points))
     assert any("open sheet" in said for said in prepared.said)
     assert float((prepared.cloud.normals[:, 2] * prepared.cloud.normals[0, 2]).min()) > 0.99
+
+
+@pytest.mark.parametrize("method", ["winding", "mst"])
+def test_points_that_are_there_many_times_get_the_normals_of_one(method: str) -> None:
+    points = sample_surface(sphere(), 1000).points
+    alone, repeated = with_normals(PointCloud(points), method=method), points.repeat(13, 1)
+    many = with_normals(PointCloud(repeated), method=method)
+    assert alone.normals is not None and many.normals is not None
+    assert torch.equal(many.normals, alone.normals.repeat(13, 1)) and outward(alone.normals, points) == 1
+    oriented = orient_normals(repeated, many.normals, method, refine=False)
+    assert torch.equal(oriented, many.normals)
+
+
+def test_points_all_at_one_place_have_no_sides() -> None:
+    points = torch.ones(100, 3, dtype=torch.float64)
+    assert estimate_normals(points)[1].max() == 0
+    for method in ("winding", "mst"):
+        with pytest.raises(ShapeError, match="All 100 points lie at one place"):
+            with_normals(PointCloud(points), method=method)
+
+
+def test_no_neighbours_and_no_anchors_are_too_few() -> None:
+    with pytest.raises(ValueError, match="k must be at least 4, not 0"):
+        with_normals(PointCloud(torch.randn(100, 3)), k=0)
+    with pytest.raises(ValueError, match="anchors must be at least 2, not 0"):
+        orient_normals(torch.randn(100, 3), torch.randn(100, 3), anchors=0)

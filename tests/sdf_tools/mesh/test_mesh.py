@@ -4,13 +4,16 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from primitives import inside_out, join, sphere
 
+from sdf_tools.errors import ShapeError
+from sdf_tools.extraction import fill_holes, largest_component, simplify
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.io.loading import load
 from sdf_tools.mesh.clean import clean
-from sdf_tools.mesh.repair import repair
+from sdf_tools.mesh.repair import fill_boundary_loops, repair
 from sdf_tools.mesh.summary import summarize
 
 
@@ -66,6 +69,31 @@ def test_repair_fills_holes() -> None:
     top = ball.vertices[ball.faces].mean(1)[:, 2] > 0.8
     mesh, changes = repair(replace(ball, faces=ball.faces[~top]))
     assert summarize(mesh).watertight and any("filled 1 hole" in c for c in changes)
+
+
+def test_repair_refuses_a_sheet_that_enclosed_nothing_even_when_filled() -> None:
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
+    with pytest.raises(ShapeError, match="encloses nothing"):
+        repair(Mesh(corners, torch.tensor([[0, 1, 2]])))
+
+
+def test_holes_are_filled_up_to_a_number_of_edges() -> None:
+    torn = replace(sphere(), faces=sphere().faces[1:])
+    for most, filled in ((0, 0), (2, 0), (3, 1), (None, 1)):
+        assert fill_boundary_loops(torn, most)[1] == filled
+        assert summarize(fill_holes(torn, most)).holes == 1 - filled
+
+
+def test_cleaning_drops_vertices_that_are_nowhere_but_in_no_triangle() -> None:
+    ball = sphere()
+    loose = replace(ball, vertices=torch.cat([ball.vertices, torch.full((1, 3), math.nan)]))
+    assert torch.equal(clean(loose).vertices, ball.vertices)
+
+
+def test_meshes_of_nothing_stay_nothing() -> None:
+    nothing = Mesh(torch.zeros(0, 3, dtype=torch.float64), torch.zeros(0, 3, dtype=torch.int64))
+    for mended in (clean(nothing), simplify(nothing, 10), largest_component(nothing), fill_holes(nothing)):
+        assert mended.vertices.shape == mended.faces.shape == (0, 3)
 
 
 def test_watertight_remesh_of_a_torn_sphere() -> None:
