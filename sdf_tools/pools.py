@@ -21,6 +21,7 @@ from sdf_tools.errors import ShapeError, nothing_inside
 from sdf_tools.geometry import Mesh, PointCloud, Shape, for_numpy, positions
 from sdf_tools.io.loading import validate_for_fitting
 from sdf_tools.losses import COARSE, FINE, UNIFORM
+from sdf_tools.ranges import LARGEST_SEED, require
 from sdf_tools.sampling import near_surface, surface_points
 from sdf_tools.topology import vertex_normals
 
@@ -281,6 +282,21 @@ class PoolConfig:
     normal of the nearest three. That estimate is not the distance far away and across thin parts."""
     seed: int = 0
     """Seed of the samples; a step's batch depends on it and the step alone."""
+
+    def check(self) -> None:
+        """Refuse what no samples can be drawn by.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
+        require("points_per_batch", self.points_per_batch, 1)
+        require("pool_size", self.pool_size, 1)
+        if not self.coarse_scales:
+            raise ValueError("coarse_scales must hold at least one scale.")
+        for scale in (*self.coarse_scales, self.fine_scale):
+            require("fine_scale and each of coarse_scales", scale, 0, above=True)
+        require("uniform_share", self.uniform_share, 0, 1)
+        require("seed", self.seed, 0, LARGEST_SEED)
 
     def build_pool(
         self,

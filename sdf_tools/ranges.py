@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+LARGEST_SEED = 2**63 - 1
+"""Up to here every library takes a seed."""
+
 
 def require(
     name: str, value: float | None, least: float = -math.inf, most: float = math.inf, *, above: bool = False

@@ -198,7 +198,7 @@ def _triple(values: Iterable[float | Tensor]) -> str:
 def run(arguments: Arguments) -> None:
     """Load, extract, write."""
     from sasnet_ns.models.loading import load_surface
-    from sasnet_ns.training.ranges import chosen_device
+    from sasnet_ns.training.devices import chosen_device
     from sdf_tools.io.limits import require_space
     from sdf_tools.io.writing import save_mesh
     from sdf_tools.topology import edge_table, face_components, is_watertight

@@ -1,6 +1,7 @@
 """Fit a network to an image, or render one that was fitted.
 
 sasnet fit-image --image photo.png --network sasnet --steps 2000 --output outputs/photo
+
 sasnet fit-image --checkpoint outputs/photo/checkpoint.pt --scale 16 --window 100 132 200 232 --output zoom
 """
 
@@ -79,8 +80,8 @@ def run(arguments: Arguments) -> None:
     from sasnet_ns.fitting.grid_fit import FittedGrid, fit_grid
     from sasnet_ns.fitting.image import write_image_results
     from sasnet_ns.fitting.signal import read_image, shrink
+    from sasnet_ns.training.devices import chosen_device
     from sasnet_ns.training.loop import History
-    from sasnet_ns.training.ranges import chosen_device
 
     device = chosen_device(arguments.device)
     if arguments.image is None and arguments.checkpoint is None:

@@ -1,6 +1,7 @@
 """Fit a signed distance field without nerfstudio: a shape and a YAML configuration in, a field and a mesh out.
 
 sasnet fit-shape --data armadillo --output-dir outputs/quick
+
 sasnet fit-shape --data armadillo --config configs/sdf_paper_armadillo.yaml --output-dir outputs/paper
 """
 
@@ -54,7 +55,7 @@ def run(arguments: Arguments) -> None:
     """Fit, save, extract."""
     from sasnet_ns.fitting import ShapeFit, fit_shape
     from sasnet_ns.training.config import load_config
-    from sasnet_ns.training.ranges import chosen_device
+    from sasnet_ns.training.devices import chosen_device
     from sdf_tools.errors import ShapeError
     from sdf_tools.ranges import require
 

@@ -1,6 +1,7 @@
 """Fit a network to a volume.
 
 sasnet fit-volume --volume head.npz --network sasnet --steps 2000 --batch 65536 --output outputs/head
+
 sasnet fit-volume --volume engine.raw --raw-shape 128 256 256 --raw-dtype u1 --output outputs/engine
 """
 
@@ -71,7 +72,8 @@ def run(arguments: Arguments) -> None:
     """Read, fit, write everything."""
     from sasnet_ns.fitting.grid_fit import fit_grid
     from sasnet_ns.fitting.volume import read_volume, write_volume_results
-    from sasnet_ns.training.ranges import chosen_device
+    from sasnet_ns.training.devices import chosen_device
+    from sdf_tools.ranges import require
 
     device = chosen_device(arguments.device)
     signal = read_volume(
@@ -86,6 +88,7 @@ def run(arguments: Arguments) -> None:
     config = fit_configuration(arguments, signal.channels)
     threshold = 0.0
     if arguments.threshold is not None:
+        require("--threshold", arguments.threshold)
         threshold = (arguments.threshold - signal.low) / (signal.high - signal.low)
     with training_in(arguments.output, arguments.checkpoint_seconds) as checkpoint:
         fitted = fit_grid(signal, config, device=device, evaluate_every=arguments.evaluate_every, checkpoint=checkpoint)

@@ -34,9 +34,8 @@ def run(arguments: Arguments) -> None:
     from rich.progress import Progress
 
     from sasnet_ns.shapes.named import resolve_mesh
-    from sasnet_ns.training.ranges import LARGEST_SEED
     from sdf_tools.pictures.scene_files import write_scene
-    from sdf_tools.ranges import require
+    from sdf_tools.ranges import LARGEST_SEED, require
 
     require("--seed", arguments.scene.seed, 0, LARGEST_SEED)
     mesh = resolve_mesh(arguments.data)

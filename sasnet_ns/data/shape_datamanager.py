@@ -23,6 +23,7 @@ from sasnet_ns.shapes.prepare import require_inside
 from sdf_tools.errors import ShapeError, ShapeWarning
 from sdf_tools.geometry import Mesh, NormalizedShape, PointCloud, positions
 from sdf_tools.pools import PoolConfig
+from sdf_tools.ranges import require
 
 if TYPE_CHECKING:
     from sdf_tools.distance.signed_distance import SignedDistance
@@ -81,6 +82,7 @@ class ShapeDataManager(DataManager):
 
     Raises:
         ShapeError: ``data`` is missing, neither a name nor a file, or no usable shape.
+        ValueError: a number of the configuration is out of range.
     """
 
     config: ShapeDataManagerConfig
@@ -95,6 +97,9 @@ class ShapeDataManager(DataManager):
         **_: Any,
     ) -> None:
         self.config = config
+        if test_mode == "val":
+            config.check()
+            require("probe_points", config.probe_points, 1)
         self.device = torch.device(device)
         self.test_mode = test_mode
         if test_mode != "val":

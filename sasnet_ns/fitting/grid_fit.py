@@ -17,9 +17,9 @@ from sasnet_ns.fitting.signal import CoordinateGrid, Signal
 from sasnet_ns.networks import SASNet, fused_step
 from sasnet_ns.networks.presets import PRESETS
 from sasnet_ns.training.checkpoint import Checkpoint
+from sasnet_ns.training.devices import chosen_device
 from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
 from sasnet_ns.training.options import plain_options, tensor_digest
-from sasnet_ns.training.ranges import chosen_device
 from sasnet_ns.training.recipe import Recipe
 from sdf_tools.io.writing import write_json
 from sdf_tools.losses import mask_sparsity_loss
@@ -155,6 +155,8 @@ def fit_grid(
     config = copy.deepcopy(config) if config else GridFit()
     config.check()
     require("evaluate_every", evaluate_every, 0)
+    if evaluate_every % 10:
+        raise ValueError(f"evaluate_every must be a multiple of 10, not {evaluate_every}.")
     device = chosen_device(device)
     if config.network_config is None:
         config.network_config = default_network_config(config.network, len(signal.grid))

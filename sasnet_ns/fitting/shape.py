@@ -18,10 +18,10 @@ from sasnet_ns.shapes.prepare import prepare_shape, require_inside
 from sasnet_ns.training.budget import steps_within
 from sasnet_ns.training.checkpoint import Checkpoint
 from sasnet_ns.training.device_steps import DeviceSteps, why_no_graph, why_not_optimizers
+from sasnet_ns.training.devices import chosen_device
 from sasnet_ns.training.loop import History, Report, StepMaker, progress_bar, seeded, train
 from sasnet_ns.training.objective import SDFObjective, SDFStep, look_at_shape
 from sasnet_ns.training.options import plain_options, tensor_digest
-from sasnet_ns.training.ranges import LARGEST_SEED, chosen_device
 from sasnet_ns.training.recipe import Recipe, build_optimizers
 from sasnet_ns.training.spectrum import describe, fit_spectrum
 from sasnet_ns.training.sphere_start import start_as_sphere
@@ -73,15 +73,8 @@ class ShapeFit(PoolConfig):
         Raises:
             ValueError: a number is out of range.
         """
-        require("points_per_batch", self.points_per_batch, 1)
-        require("pool_size", self.pool_size, 1)
-        if not self.coarse_scales:
-            raise ValueError("coarse_scales must hold at least one scale.")
-        for scale in (*self.coarse_scales, self.fine_scale):
-            require("fine_scale and each of coarse_scales", scale, 0, above=True)
-        require("uniform_share", self.uniform_share, 0, 1)
+        super().check()
         require("seconds", self.seconds, 0, above=True)
-        require("seed", self.seed, 0, LARGEST_SEED)
         self.recipe.check()
         self.objective.check()
 

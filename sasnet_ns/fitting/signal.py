@@ -153,6 +153,8 @@ def signal_from_array(array: np.ndarray, name: str, window: tuple[float, float] 
             low, high = 0.0, 1.0
     else:  # whole numbers of Python, which are exact also beyond 2^53
         low, high = int(array.min()), int(array.max())
+    if window is not None and not high > low:
+        raise ValueError(f"window must be a lower and a higher value, not {low:g} and {high:g}.")
     if not high > low:
         raise ValueError(f"'{name}' has no range of values to fit (from {low:g} to {high:g}).")
     if not high - low < 1e308:

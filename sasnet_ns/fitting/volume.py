@@ -79,7 +79,9 @@ def read_volume(
             f"'{path.name}' holds an array of shape {array.shape}; a volume is (slices, rows, columns), with up to 16 "
             "channels last."
         )
-    sizes = spacing or own_spacing
+    sizes = own_spacing if spacing is None else tuple(map(float, np.reshape(spacing, -1)))
+    if window is not None and len(window) != 2:
+        raise ValueError(f"window must be two values, those that become 0 and 1, not {tuple(window)}.")
     if sizes and (len(sizes) != 3 or not all(1e-30 < s < 1e30 for s in sizes)):
         raise ValueError(
             f"'{path.name}' gives {tuple(sizes)} as the size of its cells; three positive numbers are needed: say them "
@@ -102,6 +104,10 @@ def _volume_array(
         return _slices(path)
     if not path.is_file():
         raise _Refusal(f"'{path.name}' is not a plain file (a device, a pipe or a socket); give a file.")
+    if key is not None and suffix != ".npz":
+        raise _Refusal(f"'{path.name}' holds one array and no names; leave out the name '{key}'.")
+    if (shape is not None or dtype is not None) and suffix not in (".raw", ".bin"):
+        raise _Refusal(f"'{path.name}' says its own shape and type; give them for .raw alone.")
     if suffix == ".npy":
         return _channels_last(read_npy(path)), ()
     if suffix == ".npz":
@@ -353,7 +359,7 @@ def _lit(
     """Cosine between the outward normal (against the gradient) and the light; 1 where there is no gradient."""
     if min(values.shape) < 2:
         return torch.ones_like(values)
-    gradient = torch.stack(torch.gradient(values, spacing=list(spacing)), -1)
+    gradient = torch.stack(torch.gradient(values, spacing=[s / max(spacing) for s in spacing]), -1)
     length = gradient.norm(dim=-1)
     cosine = -(gradient @ light) / length.clamp_min(1e-12)
     return torch.where(length > 1e-6, cosine.clamp(0, 1), torch.ones_like(length))

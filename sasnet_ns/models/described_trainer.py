@@ -36,6 +36,8 @@ class RunConfig(TrainerConfig):
         Where a run is kept already that this one does not go on from (``--load-config``, a ``--timestamp`` used twice),
         it takes a folder of its own.
         """
+        if self.max_num_iterations < 1:
+            raise SystemExit(f"{self.method_name}: --max-num-iterations must be 1 or more.")
         taken = self.get_base_dir()
         if newest_step(self.get_checkpoint_dir()) >= 0 and self._loads_from() != self.get_checkpoint_dir().resolve():
             self.timestamp = "{timestamp}"

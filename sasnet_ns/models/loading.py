@@ -50,17 +50,17 @@ def load_surface(
         raise ValueError(f"'{path}' was not trained on photographs and has the axes of its shape alone.")
     if alone:
         return _from_field(SignedDistanceField.load(path, device))
-    if (folder / "field.pt").is_file():
-        return _from_field(_newest_field(folder, device))
     if not path.exists():
         raise ValueError(f"there is no run at '{path}'; give the config.yml that ns-train names when it finishes.")
+    if path.is_file() and path.name not in _RUN_FILES:
+        none = "" if (folder / "field.pt").is_file() else ", and its folder holds no field.pt"
+        raise ValueError(
+            f"'{path}' is no config.yml, .pt or .safetensors{none}; name one of these, or the folder of a run."
+        )
+    if (folder / "field.pt").is_file():
+        return _from_field(_newest_field(folder, device))
     config_path = folder / "config.yml"
     description = read_description(folder)
-    if path.is_file() and path.name not in _RUN_FILES:
-        raise ValueError(
-            f"'{path}' is no config.yml, .pt or .safetensors, and its folder holds no field.pt; name one of these, or "
-            "the folder of a run."
-        )
     if description is None and not config_path.is_file():
         raise ValueError(f"'{folder}' holds no field.pt and no config.yml; it is not the folder of a run.")
     if description is None and not trust:

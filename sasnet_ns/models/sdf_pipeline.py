@@ -65,7 +65,7 @@ class SASNetSDFPipeline(VanillaPipeline):
             )
         try:
             super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
-        except (ShapeError, MissingLibraryError) as error:
+        except (ValueError, MissingLibraryError) as error:
             raise SystemExit(f"sasnet-sdf: {error}") from None
         assert isinstance(self.model, SASNetSDFModel)
         if test_mode == "val":

@@ -29,7 +29,7 @@ from sasnet_ns.networks.weights import save_weights
 from sasnet_ns.training.divergence import ROLLBACKS, SLOWER, DivergedError, DivergenceGuard
 from sasnet_ns.training.thread_choice import ThreadChoice, threads_kept
 from sasnet_ns.viewer.curves import Row, read_history, thinned, write_history
-from sdf_tools.errors import file_trouble
+from sdf_tools.errors import MissingLibraryError, file_trouble
 from sdf_tools.io.writing import write_atomically
 
 _STEPS_PER_ROW = 50  # of the history; on a GPU the loss is waited for no more often
@@ -81,6 +81,8 @@ class ResumableTrainer(DescribedTrainer):
                 raise SystemExit(f"{self.config.method_name}: interrupted before the first step.") from None
             if isinstance(error, OSError):
                 raise SystemExit(f"{self.config.method_name}: {file_trouble(error)}") from None
+            if isinstance(error, ValueError | MissingLibraryError):  # options that nothing can be built of
+                raise SystemExit(f"{self.config.method_name}: {error}") from None
             raise
         self.completed_steps = self._start_step
         earlier = self.config.earlier_run()
@@ -142,6 +144,8 @@ class ResumableTrainer(DescribedTrainer):
                 super().train()
             except DivergedError as error:
                 raise SystemExit(f"{self.config.method_name}: {error} {self._what_is_kept()}") from None
+            except MissingLibraryError as error:
+                raise SystemExit(f"{self.config.method_name}: {error}") from None
             finally:
                 self.config.max_num_iterations = total
                 release(self.base_dir)

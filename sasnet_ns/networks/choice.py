@@ -29,9 +29,18 @@ class NetworkChoice:
     """Options of the other networks as name value pairs, e.g. width 256 omega_0 30."""
 
     def network_config(self) -> dict[str, Any]:
-        """Options for :func:`sasnet_ns.networks.build_network`, plain values only."""
+        """Options for :func:`sasnet_ns.networks.build_network`, plain values only.
+
+        Raises:
+            ValueError: options that would have no effect.
+        """
         if self.network != "sasnet":
             return dict(self.network_options)
+        if self.network_options:
+            names = ", ".join(self.network_options)
+            raise ValueError(f"network_options ({names}) are for the other networks; sasnet has options of its own.")
+        if (self.sasnet.in_dim, self.sasnet.out_dim) != (3, 1):
+            raise ValueError("in_dim and out_dim of sasnet have no effect here: leave them at 3 and 1.")
         options = dataclasses.asdict(self.sasnet)
         return {name: value for name, value in options.items() if name not in _OWN_SHAPE}
 

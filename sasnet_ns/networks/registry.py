@@ -126,7 +126,7 @@ _LEAST = {
     **dict.fromkeys(("in_dim", "out_dim", "width", "embedding_width", "decoder_width", "hidden_widths"), 1),
     **dict.fromkeys(("frequencies", "kernels", "neighbors", "features", "octaves", "latent_dim", "strides"), 1),
     **dict.fromkeys(("step_dim", "grid_levels", "grid_features", "levels"), 1),
-    **dict.fromkeys(("hidden_layers", "groups", "bands", "feature_std"), 0),
+    **dict.fromkeys(("hidden_layers", "groups", "bands", "feature_std", "frequency_seed"), 0),
     "resolution": 2,
 }
 """Smallest value of options that have one, whichever network takes them."""

@@ -164,6 +164,16 @@ def test_runs_on_photographs_are_named_where_a_shapes_field_is_wanted(command: s
         main([command, *option, str(tmp_path), "--output-path", str(tmp_path / name)])
 
 
+@pytest.mark.parametrize(("name", "said"), [("field.pt2", "is no config.yml"), ("typo.yml", "there is no run at")])
+def test_what_lies_beside_a_field_is_not_taken_for_it(fitted: Path, name: str, said: str, tmp_path: Path) -> None:
+    shutil.copytree(fitted, tmp_path / "run")
+    if name != "typo.yml":
+        (tmp_path / "run" / name).write_bytes(b"something else")
+    with pytest.raises(SystemExit, match=said):
+        main(["extract", "--load-config", str(tmp_path / "run" / name), "--output-path", str(tmp_path / "a.ply")])
+    assert not (tmp_path / "a.ply").exists()
+
+
 def test_page_of_a_run(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("plotly", reason="pages need plotly")
     path = tmp_path / "ball.html"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,3 +50,26 @@ def test_an_archive_of_zeros_is_not_unpacked(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "v.npz", volume=np.zeros((400, 400, 400), np.uint16))
     with pytest.raises(ValueError, match="would unpack"):
         read_volume(tmp_path / "v.npz")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"key": "foo"}, "holds one array and no names"),
+        ({"shape": (3, 3, 3)}, "says its own shape and type"),
+        ({"spacing": 5.0}, "three positive numbers"),
+        ({"window": (0.0,)}, "window must be two values"),
+        ({"window": (0.0, 1.0, 2.0)}, "window must be two values"),
+        ({"window": (1.0, 0.0)}, "window must be a lower and a higher value"),
+    ],
+)
+def test_options_that_do_not_fit_a_file_are_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    np.save(tmp_path / "v.npy", VALUES)
+    with pytest.raises(ValueError, match=said):
+        read_volume(tmp_path / "v.npy", **options)
+
+
+def test_sizes_of_cells_may_be_an_array(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", VALUES)
+    spacing: Any = np.array([1, 1, 2])
+    assert read_volume(tmp_path / "v.npy", spacing=spacing).spacing == (1.0, 1.0, 2.0)

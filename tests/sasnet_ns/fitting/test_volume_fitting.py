@@ -139,3 +139,10 @@ def test_smoke_is_mostly_empty_and_the_same_each_time():
     assert not torch.equal(smoke.values, smoke_volume(50, seed=1).values)
     with pytest.raises(ValueError, match="16 voxels"):
         smoke_volume(8)
+
+
+def test_light_does_not_depend_on_the_unit_of_the_cells() -> None:
+    density = torch.rand(6, 6, 6, generator=torch.Generator().manual_seed(0))
+    pictures = [render_volume(density, (unit, unit, 2 * unit), size=17, steps=20) for unit in (1.0, 1e6, 1e-9)]
+    for other in pictures[1:]:
+        torch.testing.assert_close(other, pictures[0], rtol=1e-3, atol=1e-3)

@@ -326,3 +326,35 @@ def test_evaluation_says_that_the_shape_has_changed(make_trainer: Any, capsys: p
     state["_model.field.scale"] = 2 * state["_model.field.scale"]
     trainer.pipeline.load_pipeline(state, 1)
     assert "another place or size" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("pipeline__datamanager__points_per_batch", 0, "points_per_batch must be 1 or more"),
+        ("pipeline__datamanager__coarse_scales", (), "coarse_scales must hold at least one"),
+        ("pipeline__datamanager__coarse_scales", (float("nan"),), "coarse_scales must be more than 0"),
+        ("pipeline__datamanager__seed", -1, "seed must be from 0"),
+        ("pipeline__datamanager__probe_points", -4, "probe_points must be 1 or more"),
+        ("pipeline__datamanager__uniform_share", 1.5, "uniform_share must be from 0 to 1"),
+        ("pipeline__model__sasnet__low_share", 2.0, "low_share"),
+        ("pipeline__model__sasnet__frequency_seed", -1, "frequency_seed of network 'sasnet' must be 0 or more"),
+        ("pipeline__model__sasnet__in_dim", 2, "have no effect here"),
+        ("pipeline__model__network_options", {"width": 16}, "network_options \\(width\\) are for the other networks"),
+        ("max_num_iterations", 0, "--max-num-iterations must be 1 or more"),
+    ],
+)
+def test_options_that_nothing_can_be_trained_with_are_one_sentence(
+    make_trainer: Any, option: str, value: Any, said: str
+) -> None:
+    with pytest.raises(SystemExit, match=said) as end:
+        make_trainer(**{option: value})
+    assert "\n" not in str(end.value.code)
+
+
+def test_rates_that_are_not_finite_are_one_sentence(make_trainer: Any) -> None:
+    trainer = make_trainer(setup=False)
+    trainer.config.optimizers["hidden"]["optimizer"].lr = float("nan")
+    with pytest.raises(SystemExit, match="sasnet-sdf: "):
+        trainer.setup()
+    assert not trainer.base_dir.exists() or not (trainer.base_dir / "config.yml").exists()

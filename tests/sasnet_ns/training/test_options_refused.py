@@ -18,8 +18,8 @@ from sasnet_ns.fitting import ShapeFit, fit_shape
 from sasnet_ns.fitting.grid_fit import GridFit, adjusted
 from sasnet_ns.training import Recipe, SDFObjective
 from sasnet_ns.training.config import load_config, option_value
+from sasnet_ns.training.devices import chosen_device
 from sasnet_ns.training.options import digest, plain_options
-from sasnet_ns.training.ranges import chosen_device
 from sdf_tools.ranges import require
 
 TINY = "network: siren\nnetwork_config: {width: 8, hidden_layers: 1}\npool_size: 2000\npoints_per_batch: 100\n"
@@ -154,6 +154,7 @@ def test_aliases_of_yaml_are_not_unfolded(tmp_path: Path) -> None:
         (["--batch", -5], "points_per_batch must be 0 or more, not -5"),
         (["--learning-rate", "nan"], "learning_rate must be 0 or more and finite"),
         (["--evaluate-every", -10], "evaluate_every must be 0 or more"),
+        (["--evaluate-every", 7], "evaluate_every must be a multiple of 10, not 7"),
         (["--network-config", "width", 0], "width of network 'siren' must be 1 or more, not 0"),
         (["--network-config", "width", -8], "width of network 'siren' must be 1 or more, not -8"),
         (["--network-config", "width", 1.5], "network 'siren'"),

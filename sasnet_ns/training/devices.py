@@ -1,11 +1,8 @@
-"""Which seeds and devices a configuration may name."""
+"""Which devices a configuration may name."""
 
 from __future__ import annotations
 
 import torch
-
-LARGEST_SEED = 2**63 - 1
-"""Up to here every library takes a seed."""
 
 
 def chosen_device(device: torch.device | str | None = None) -> torch.device:
