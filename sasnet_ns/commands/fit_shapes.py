@@ -111,7 +111,7 @@ def _options(arguments: Arguments) -> FitOptions:
     from sasnet_ns.fitting import ShapeFit
     from sasnet_ns.fitting.batch import check_batch
     from sasnet_ns.training.config import load_config
-    from sasnet_ns.training.ranges import chosen_device
+    from sasnet_ns.training.devices import chosen_device
 
     if arguments.workers < 1:
         raise ValueError(f"--workers must be at least 1, not {arguments.workers}.")
@@ -192,9 +192,11 @@ class _progress:
 
 def _say(result: Result, arguments: Arguments) -> None:
     counts = result.counts
-    print(f"{result.table}: {counts.done} of {counts.total} shapes have a row, {counts.failed} of them no field")
+    part = "" if result.shard == (0, 1) else "shard {}/{}: ".format(*result.shard)
+    print(f"{part}{counts.done} of {counts.total} shapes have a row, {counts.failed} of them no field")
+    print(f"{result.table}: {result.rows} rows in all, {result.failed} of them no field")
     if arguments.min_iou is not None:
-        print(f"{result.below} fields are below an IoU of {arguments.min_iou:g}")
+        print(f"{result.below} fields of all are below an IoU of {arguments.min_iou:g}")
     for row in result.worst:
         print(f"  IoU {row.iou:.4f}  {row.path}")
 

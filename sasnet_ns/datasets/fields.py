@@ -57,7 +57,7 @@ class FieldDataset(Dataset[dict[str, Any]]):
         field: a field of the configuration, for its architecture; its weights are those of the first row.
 
     Raises:
-        ValueError: there are no such fields, or they are of several configurations.
+        ValueError: there are no such fields, they are of several configurations, or weights is neither word.
     """
 
     def __init__(
@@ -67,6 +67,8 @@ class FieldDataset(Dataset[dict[str, Any]]):
         configuration: str | None = None,
         min_iou: float | None = None,
     ) -> None:
+        if weights not in ("flat", "layers"):
+            raise ValueError(f"weights must be flat or layers, not {weights!r}.")
         self.output = Path(output)
         self.weights = weights
         self.rows: list[Row] = [
@@ -94,6 +96,11 @@ class FieldDataset(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if isinstance(index, slice):
+            raise TypeError(
+                "an item of a FieldDataset is one field; for several take torch.utils.data.Subset(data, indices), "
+                "or data.fields(indices) as one function."
+            )
         row = self.rows[index]
         state = self._state(index)
         weights: Tensor | dict[str, Tensor]
@@ -125,7 +132,13 @@ class FieldDataset(Dataset[dict[str, Any]]):
         return SignedDistanceField.load(self.output / "initial.pt")
 
     def fields(self, indices: Sequence[int]) -> FieldBatch:
-        """Several fields as one function of (K, N, 3) points."""
+        """Several fields as one function of (K, N, 3) points.
+
+        Raises:
+            ValueError: there is no index, or a field's file is gone.
+        """
+        if not len(indices):
+            raise ValueError("there are no fields without indices; give at least one.")
         items = [self._state(index) for index in indices]
         names = [name for name in items[0] if name.startswith("network.")]
         states = {name.removeprefix("network."): torch.stack([item[name] for item in items]) for name in names}
@@ -137,13 +150,16 @@ class FieldDataset(Dataset[dict[str, Any]]):
         Buffers (frozen frequencies) are those of the configuration.
 
         Raises:
-            ValueError: the vectors have not as many values as the network.
+            ValueError: there is no vector, or they have not as many values as the network.
         """
         size = self.layers[-1].stop
-        if weights.ndim != 2 or weights.shape[1] != size:
-            raise ValueError(f"weights must be (K, {size}) for this network, not {tuple(weights.shape)}.")
+        if weights.ndim != 2 or weights.shape[1] != size or not len(weights):
+            raise ValueError(f"weights must be (K, {size}) for this network, K at least 1, not {tuple(weights.shape)}.")
         states = {layer.name: weights[:, layer.start : layer.stop].reshape(-1, *layer.shape) for layer in self.layers}
-        buffers = dict(self.field.network.named_buffers())
+        buffers = {
+            name: buffer.to(weights.dtype if buffer.is_floating_point() else buffer.dtype)
+            for name, buffer in self.field.network.named_buffers()
+        }
         return FieldBatch(self.field, states | {n: b.expand(len(weights), *b.shape) for n, b in buffers.items()})
 
     def _path(self, index: int) -> Path:
@@ -208,7 +224,7 @@ class FieldBatch:
         return moved
 
     def __call__(self, points: Float[Tensor, "K N 3"] | Float[Tensor, "N 3"]) -> Float[Tensor, "K N"]:
-        """Signed distances in box units, (K, N).
+        """Signed distances in box units, (K, N), in the precision of the weights as those of a single field.
 
         Args:
             points: box coordinates: (K, N, 3), points of its own for each field; or (N, 3), the same for all.
@@ -220,6 +236,7 @@ class FieldBatch:
             points = points.expand(len(self), -1, -1)
         if points.ndim != 3 or points.shape[0] != len(self) or points.shape[2] != 3:
             raise ValueError(f"points must be ({len(self)}, N, 3) or (N, 3), not {tuple(points.shape)}.")
+        points = points.to(next(iter(self.states.values())).dtype)
         if self._form is None:
             return self._each(self.states, 2 * points)[..., 0]
         return evaluate(self._form, 2 * points, "auto")[..., 0]

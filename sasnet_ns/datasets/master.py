@@ -8,11 +8,13 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sasnet_ns.datasets.listing import Entry, grouped, list_shapes
 from sasnet_ns.datasets.rows import (
@@ -23,7 +25,7 @@ from sasnet_ns.datasets.rows import (
     identity,
     journals,
     latest_rows,
-    read_journal,
+    standing,
     write_table,
 )
 from sasnet_ns.datasets.workers import Fit, Limits, configuration_of, fit_entries, fit_entry, fit_in_workers
@@ -74,15 +76,21 @@ class Result:
     """What :func:`fit_shapes` leaves.
 
     Attributes:
-        counts: at the end.
+        counts: at the end, of this shard.
+        shard: (i, n), counted from 0.
         table: ``shapes.parquet`` or ``shapes.csv``.
-        worst: the rows with the smallest IoU, the smallest first.
-        below: fitted rows under the gate.
+        rows: of the whole table: of all shards, and of whatever else was fitted into the same folder.
+        failed: of these, without a field.
+        worst: of the whole table, the rows with the smallest IoU, the smallest first.
+        below: fitted rows of the table under the gate.
         interrupted: whether Ctrl-C ended the run early; the same call goes on.
     """
 
     counts: Counts
+    shard: tuple[int, int]
     table: Path
+    rows: int
+    failed: int
     worst: list[Row]
     below: int
     interrupted: bool
@@ -106,7 +114,8 @@ def fit_shapes(
 
     Rows are appended to ``OUTPUT/rows*.jsonl``, each on the disk before the next shape is given out, and its field
     before that; so the run may end at any moment and the same call goes on. A shape is done when its row (path and
-    configuration) is there, its file has the size and time that it had, and its field exists.
+    configuration) is there, its file has the size and time that it had, and its field exists. Of several rows of a
+    shape the newest stands; a warning says it when that replaces a shape of the same name in another source.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -155,7 +164,8 @@ def fit_shapes(
         left = max(0, counts.total - sum(row.key is not None for row in known.values()))
         room = options.room()
         require_space(output, left * room, f"the fields of {left:,} shapes")
-        to_do = _to_do(listed(), options, known, retry_failed, counts)
+        folder = _folder(source)
+        to_do = _to_do(listed(), options, known, retry_failed, counts, folder)
         if engine is None:
             together = fit_entries if batch > 1 else None
             rows = fit_in_workers(
@@ -173,6 +183,7 @@ def fit_shapes(
             for row in rows:
                 if row.status != "fitted" and shutil.disk_usage(output).free < room:  # which is why, and not its fault
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output))
+                row.source = None if os.path.isabs(row.path) else folder
                 journal.append(row)
                 counts.fresh += 1
                 counts.done += 1
@@ -188,9 +199,9 @@ def fit_shapes(
         journal.close()
     counts.seconds = time.monotonic() - started
     table = write_table(output, min_iou)
-    worst, missed = worst_rows(output, min_iou=min_iou)
-    write_json(output / "summary.json", _summary(counts, worst, missed, min_iou, interrupted))
-    return Result(counts, table, worst, missed, interrupted)
+    result = _result(output, counts, shard, table, min_iou, interrupted)
+    write_json(output / "summary.json", _summary(result, min_iou))
+    return result
 
 
 def _keep_initial_weights(options: FitOptions) -> None:
@@ -205,25 +216,32 @@ def _digest(path: str, configuration_hash: str | None) -> int:
     return int.from_bytes(hashlib.blake2b(identity(path, configuration_hash).encode(), digest_size=8).digest(), "big")
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What a row that is there says: whether it has a field, and of which file."""
+def _folder(source: str | Path) -> str:
+    """What relative paths are relative to."""
+    source = Path(source)
+    return str((source if source.is_dir() else source.parent).resolve())
 
+
+class _Known(NamedTuple):
+    """What a row that is there says: where it is, whether it has a field, and of which file."""
+
+    journal: int
+    offset: int
     key: str | None
     size: int | None
     mtime_ns: int | None
+    source: str | None
 
 
 def _known(output: Path) -> dict[int, _Known]:
-    """The rows that are there, by identity; of several the last, but a fitted one before a failed one."""
-    known: dict[int, _Known] = {}
-    for path in journals(output):
-        for _, row in read_journal(path):
-            name = _digest(row.path, row.configuration_hash)
-            key = row.key if row.status == "fitted" else None
-            if key is not None or name not in known or known[name].key is None:
-                known[name] = _Known(key, row.input_bytes, row.input_mtime_ns)
-    return known
+    """The rows that stand, by identity."""
+
+    def keep(journal: int, offset: int, row: Row) -> _Known:
+        key = row.key if row.status == "fitted" else None
+        source = None if row.source is None else sys.intern(row.source)
+        return _Known(journal, offset, key, row.input_bytes, row.input_mtime_ns, source)
+
+    return standing(journals(output), lambda row: _digest(row.path, row.configuration_hash), keep)
 
 
 def _distinct(source: str | Path, shard: tuple[int, int], output: Path) -> Iterator[Entry]:
@@ -246,12 +264,26 @@ def _distinct(source: str | Path, shard: tuple[int, int], output: Path) -> Itera
 
 
 def _to_do(
-    entries: Iterator[Entry], options: FitOptions, known: dict[int, _Known], retry_failed: bool, counts: Counts
+    entries: Iterator[Entry],
+    options: FitOptions,
+    known: dict[int, _Known],
+    retry_failed: bool,
+    counts: Counts,
+    folder: str,
 ) -> Iterator[Entry]:
-    plain = options.configuration_hash()
+    plain, warned = options.configuration_hash(), False
     for entry in entries:
         row = known.get(_digest(entry.path, configuration_of(entry, options) if entry.overrides else plain))
         if row is None or not _unchanged(entry, options.output, row) or (row.key is None and retry_failed):
+            other = row is not None and row.source not in (None, folder) and not os.path.isabs(entry.path)
+            if row is not None and other and not warned:
+                warned = True
+                warnings.warn(
+                    f"the row of '{entry.path}' in '{options.output}' is of a shape in '{row.source}', and is replaced "
+                    f"by that of the same name in '{folder}', as are others that both have; "
+                    "give each source an --output-dir of its own to keep both.",
+                    stacklevel=2,
+                )
             yield entry
         else:
             counts.done += 1
@@ -270,11 +302,15 @@ def _unchanged(entry: Entry, output: Path, row: _Known) -> bool:
 
 def worst_rows(output: Path, count: int = 10, min_iou: float | None = None) -> tuple[list[Row], int]:
     """The fitted rows with the smallest IoU, the smallest first, and how many are under the gate."""
+    return _worst(latest_rows(output), count, min_iou)
+
+
+def _worst(rows: Iterable[Row], count: int, min_iou: float | None) -> tuple[list[Row], int]:
     import heapq
 
     missed = 0
     worst: list[tuple[float, str, str, Row]] = []  # a heap of the negative IoU: the best of the worst is on top
-    for row in latest_rows(output):
+    for row in rows:
         missed += bool(below(row, min_iou))
         if row.status == "fitted" and row.iou is not None:
             item = (-row.iou, row.path, row.configuration_hash or "", row)
@@ -285,15 +321,32 @@ def worst_rows(output: Path, count: int = 10, min_iou: float | None = None) -> t
     return [item[3] for item in sorted(worst, key=lambda item: (-item[0], *item[1:3]))], missed
 
 
-def _summary(
-    counts: Counts, worst: list[Row], missed: int, min_iou: float | None, interrupted: bool
-) -> dict[str, object]:
+def _result(
+    output: Path, counts: Counts, shard: tuple[int, int], table: Path, min_iou: float | None, interrupted: bool
+) -> Result:
+    result = Result(counts, shard, table, 0, 0, [], 0, interrupted)
+
+    def counted() -> Iterator[Row]:
+        for row in latest_rows(output):
+            result.rows += 1
+            result.failed += row.status != "fitted"
+            yield row
+
+    result.worst, result.below = _worst(counted(), 10, min_iou)
+    return result
+
+
+def _summary(result: Result, min_iou: float | None) -> dict[str, object]:
+    counts = result.counts
     return {
+        "shard": "{}/{}".format(*result.shard),
         "total": counts.total,
         "done": counts.done,
         "failed": counts.failed,
+        "interrupted": result.interrupted,
+        "table_rows": result.rows,
+        "table_failed": result.failed,
         "min_iou": min_iou,
-        "below_min_iou": missed,
-        "interrupted": interrupted,
-        "worst": [{"path": row.path, "iou": row.iou, "key": row.key} for row in worst],
+        "below_min_iou": result.below,
+        "worst": [{"path": row.path, "iou": row.iou, "key": row.key} for row in result.worst],
     }

@@ -28,8 +28,8 @@ from sasnet_ns.fitting.batch import TrainedBatch, check_batch, train_batch
 from sasnet_ns.fitting.shape import PreparedFit, ShapeFit, default_network_config, fit_prepared, prepare_fit
 from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.training.config import config_from, option_value
+from sasnet_ns.training.devices import chosen_device
 from sasnet_ns.training.loop import seeded
-from sasnet_ns.training.ranges import chosen_device
 from sdf_tools.errors import MissingLibraryError, ShapeError
 from sdf_tools.geometry import Mesh, PointCloud, Shape
 from sdf_tools.io.writing import write_atomically

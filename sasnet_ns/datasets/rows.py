@@ -7,15 +7,20 @@ import dataclasses
 import json
 import math
 import os
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V", bound=tuple[Any, ...])
 
 Status = Literal["fitted", "failed", "timeout", "memory", "crashed"]
-VARYING = ("seconds", "fit_seconds")
+VARYING = ("seconds", "fit_seconds", "written")
 """Columns that differ between two runs of the same shape; all others are equal bit for bit on the same machine."""
 
 
@@ -88,6 +93,10 @@ class Row:
     """Where it was fitted: cpu or a GPU's name."""
     versions: str | None = None
     """Of this package, torch and numpy."""
+    source: str | None = dataclasses.field(default=None, compare=False)
+    """Folder that path is relative to; None where path is absolute, and in rows of earlier versions."""
+    written: float | None = dataclasses.field(default=None, compare=False)
+    """When the row was written, seconds since 1970; None in rows of earlier versions, which count as the oldest."""
 
 
 COLUMNS = {field.name: str(field.type) for field in dataclasses.fields(Row)}
@@ -129,7 +138,8 @@ class Journal:
         sync_folder(path.parent)
 
     def append(self, row: Row) -> None:
-        """Add a row, durably."""
+        """Add a row, durably; it is given the time, unless it has one."""
+        row.written = time.time() if row.written is None else row.written
         content = {name: value for name, value in dataclasses.asdict(row).items() if value is not None}
         content = {k: v for k, v in content.items() if not (isinstance(v, float) and not math.isfinite(v))}
         data = (json.dumps(content) + "\n").encode()
@@ -177,27 +187,71 @@ def identity(path: str, configuration_hash: str | None) -> str:
     return f"{path}\0{configuration_hash or ''}"
 
 
+def standing(files: list[Path], name: Callable[[Row], K], keep: Callable[[int, int, Row], V]) -> dict[K, V]:
+    """What is to be kept of the row that stands for each shape and configuration, of all that journals have.
+
+    The newest stands: of one journal the last, of several the one written last. Where the number of shards changed,
+    two may have done the same shape: there a newer row without a field leaves the field of the same content standing.
+
+    Args:
+        files: the journals.
+        name: what tells shapes apart, of a row.
+        keep: of a row's journal (its number among the files), offset and the row; begins with these two numbers.
+    """
+    kept: dict[K, V] = {}
+    confirmed: dict[K, Row] = {}  # fields that a newer row left standing, with that row's time and file
+    with ExitStack() as stack:
+        handles = [stack.enter_context(open(path, "rb")) for path in files]
+        for number, path in enumerate(files):
+            for offset, row in read_journal(path):
+                own, place = name(row), (number, offset)
+                if own in kept:
+                    before, known = kept[own][:2], confirmed.pop(own, None)
+                    old = known or _row_at(handles[before[0]], before[1]) or row
+                    later, stands = _of_two(old, row, before[0] == number)
+                    if stands is not row and (stands is not old or known):
+                        confirmed[own] = stands
+                    place, row = place if later else before, stands
+                kept[own] = keep(*place, row)
+    return kept
+
+
+def _of_two(old: Row, row: Row, one_journal: bool) -> tuple[bool, Row]:
+    """Whether the row that was read later stands, and what does, with the time and the file of the newer one."""
+    before, after = old.written or 0.0, row.written or 0.0
+    later = one_journal or after > before or (after == before and row.status == "fitted")
+    newer, older = (row, old) if later else (old, row)
+    if one_journal or newer.status == "fitted" or older.status != "fitted" or not _same_content(newer, older):
+        return later, newer
+    return not later, dataclasses.replace(
+        older, written=newer.written, input_bytes=newer.input_bytes, input_mtime_ns=newer.input_mtime_ns
+    )
+
+
+def _same_content(row: Row, other: Row) -> bool:
+    """By the key, or by the file's size and time where one of them was never opened."""
+    if row.key is not None and other.key is not None:
+        return row.key == other.key
+    return (row.input_bytes, row.input_mtime_ns) == (other.input_bytes, other.input_mtime_ns)
+
+
+def _row_at(handle: BinaryIO, offset: int) -> Row | None:
+    handle.seek(offset)
+    return _parse(handle.readline())
+
+
 def latest_rows(output: Path) -> Iterator[Row]:
-    """The last row of each shape and configuration, sorted by path; rows stay on the disk until they are asked for."""
-    where: dict[str, tuple[int, int]] = {}
+    """The newest row of each shape and configuration, see :func:`standing`, sorted by path; rows stay on the disk until
+    they are asked for."""
     files = journals(output)
-    for number, path in enumerate(files):
-        for offset, row in read_journal(path):
-            name = identity(row.path, row.configuration_hash)
-            # The same shape may be in two journals when the number of shards changed: a fitted row wins.
-            if name not in where or where[name][0] == number or row.status == "fitted":
-                where[name] = number, offset
-    handles = [open(path, "rb") for path in files]  # noqa: SIM115
-    try:
+    where = standing(files, lambda row: identity(row.path, row.configuration_hash), lambda *place: place[:2])
+    with ExitStack() as stack:
+        handles = [stack.enter_context(open(path, "rb")) for path in files]
         for name in sorted(where):
             number, offset = where[name]
-            handles[number].seek(offset)
-            found = _parse(handles[number].readline())
+            found = _row_at(handles[number], offset)
             if found is not None:
                 yield found
-    finally:
-        for handle in handles:
-            handle.close()
 
 
 def write_table(output: Path, min_iou: float | None = None) -> Path:

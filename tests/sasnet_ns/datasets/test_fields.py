@@ -195,11 +195,34 @@ def test_many_fields_at_once_are_the_fields_one_by_one(data_set: Path) -> None:
         data.fields_of(weights[:, 1:])
 
 
+def test_points_of_any_precision_are_taken_as_by_a_single_field(data_set: Path) -> None:
+    data = FieldDataset(data_set)
+    points = torch.rand(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.5
+    weights = torch.stack([data[index]["weights"] for index in (0, 1)])
+    with torch.no_grad():
+        for fields in (data.fields([0, 1]), data.fields_of(weights)):
+            alone = torch.stack([data.load(index)(points) for index in (0, 1)])
+            torch.testing.assert_close(fields(points), alone, atol=2e-5, rtol=1e-4)
+        double = data.fields_of(weights.double())
+        alone = torch.stack([data.load(index).double()(points) for index in (0, 1)])
+        torch.testing.assert_close(double(points), alone, atol=1e-12, rtol=1e-9)
+        assert double(points.float()).dtype == torch.float64
+
+
 def test_what_cannot_be_loaded_is_said(data_set: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no fitted fields"):
         FieldDataset(tmp_path)
     with pytest.raises(ValueError, match="holds no fitted fields"):
         FieldDataset(data_set, min_iou=1.1)
+    with pytest.raises(ValueError, match="weights must be flat or layers, not 'nope'"):
+        FieldDataset(data_set, weights="nope")  # type: ignore[arg-type]
+    data = FieldDataset(data_set)
+    with pytest.raises(ValueError, match="no fields without indices"):
+        data.fields([])
+    with pytest.raises(ValueError, match="K at least 1, not"):
+        data.fields_of(torch.zeros(0, data.layers[-1].stop))
+    with pytest.raises(TypeError, match=r"take torch\.utils\.data\.Subset"):
+        data[0:2]  # type: ignore[index]
 
 
 def test_primitives_have_the_right_distance() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -11,14 +12,17 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from dataset_stubs import StubOptions, stub_fit, stub_together
 
+from sasnet_ns.commands.fit_shapes import Arguments, _say
 from sasnet_ns.datasets import Entry, Limits, Row, fit_shapes, latest_rows, list_shapes, shard_of, worst_rows
 from sasnet_ns.datasets.listing import grouped
+from sasnet_ns.datasets.master import _known
 from sasnet_ns.datasets.rows import VARYING, Journal, read_journal
 from sasnet_ns.datasets.workers import fit_in_workers
 from sdf_tools.errors import ShapeError, file_trouble
@@ -328,3 +332,88 @@ def test_a_row_with_wrong_options_is_a_row(tmp_path: Path) -> None:
         result = fit_shapes(source / "list.csv", stub(tmp_path / "out"), engine=engine)  # type: ignore[arg-type]
         assert result.counts.fresh == fresh and result.counts.failed == 1
     assert [row.error for row in latest_rows(tmp_path / "out")] == ["list.csv, row 2: 'wrong' is not a field."]
+
+
+def shown(output: Path) -> dict[str, tuple[str, str | None]]:
+    return {row.path: (row.status, row.content_hash) for row in latest_rows(output)}
+
+
+@pytest.mark.parametrize("text", ["another solid", "no solid"])
+def test_the_newest_row_stands_in_whichever_journal_it_is(tmp_path: Path, text: str) -> None:
+    """A file replaced after a run without shards is fitted by the first run with them, and not again by the next."""
+    source, output = make_files(tmp_path / "in", ["bad.ply", "good.ply"]), tmp_path / "out"
+    run_here(source, output)
+    for name in ("bad.ply", "good.ply"):
+        (source / name).write_text(text)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    fresh = [run_here(source, output, shard=(index % 2, 2)).counts.fresh for index in range(4)]
+    assert fresh == [1, 1, 0, 0] and run_here(source, output).counts.fresh == 0
+    assert shown(output) == {"bad.ply": ("failed", digest), "good.ply": ("fitted", digest)}
+
+
+def test_a_newer_failure_replaces_a_field_of_another_content_only(tmp_path: Path) -> None:
+    """Whatever the order in which the journals' names sort."""
+    names = ("rows-0000-of-0002.jsonl", "rows.jsonl")
+    for number, (first, second) in enumerate([names, names[::-1]]):
+        output = tmp_path / str(number)
+        old, new = Journal(output / first), Journal(output / second)
+        for path in ("same.ply", "other.ply", "unopened.ply"):
+            old.append(Row(path, "fitted", key="1", input_bytes=1, input_mtime_ns=1))
+        new.append(Row("same.ply", "failed", key="1", input_bytes=1, input_mtime_ns=2))
+        new.append(Row("other.ply", "failed", key="2", input_bytes=2, input_mtime_ns=2))
+        new.append(Row("unopened.ply", "crashed", input_bytes=1, input_mtime_ns=2))
+        old.close()
+        new.close()
+        statuses = {row.path: row.status for row in latest_rows(output)}
+        assert statuses == {"other.ply": "failed", "same.ply": "fitted", "unopened.ply": "crashed"}
+        known = [(row.mtime_ns, row.key) for row in _known(output).values()]  # the newer file is done in each case
+        assert known == [(2, "1"), (2, None), (2, None)]
+
+
+def test_rows_of_earlier_versions_count_as_they_did(tmp_path: Path) -> None:
+    """Without a time: of one journal the last, of several the fitted one; any row with a time is newer."""
+    lines = {
+        "rows-0000-of-0002.jsonl": [("a", "fitted", "1"), ("b", "fitted", "1"), ("b", "failed", "2")],
+        "rows.jsonl": [("a", "failed", "2"), ("b", "fitted", "3"), ("c", "fitted", "1")],
+    }
+    for name, rows in lines.items():
+        text = "".join(json.dumps({"path": p, "status": s, "key": k}) + "\n" for p, s, k in rows)
+        (tmp_path / name).write_text(text)
+    assert [(row.path, row.key, row.written) for row in latest_rows(tmp_path)] == [
+        ("a", "1", None), ("b", "3", None), ("c", "1", None),
+    ]  # fmt: skip
+    journal = Journal(tmp_path / "rows-0001-of-0003.jsonl")
+    journal.append(Row("c", "failed", key="2"))
+    journal.close()
+    assert [row.status for row in latest_rows(tmp_path)] == ["fitted", "fitted", "failed"]
+
+
+def test_the_summary_of_a_shard_says_so_and_counts_the_table_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = make_files(tmp_path / "in", [f"{index}.ply" for index in range(5)] + ["bad.ply"]), tmp_path / "out"
+    results = [run_here(source, output, shard=(index, 2)) for index in range(2)]
+    said = json.loads((output / "summary.json").read_text())
+    assert {name: said[name] for name in ("shard", "total", "done", "failed", "table_rows", "table_failed")} == {
+        "shard": "1/2", "total": 3, "done": 3, "failed": 1, "table_rows": 6, "table_failed": 1,
+    }  # fmt: skip
+    _say(results[1], Arguments(source, output))
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first == "shard 1/2: 3 of 3 shapes have a row, 1 of them no field"
+    assert second == f"{results[1].table}: 6 rows in all, 1 of them no field"
+
+
+def test_a_second_source_with_the_same_names_is_said_once(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    first, second = (make_files(tmp_path / name, ["x.ply", "y.ply"]) for name in ("sA", "sB"))
+    run_here(first, output)
+    for name in ("x.ply", "y.ply"):
+        (second / name).write_text("another solid")
+    with pytest.warns(UserWarning, match="is replaced by that of the same name in") as caught:
+        run_here(second, output)
+    assert len(caught) == 1 and f"'{first}'" in str(caught[0].message) and f"'{second}'" in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run_here(second, output).counts.fresh == 0
+        (second / "x.ply").write_text("changed")
+        assert run_here(second, output).counts.fresh == 1
