@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sdf_tools.io.writing import sweep_partials
 
 
 class RunConfig(TrainerConfig):
-    """A run in a folder that no other process trains in, and that holds no other run's checkpoints."""
+    """A run in a folder that no other process trains in."""
 
     replaced: bytes | None = None
     """What ``config.yml`` held before this run."""
@@ -33,13 +34,14 @@ class RunConfig(TrainerConfig):
     def save_config(self) -> None:
         """Claim the run's folder, clear it of what dead processes left unfinished, and write config.yml.
 
-        Where a run is kept already that this one does not go on from (``--load-config``, a ``--timestamp`` used twice),
-        it takes a folder of its own.
+        A run that is started from another's file (``--load-config``) has the other's folder by that file: it takes one
+        of its own. A ``--timestamp`` that somebody named twice is a folder to train over.
         """
         if self.max_num_iterations < 1:
             raise SystemExit(f"{self.method_name}: --max-num-iterations must be 1 or more.")
         taken = self.get_base_dir()
-        if newest_step(self.get_checkpoint_dir()) >= 0 and self._loads_from() != self.get_checkpoint_dir().resolve():
+        from_file = any(word.replace("_", "-").startswith("--load-config") for word in sys.argv[1:])
+        if from_file and newest_step(self.get_checkpoint_dir()) >= 0:
             self.timestamp = "{timestamp}"
             self.set_timestamp()
             CONSOLE.print(f"'{taken}' holds a run already; this one is '{self.get_base_dir()}'.", highlight=False)
@@ -60,17 +62,14 @@ class RunConfig(TrainerConfig):
         except ValueError as error:
             raise SystemExit(f"{self.method_name}: {error}") from None
 
-    def _loads_from(self) -> Path | None:
-        """The folder of checkpoints that this run goes on from."""
-        if self.load_dir is not None:
-            return self.load_dir.resolve()
-        return None if self.load_checkpoint is None else self.load_checkpoint.resolve().parent
-
     def earlier_run(self) -> Path | None:
         """The folder of the run that this one goes on from: the nearest one above its checkpoints that is one."""
-        place = self._loads_from()
+        place = self.load_dir
+        if place is None and self.load_checkpoint is not None:
+            place = self.load_checkpoint.parent
         if place is None:
             return None
+        place = place.resolve()
         files = (FILE, "config.yml")
         return next((a for a in place.parents if any((a / file).is_file() for file in files)), place.parent)
 

@@ -271,13 +271,17 @@ def test_description_is_plain_json(make_trainer: Any) -> None:
     assert "!!" not in text and json.loads(text)["options"]["pipeline"]["model"]["network"] == "sasnet"
 
 
-def test_a_folder_with_checkpoints_stays_as_it_is(make_trainer: Any) -> None:
-    """--load-config of a run, or its --timestamp once more, would train over it."""
+def test_a_run_from_the_file_of_another_leaves_that_one_as_it_is(
+    make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = make_trainer(max_num_iterations=2)
     first.train()
     kept = [first.base_dir / name for name in ("config.yml", "run.json", "field.pt", "history.json")]
     kept.append(first.checkpoint_dir / "step-000000001.ckpt")
     before = [path.read_bytes() for path in kept]
+    assert make_trainer(setup=False).base_dir == first.base_dir  # a name given twice is a folder to train over
+    (first.base_dir / "config.yml").write_bytes(before[0])
+    monkeypatch.setattr(sys, "argv", ["ns-train", "sasnet-sdf", "--load-config", str(kept[0])])
     second = make_trainer(max_num_iterations=2)
     assert second.base_dir != first.base_dir and second.base_dir.parent == first.base_dir.parent
     second.train()
