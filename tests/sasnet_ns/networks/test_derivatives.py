@@ -36,17 +36,25 @@ def twins(name):
     return compiled, plain
 
 
+def through_both(name, count, loss):
+    """Gradients of ``loss(network, points)`` by the points and all parameters, of both twins."""
+    x, found = torch.rand(count, 3) * 1.8 - 0.9, []
+    for network in twins(name):
+        points = x.clone().requires_grad_()
+        loss(network, points).backward()
+        found.append([points.grad, *(p.grad for p in network.parameters() if p.requires_grad)])
+    return found
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_losses_of_second_derivatives_train_like_the_twin(name):
     """DiGS, curvature and singular-Hessian terms need the parameters' gradients of second derivatives."""
-    x = torch.rand(60, 3) * 1.8 - 0.9
-    found = []
-    for network in twins(name):
-        points = x.clone().requires_grad_()
+
+    def loss(network, points):
         gradient = torch.autograd.grad(network(points).sum(), points, create_graph=True)[0]
-        divergence_loss(laplacian(gradient, points)).backward()
-        found.append([points.grad, *(p.grad for p in network.parameters() if p.requires_grad)])
-    for a, b in zip(*found, strict=True):
+        return divergence_loss(laplacian(gradient, points))
+
+    for a, b in zip(*through_both(name, 60, loss), strict=True):
         assert (a is None) == (b is None)
         if a is not None:
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()))
@@ -54,16 +62,14 @@ def test_losses_of_second_derivatives_train_like_the_twin(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_third_derivatives_can_be_differentiated_again(name):
-    x = torch.rand(20, 3) * 1.8 - 0.9
-    found = []
-    for network in twins(name):
-        points = x.clone().requires_grad_()
+    def loss(network, points):
         value = network(points).sum()
         for _ in range(3):
             value = torch.autograd.grad(value, points, create_graph=True)[0].square().sum()
-        value.backward()
-        found.append(points.grad)
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4 * float(found[1].abs().max()))
+        return value
+
+    (a, *_), (b, *_) = through_both(name, 20, loss)
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
 
 
 @pytest.mark.parametrize("name", [*SMALL, "finer"])
