@@ -309,6 +309,8 @@ class PoolConfig:
         """The pool of a shape in box units; arguments and errors as for :func:`build_sdf_pool`."""
         nearest = self.distances == "nearest_points"
         if nearest:
+            if distance is not None and distance.sign == "unsigned":
+                sign = "unsigned"
             shape, distance = _oriented_points(shape), None
         return build_sdf_pool(
             shape,
@@ -323,12 +325,15 @@ class PoolConfig:
             progress=progress,
         )
 
-    def dealer(self, pool: SDFPool, shape: Shape, *, distance: SignedDistance | None = None) -> SDFPool | RenewedPool:
+    def dealer(
+        self, pool: SDFPool, shape: Shape, *, sign: Sign = "auto", distance: SignedDistance | None = None
+    ) -> SDFPool | RenewedPool:
         """What deals the batches: the pool itself, or with ``renewed`` one pool after the other from it on.
 
         Args:
             pool: what :meth:`build_pool` made of the shape.
             shape: in box units.
+            sign: as given to :meth:`build_pool`.
             distance: a ready ``SignedDistance`` of it.
         """
         if not self.renewed:
@@ -338,7 +343,7 @@ class PoolConfig:
             pool,
             lambda number: (
                 replace(self, seed=self.seed + 1_000_003 * number)
-                .build_pool(shape, distance=distance)
+                .build_pool(shape, sign=sign, distance=distance)
                 .to(pool.points.device)
             ),
         )

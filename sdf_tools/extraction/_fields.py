@@ -67,12 +67,17 @@ def _array(values: Any) -> np.ndarray:
     return (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
 
 
+def _first_tensor(module: torch.nn.Module) -> torch.Tensor | None:
+    """Of its parameters, else of its buffers, the first that is not of whole numbers."""
+    return next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), None)
+
+
 class SampledField:
     """Evaluates a field in chunks, counts the evaluations and remembers the range of values.
 
     Args:
         field: callable (N, 3) -> (N,) or (N, 1) on torch tensors or numpy arrays.
-        device: where a torch field lives; default the device of a module's parameters, else the CPU.
+        device: where a torch field lives; default the device of a module's parameters or buffers, else the CPU.
         chunk: points per call; default the field's own ``points_at_once``, else :func:`sdf_tools.chunks.chunk_size`.
         progress: called as ``progress(stage, evaluations)`` after every chunk.
         border: value that stands in for the field's on the faces of the box, or None.
@@ -89,12 +94,11 @@ class SampledField:
         border: float | None = None,
         double: bool | None = None,
     ) -> None:
-        parameter = next(field.parameters(), None) if isinstance(field, torch.nn.Module) else None
+        own = _first_tensor(field) if isinstance(field, torch.nn.Module) else None
         self.field = field
-        self.device = (
-            torch.device(device) if device else (parameter.device if parameter is not None else torch.device("cpu"))
-        )
-        self.dtype = parameter.dtype if parameter is not None and parameter.dtype == torch.float64 else torch.float32
+        self.device = torch.device(device) if device else (torch.device("cpu") if own is None else own.device)
+        self.own_dtype = torch.float32 if own is None else own.dtype
+        self.dtype = torch.float64 if self.own_dtype == torch.float64 else torch.float32
         self.chunk = chunk or getattr(field, "points_at_once", None) or chunk_size(self.device)
         self.progress = progress
         self.border = border
@@ -135,18 +139,29 @@ class SampledField:
     def _way(self, positions: np.ndarray) -> tuple[bool, torch.dtype]:
         """Whether to give numpy arrays, and tensors of which type: the first way in which the field gives values."""
         if isinstance(self.field, torch.nn.Module):
+            if self.own_dtype.itemsize < 4:
+                self._require_float32(positions)
             return False, self.dtype
-        ways = [(False, self.dtype), (True, self.dtype)]
+        ways = [(False, self.dtype), (True, self.dtype), (False, torch.float64)]
         if self._wants_double(positions):
-            ways.insert(0, (False, torch.float64))
-        errors = []
+            ways = [ways[2], *ways[:2]]
+        errors = {}
         for way in ways:
             try:
                 self._ask(positions[:2].copy(), *way)  # a copy: the field may work in place
                 return way
             except Exception as error:  # whatever a function raises that is given what it was not written for
-                errors.append(error)
-        raise errors[-2]  # of the field's own type, which says most of what is wrong in it
+                errors[way] = error
+        raise errors[False, self.dtype]  # of the field's own type, which says most of what is wrong in it
+
+    def _require_float32(self, positions: np.ndarray) -> None:
+        try:
+            self._ask(positions[:2], False, torch.float32)
+        except RuntimeError as error:
+            raise ValueError(
+                f"The network computes in {str(self.own_dtype).removeprefix('torch.')}, too coarse for positions on a "
+                "lattice; give network.float()."
+            ) from error
 
     def _wants_double(self, positions: np.ndarray) -> bool:
         if self.device.type != "cpu":

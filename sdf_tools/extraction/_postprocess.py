@@ -105,7 +105,7 @@ def simplify(mesh: Mesh, faces: int) -> Mesh:
     if faces < 4:
         raise ValueError(f"A closed mesh has at least 4 faces; cannot simplify to {faces}.")
     require_finite(mesh)
-    mesh = for_numpy(mesh)
+    mesh = drop_unreferenced(mesh)  # a loose vertex far away would take the digits of the rest
     if mesh.faces.shape[0] <= faces:
         return mesh
     with needs("fast-simplification", "Simplification"):

@@ -88,7 +88,8 @@ def search_surface(
         return result
     lattice = result.finest
     state = classify(lattice, level, slopes)
-    cells = np.argwhere(state > 0) if thorough else isolated_cells(state)
+    # A bound that is given is a promise that nothing is missed, beside another surface neither.
+    cells = np.argwhere(state > 0) if thorough or lipschitz is not None else isolated_cells(state)
     result.hidden, result.unsettled = hunt(field, lattice, cells, level, slopes, budget)
     result.blind = lattice.step if result.unsettled else 0
     return result

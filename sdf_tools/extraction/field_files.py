@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,15 @@ def _own_units(center: torch.Tensor | None = None, scale: float = 1.0) -> Normal
     return NormalizedShape(nothing, torch.zeros(3, dtype=torch.float64) if center is None else center, scale)
 
 
+@contextlib.contextmanager
+def _imports_from(folder: str) -> Iterator[None]:
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
 def _function(where: str, name: str) -> Field:
     try:
         if where.endswith(".py"):
@@ -90,13 +100,11 @@ def _function(where: str, name: str) -> Field:
             assert found is not None and found.loader is not None
             module = importlib.util.module_from_spec(found)
             sys.modules.setdefault(path.stem, module)  # dataclasses in it look themselves up there
-            found.loader.exec_module(module)
+            with _imports_from(str(path.resolve().parent)):  # what lies beside the file, as `python file.py` finds it
+                found.loader.exec_module(module)
         else:
-            sys.path.insert(0, "")  # a module in the folder that the command runs in, as `python -m` finds it
-            try:
+            with _imports_from(""):  # a module in the folder that the command runs in, as `python -m` finds it
                 module = importlib.import_module(where)
-            finally:
-                sys.path.remove("")
     except ValueError:
         raise
     except Exception as error:  # whatever the module's own code raises

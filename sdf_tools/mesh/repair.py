@@ -13,6 +13,7 @@ from sdf_tools.mesh import orientation
 from sdf_tools.mesh.clean import clean
 from sdf_tools.mesh.prepare import say, without_sheets
 from sdf_tools.mesh.summary import summarize
+from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.topology import (
     close_cracks,
     degenerate_faces,
@@ -146,6 +147,7 @@ def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh,
     added_colors: list[torch.Tensor] = []
     total, filled = mesh.vertices.shape[0], 0
     vertices = mesh.vertices.numpy()
+    edges = set(map(tuple, table.edges.tolist())) if follow else set()
     while follow:
         first = next(iter(follow))
         loop, at = [], first
@@ -155,7 +157,9 @@ def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh,
         if at != first or len(loop) < 3 or (max_edges is not None and len(loop) > max_edges):
             continue
         filled += 1
-        if len(loop) <= 4:
+        if len(loop) == 4 and tuple(sorted((loop[0], loop[2]))) in edges:
+            loop = [*loop[1:], loop[0]]  # the other diagonal: triangles beside the hole have this one
+        if len(loop) == 3 or (len(loop) == 4 and tuple(sorted((loop[0], loop[2]))) not in edges):
             added_faces += [[loop[0], loop[i], loop[i + 1]] for i in range(1, len(loop) - 1)]
             continue
         center = total + len(added_vertices)
@@ -176,15 +180,18 @@ def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh,
 def watertight_remesh(mesh: Mesh, resolution: int = 192) -> Mesh:
     """The boundary of what the mesh winds around, by marching cubes on a signed distance with winding-number sign.
 
+    Colours are those of the nearest vertices.
+
     Raises:
-        ShapeError: no grid point is inside, or the mesh is not one that :class:`SignedDistance` takes.
+        ShapeError: no grid point is inside, the mesh is not one that :class:`SignedDistance` takes, or what comes out
+            is not closed.
     """
     with needs("scikit-image", "The watertight remesh"):
         from skimage.measure import marching_cubes
 
     from sdf_tools.distance.signed_distance import SignedDistance
 
-    mesh = for_numpy(mesh)
+    mesh = drop_unreferenced(for_numpy(mesh))
     frame = normalize(mesh)
     distance = SignedDistance(frame.shape, sign="winding")
     cell = 0.9 / resolution
@@ -198,6 +205,8 @@ def watertight_remesh(mesh: Mesh, resolution: int = 192) -> Mesh:
     value = torch.where(distance.contains(grid), -3 * cell, 3 * cell).double()
     chosen = torch.from_numpy(np.flatnonzero(near.reshape(-1)))
     value[chosen] = distance(grid[chosen]).clamp(-3 * cell, 3 * cell)
+    # A surface through grid points comes out with triangles of no area, and torn where those are dropped.
+    value[value.abs() < 1e-3 * cell] = 1e-3 * cell
     volume = value.reshape([s + 1 for s in size]).numpy()
     if not (volume < 0).any():
         raise ShapeError(f"'{mesh.name}' encloses nothing at this resolution, so it cannot be closed by a remesh.")
@@ -205,8 +214,13 @@ def watertight_remesh(mesh: Mesh, resolution: int = 192) -> Mesh:
     world = frame.to_world(torch.from_numpy(vertices + low))
     result = clean(Mesh(world, torch.from_numpy(faces.astype(np.int64)), name=mesh.name))
     points, triangles = result.vertices.numpy(), result.faces.numpy()
+    if not orientation.is_sealed(triangles):
+        raise ShapeError(f"'{mesh.name}' does not come out closed on a grid of {resolution} cells; try another number.")
     if signed_volume(points, triangles) < 0:
         result = replace(result, faces=result.faces.flip(1))
+    if mesh.vertex_colors is not None:
+        nearest = nearest_neighbours(np.ascontiguousarray(mesh.vertices.double().numpy()))(points, 1)[1][:, 0]
+        result = replace(result, vertex_colors=mesh.vertex_colors[torch.from_numpy(nearest)])
     return result
 
 

@@ -15,6 +15,7 @@ from sdf_tools.errors import ShapeError
 from sdf_tools.geometry import Mesh, PointCloud, Shape, for_numpy, normalize, positions, with_positions
 from sdf_tools.metrics._distances import f_score, nearest_distances, require_samples, require_seed
 from sdf_tools.sampling import sample_surface
+from sdf_tools.topology import drop_unreferenced
 
 _THRESHOLDS = (0.0005, 0.001, 0.002, 0.005, 0.01)
 
@@ -111,7 +112,7 @@ def evaluate_cloud(
     require_seed(seed)
     if isinstance(prediction, Mesh) and isinstance(reference, Mesh):
         raise ShapeError(f"'{prediction.name}' and '{reference.name}' are both meshes; compare them by evaluate.")
-    prediction, reference = for_numpy(prediction), for_numpy(reference)
+    prediction, reference = _used(prediction), _used(reference)
     frame = normalize(reference)
     normalize(prediction)  # its errors are the clearer ones
     moved = (positions(prediction).double() - frame.center) * frame.scale
@@ -142,6 +143,12 @@ def evaluate_cloud(
         scale=frame.scale,
         samples=samples,
     )
+
+
+def _used(shape: Shape) -> Shape:
+    """A shape without vertices in no triangle, which would count in its size."""
+    shape = for_numpy(shape)
+    return drop_unreferenced(shape) if isinstance(shape, Mesh) else shape
 
 
 def _drawn(shape: Shape, count: int, seed: int) -> Float[Tensor, "N 3"]:

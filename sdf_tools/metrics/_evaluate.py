@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,7 +191,11 @@ def _percentiles(values: dict[str, float]) -> str:
 
 def _in_box(mesh: Mesh, frame: NormalizedShape) -> Mesh:
     """Merged by position, as seams must not count as holes or bodies; without degenerate leftovers."""
-    merged = drop_unreferenced(merge_vertices(mesh))
+    merged = merge_vertices(mesh)
+    thin = (merged.faces == merged.faces.roll(1, dims=1)).any(dim=1)  # two corners at one place: an edge, no triangle
+    if thin.any() and not thin.all():
+        merged = replace(merged, faces=merged.faces[~thin])
+    merged = drop_unreferenced(merged)
     moved = (merged.vertices.double() - frame.center) * frame.scale
     boxed = Mesh(moved, merged.faces, name=mesh.name)
     require_finite(boxed)
@@ -250,7 +254,7 @@ def evaluate(
         if mesh.faces.shape[0] == 0:
             raise ShapeError(f"'{mesh.name}' has no triangles; there is no surface to compare.")
     prediction, reference = for_numpy(prediction), for_numpy(reference)
-    frame = normalize(reference)
+    frame = normalize(drop_unreferenced(reference))
     a, b = _in_box(prediction, frame), _in_box(reference, frame)
     bodies_a, closed_a, area_a = _state(a)
     bodies_b, closed_b, area_b = _state(b)

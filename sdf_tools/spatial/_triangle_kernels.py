@@ -15,6 +15,7 @@ import numpy as np
 
 LEAF = 4  # triangles in a leaf, at most
 BINS = 16  # candidate cuts along an axis, as in Wald 2007
+AREA_ERROR = (3 + 16 * 2.0**-53) * 2.0**-53  # of a triangle's area in floating point, by its terms (Shewchuk 1997)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -248,10 +249,52 @@ def is_left(ax, ay, bx, by, px, py):
     (Edelsbrunner and Muecke 1990), so that a ray through an edge or a corner still crosses one triangle of each side.
     """
     dx, dy = bx - ax, by - ay
-    area = dx * (py - ay) - dy * (px - ax)
+    one, other = dx * (py - ay), dy * (px - ax)
+    area = one - other
+    if abs(area) <= AREA_ERROR * (abs(one) + abs(other)):
+        area = exact_area(ax, ay, bx, by, px, py)  # rounded, the lines through one corner could disagree
     if area != 0:
         return area, area > 0
     return area, dy < 0 or (dy == 0 and dx > 0)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def exact_area(ax, ay, bx, by, px, py):
+    """Twice the area of (a, b, p) to the last bit or nearly so, and 0 only if it is (Shewchuk 1997)."""
+    parts = np.empty(12)
+    used = 0
+    for k in range(6):
+        if k == 0:
+            x, y = ax, by
+        elif k == 1:
+            x, y = -ay, bx
+        elif k == 2:
+            x, y = bx, py
+        elif k == 3:
+            x, y = -by, px
+        elif k == 4:
+            x, y = px, ay
+        else:
+            x, y = -py, ax
+        high = x * y
+        # Dekker's product: halves of the digits, whose products are exact.
+        split_x, split_y = 134217729.0 * x, 134217729.0 * y
+        x_high, y_high = split_x - (split_x - x), split_y - (split_y - y)
+        x_low, y_low = x - x_high, y - y_high
+        low = x_low * y_low - (((high - x_high * y_high) - x_low * y_high) - x_high * y_low)
+        for term in (low, high):
+            # Knuth's sum, through the parts from the smallest: none of their digits overlap.
+            for i in range(used):
+                total = term + parts[i]
+                apart = total - term
+                parts[i] = (term - (total - apart)) + (parts[i] - apart)
+                term = total
+            parts[used] = term
+            used += 1
+    area = 0.0
+    for i in range(used):
+        area += parts[i]
+    return area
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 from primitives import box, box_distance, cloud, sphere
 
+from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.geometry import PointCloud, normalize
 from sdf_tools.pools import COARSE, FINE, UNIFORM, PoolConfig, build_sdf_pool
 
@@ -124,3 +126,14 @@ def test_a_clouds_samples_cover_its_surface_evenly_and_doubtful_points_less() ->
     doubted = replace(uneven, confidence=torch.where(points[:, 0] > 0, 1.0, 0.25).double())
     fine = build_sdf_pool(doubted, 40_000, uniform_share=0.0).points[:20_000]
     assert float((fine[:, 0] > 0).double().mean()) == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("distances", ["exact", "nearest_points"])
+def test_unsigned_pools_stay_unsigned(distances: Literal["exact", "nearest_points"]) -> None:
+    ball = sphere(0.4, subdivisions=3)
+    config = PoolConfig(points_per_batch=500, pool_size=1_000, uniform_share=0.5, renewed=True, distances=distances)
+    ready = SignedDistance(ball, sign="unsigned")
+    for given in ({"sign": "unsigned"}, {"distance": ready}):
+        pool = config.build_pool(ball, **given)
+        later = config.dealer(pool, ball, **given).batch(500, 5)
+        assert pool.sdf.min() >= 0 and later.sdf.min() >= 0 and not torch.equal(later.points, pool.batch(500, 1).points)

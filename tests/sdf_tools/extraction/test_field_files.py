@@ -114,3 +114,15 @@ def test_refusals_are_one_sentence(extract, tmp_path, spec, says):
         extract(spec)
     message = str(caught.value.code)
     assert says in message and "\n" not in message and message.endswith(".") and not (tmp_path / "out.ply").exists()
+
+
+def test_a_file_finds_the_modules_beside_it(extract, tmp_path):
+    folder = tmp_path / "fields"
+    folder.mkdir()
+    (folder / "radii_beside.py").write_text("RADIUS = 0.3\n")
+    (folder / "shell.py").write_text(
+        "from radii_beside import RADIUS\ndef ball(p):\n    return p.norm(dim=1) - RADIUS\n"
+    )
+    before = list(sys.path)
+    assert extract("fields/shell.py:ball").vertices.norm(dim=1).sub(0.3).abs().max() < 2e-3
+    assert sys.path == before

@@ -90,6 +90,18 @@ class TestPieces:
             with pytest.raises(ValueError, match="lipschitz"):
                 extract_mesh(field, 32, lipschitz=bound)
 
+    def test_a_given_bound_finds_what_lies_close_to_another_surface(self):
+        beside = torch.tensor([0.3 + 1.2 / 64, 0.0, 0.0])
+        for field in (
+            lambda p: (p.norm(dim=1) - 0.3).abs() - 0.0005,
+            lambda p: torch.minimum(p.norm(dim=1) - 0.28, (p - beside).norm(dim=1) - 1.3 / 128),
+        ):
+            bounded, whole = (
+                extract_mesh(field, 128, coarse_resolution=16, probes=0, lipschitz=1.0, thorough=thorough)
+                for thorough in (False, True)
+            )
+            assert len(bounded.vertices) == len(whole.vertices) and pieces(bounded) == pieces(whole)
+
 
 class TestOffsets:
     """Level sets of a distance: at d from a ball or a box they are known exactly."""

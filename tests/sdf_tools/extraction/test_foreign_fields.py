@@ -211,3 +211,45 @@ def test_reconstruction_refuses_a_lattice_that_holds_no_shape(resolution):
     with pytest.raises(ValueError, match=f"at least 8 cells.* got {resolution}"):
         reconstruct(PointCloud(points, points), resolution=resolution)
     assert radius_error(reconstruct(PointCloud(points, points), resolution=8), radius=1.0) < 0.15
+
+
+class TestPrecision:
+    @pytest.mark.parametrize("closure", [False, True])
+    def test_a_network_in_float64_is_given_float64(self, closure: bool):
+        network = torch.nn.Linear(3, 1, bias=False).double()
+        mesh = extract_mesh((lambda p: network(p)) if closure else network, 16)
+        assert (network(mesh.vertices).abs() < 1e-4).all() and len(mesh.vertices)
+
+    def test_a_matrix_in_float64_is_given_float64(self):
+        turn = torch.eye(3, dtype=torch.float64)
+        assert radius_error(extract_mesh(lambda p: ball(p @ turn), 32)) < 1e-3
+
+    def test_the_type_of_a_grid_without_parameters_counts(self):
+        class Grid(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                line = torch.linspace(-0.5, 0.5, 33, dtype=torch.float64)
+                place = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1)
+                self.register_buffer("values", (place.norm(dim=-1) - 0.3)[None, None])
+
+            def forward(self, points):
+                places = 2 * points.flip(-1)[None, None, None]
+                return torch.nn.functional.grid_sample(self.values, places, align_corners=True)[0, 0, 0, 0]
+
+        assert radius_error(extract_mesh(Grid(), 32)) < 5e-3
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_a_network_in_half_precision_is_refused_in_a_sentence(self, dtype):
+        with pytest.raises(ValueError, match=r"too coarse for positions on a lattice; give network.float\(\)"):
+            extract_mesh(torch.nn.Linear(3, 1).to(dtype), 16)
+
+    def test_a_network_with_half_parameters_that_takes_float32_works(self):
+        class Mixed(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.radius = torch.nn.Parameter(torch.tensor(0.3125).half())
+
+            def forward(self, points):
+                return points.norm(dim=1) - self.radius.float()
+
+        assert radius_error(extract_mesh(Mixed(), 32), radius=0.3125) < 1e-3

@@ -13,7 +13,7 @@ from sdf_tools.extraction import fill_holes, largest_component, simplify
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.io.loading import load
 from sdf_tools.mesh.clean import clean
-from sdf_tools.mesh.repair import fill_boundary_loops, repair
+from sdf_tools.mesh.repair import fill_boundary_loops, repair, watertight_remesh
 from sdf_tools.mesh.summary import summarize
 
 
@@ -110,3 +110,58 @@ def test_seams_separate_bodies_only_without_merging(shared_data: Path) -> None:
     for name, merged, apart in (("beetle.obj", 2, 33), ("spot.obj", 1, 13)):
         path = shared_data / "meshes" / name
         assert [summarize(load(path, merge=merge)).bodies for merge in (True, False)] == [merged, apart]
+
+
+@pytest.mark.parametrize("resolution", [48, 96, 100])
+@pytest.mark.parametrize("shape", ["cylinder", "box", "torn box"])
+def test_a_remesh_is_closed_where_sides_lie_on_the_grid(shape: str, resolution: int) -> None:
+    import trimesh
+
+    if shape == "cylinder":
+        made = trimesh.creation.cylinder(radius=0.5, height=2, sections=24)
+    else:
+        made = trimesh.creation.box(extents=[1, 2, 3] if shape == "box" else [1, 1, 1])
+    faces = torch.from_numpy(made.faces.astype("int64"))[int(shape == "torn box") :]
+    whole = Mesh(torch.from_numpy(made.vertices.copy()), faces, name=shape)
+    mesh, _ = repair(whole, fill_holes=False, remesh=True, resolution=resolution)
+    summary = summarize(mesh)
+    assert summary.watertight and summary.bodies == 1 and summary.euler == 2
+    assert math.isclose(summary.volume, made.volume, rel_tol=0.05)
+
+
+def test_a_remesh_keeps_colours_and_takes_no_notice_of_loose_vertices() -> None:
+    ball = sphere()
+    loose = torch.cat([ball.vertices, torch.full((1, 3), 50.0, dtype=torch.float64)])
+    colored = replace(ball, vertices=loose, vertex_colors=(torch.cat([ball.vertices, ball.vertices[:1]]) + 1) / 2)
+    mesh = watertight_remesh(colored, 24)
+    assert mesh.vertex_colors is not None and summarize(mesh).watertight
+    assert (mesh.vertex_colors * 2 - 1 - mesh.vertices).norm(dim=1).max() < 0.3
+
+
+def test_a_hole_of_four_edges_is_not_closed_along_an_edge_that_is_there() -> None:
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+    for order in ([0, 1, 2, 3], [1, 2, 3, 0], [2, 0, 3, 1], [3, 1, 0, 2]):
+        place = torch.tensor(order)
+        half = Mesh(corners[place.argsort()], place[torch.tensor([[1, 2, 3], [0, 3, 2]])])
+        filled, count = fill_boundary_loops(half)
+        summary = summarize(filled)
+        assert count == 1 and summary.watertight and summary.non_manifold_edges == 0
+        assert math.isclose(abs(summary.volume), 1 / 6)
+
+
+def test_a_hole_of_four_edges_whose_diagonals_are_both_taken_gets_a_centre() -> None:
+    ring = [[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]
+    corners = torch.tensor([*ring, [0.5, 0.5, -1], [0.5, 0.5, 2], [0.5, 0.5, 3]], dtype=torch.float64)
+    sides = [[(i + 1) % 4, i, 4] for i in range(4)]
+    mesh = Mesh(corners, torch.tensor([*sides, [0, 2, 5], [1, 3, 6]]))  # two fins have the diagonals
+    filled, _ = fill_boundary_loops(mesh, max_edges=4)
+    new = filled.faces[len(mesh.faces) :].tolist()
+    assert not any({0, 2} <= set(face) or {1, 3} <= set(face) for face in new if 5 not in face and 6 not in face)
+
+
+def test_simplifying_takes_no_notice_of_a_loose_vertex_far_away() -> None:
+    ball = sphere(subdivisions=4)
+    far = torch.cat([ball.vertices, torch.tensor([[1e8, 0, 0]], dtype=torch.float64)])
+    assert math.isclose(
+        summarize(simplify(replace(ball, vertices=far), 1000)).volume, summarize(simplify(ball, 1000)).volume
+    )

@@ -13,7 +13,7 @@ import trimesh
 from sdf_tools import metrics
 from sdf_tools.distance.signed_distance import SignedDistance
 from sdf_tools.errors import ShapeError
-from sdf_tools.geometry import Mesh
+from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.sampling import sample_surface
 
 
@@ -160,6 +160,27 @@ class TestEvaluate:
         assert result.watertight_prediction
         assert result.hausdorff > 0.4
         assert math.isnan(result.chamfer_paper)
+
+    def test_loose_vertices_do_not_count_in_the_size(self):
+        reference, larger = ball(1.0, subdivisions=3), ball(1.05, subdivisions=3)
+        far = torch.cat([reference.vertices, torch.tensor([[50.0, 0, 0]], dtype=torch.float64)])
+        options = {"samples": 2_000, "iou_samples": 5_000, "paper": False}
+        loose = Mesh(far, reference.faces)
+        found, expected = (metrics.evaluate(larger, mesh, **options) for mesh in (loose, reference))
+        assert str(found) == str(expected) and found.f_score < 0.5
+        cloud = PointCloud(larger.vertices)
+        options.pop("paper")
+        one, other = (metrics.evaluate_cloud(cloud, mesh, **options) for mesh in (loose, reference))
+        assert one.scale == other.scale and one.accuracy_mean == other.accuracy_mean
+        assert metrics.evaluate_cloud(loose, cloud, **options).hausdorff < 0.1
+
+    def test_triangles_of_no_area_do_not_open_a_closed_surface(self):
+        closed = ball(1.0, subdivisions=2)
+        first = int(closed.faces[0, 0])
+        edge = [first, int(closed.faces[0, 1])]
+        twice = torch.cat([closed.vertices, closed.vertices[first][None]])
+        flat = Mesh(twice, torch.cat([closed.faces, torch.tensor([[edge[0], edge[1], len(closed.vertices)]])]))
+        assert metrics.evaluate(flat, closed, samples=1_000, iou_samples=1_000, paper=False).watertight_prediction
 
     def test_serialises_and_prints(self):
         mesh = ball(1.0, subdivisions=2)
