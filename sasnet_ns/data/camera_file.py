@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,18 @@ def _without_nulls(entries: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entries.items() if value is not None}
 
 
+def _read_for_ngp(path: Path) -> Any:
+    """With both names of the vertical angle: else nerfstudio takes the horizontal focal length, whatever is said."""
+    meta = read_camera_file(path)
+    if "y_fov" in meta:
+        meta.setdefault("camera_angle_y", math.radians(float(meta["y_fov"])))
+    elif "camera_angle_y" in meta:
+        meta["y_fov"] = math.degrees(float(meta["camera_angle_y"]))
+    elif "fl_y" in meta:
+        meta["camera_angle_y"] = meta["y_fov"] = 0.0  # not used: the focal length is
+    return meta
+
+
 @contextmanager
 def read_by_parser(parser: DataParserConfig) -> Iterator[None]:
     """While it lasts, nerfstudio's parser gets its file from :func:`read_camera_file`, where it reads such a file."""
@@ -61,7 +74,7 @@ def read_by_parser(parser: DataParserConfig) -> Iterator[None]:
     # The parsers take the loader from their own module, and offer no other way to hand them what was read.
     module: Any = sys.modules[kind.__module__]
     original = module.load_from_json
-    module.load_from_json = read_camera_file
+    module.load_from_json = _read_for_ngp if kind is InstantNGPDataParserConfig else read_camera_file
     try:
         yield
     finally:

@@ -52,19 +52,31 @@ def check_camera_file(config: DataParserConfig, split: str = "train", pictures: 
     elif isinstance(config, InstantNGPDataParserConfig):
         path = camera_file(config)
         meta = _read(path)
-        _check_numbers(meta, _frames(meta, path), path)
+        frames = _frames(meta, path)
+        _check_numbers(meta, frames, path)
+        if not any(key in meta for key in ("fl_x", "x_fov", "camera_angle_x")):
+            raise ShapeError(f"'{path}' has no 'fl_x', and no 'camera_angle_x' from which it would follow.")
+        for key in ("camera_angle_x", "camera_angle_y", "x_fov", "y_fov"):
+            _check_angle(meta, key, path)
+        _check_files(frames, path)
     elif isinstance(config, BlenderDataParserConfig):
         path = Path(config.data) / f"transforms_{split}.json"
         meta = _read(path)
         frames = _frames(meta, path, several=split == "train")
         if "camera_angle_x" not in meta:
             raise ShapeError(f"'{path}' has no 'camera_angle_x', from which the focal length follows.")
-        if not 0 < _number(meta["camera_angle_x"]) < math.pi:
-            raise ShapeError(
-                f"'{path}' has 'camera_angle_x' {meta['camera_angle_x']!r}; it is the width of the view in radians, "
-                "between 0 and 3.14."
-            )
+        _check_angle(meta, "camera_angle_x", path)
         open_picture(path.parent / (frames[0]["file_path"].replace("./", "") + ".png")).close()
+
+
+def _check_angle(meta: dict[str, Any], key: str, path: Path) -> None:
+    """The width or height of the view, if the file says it."""
+    unit, most = ("degrees", 180.0) if key.endswith("fov") else ("radians", 3.14)
+    if key in meta and not 0 < _number(meta[key]) < (180 if unit == "degrees" else math.pi):
+        side = "width" if "x" in key else "height"
+        raise ShapeError(
+            f"'{path}' has '{key}' {meta[key]!r}; it is the {side} of the view in {unit}, between 0 and {most:g}."
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -156,7 +168,7 @@ def _check_spread(poses: np.ndarray, where: str) -> None:
 
 
 def _check_keys(meta: dict[str, Any], frames: Sequence[dict[str, Any]], path: Path) -> None:
-    """Intrinsics of every frame, masks and depth maps of all frames or none."""
+    """Intrinsics of every frame, and its files."""
     for key in CAMERA_KEYS:
         if key in meta:
             continue
@@ -164,6 +176,11 @@ def _check_keys(meta: dict[str, Any], frames: Sequence[dict[str, Any]], path: Pa
         if lacking is not None:
             where = _frame_name(lacking, frames[lacking], path)
             raise ShapeError(f"{where} has no '{key}', nor has the file for all frames.")
+    _check_files(frames, path)
+
+
+def _check_files(frames: Sequence[dict[str, Any]], path: Path) -> None:
+    """Masks and depth maps of all frames or none."""
     for key, kind in (("mask_path", "mask"), ("depth_file_path", "depth map")):
         without = [i for i, frame in enumerate(frames) if key not in frame]
         if 0 < len(without) < len(frames):

@@ -83,6 +83,13 @@ def place_points(outputs: DataparserOutputs, parser: Any) -> None:
         outputs.metadata["points3D_xyz"] = points / applied["applied_scale"]
 
 
+def complete_transform(outputs: DataparserOutputs) -> None:
+    """Give the outputs of ``sdfstudio-data`` the turn of their cameras, which it keeps to itself."""
+    turn = outputs.metadata.get("transform")
+    if isinstance(turn, Tensor):
+        outputs.dataparser_transform = turn[:3].clone()
+
+
 def outputs_to_scene(outputs: DataparserOutputs, parser: Any) -> Float[Tensor, "3 4"]:
     """:func:`data_to_scene` of a parser's outputs."""
     return data_to_scene(outputs.dataparser_transform, outputs.dataparser_scale, applied_to_data(parser))

@@ -21,8 +21,9 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from sasnet_ns.data.camera_file import read_by_parser
 from sasnet_ns.data.checks import check_camera_file, check_content, check_outputs
 from sasnet_ns.data.dtu_dataparser import FOREGROUND_MASKS
+from sasnet_ns.data.frames import complete_transform
 from sasnet_ns.data.oddities import oddities
-from sasnet_ns.data.picture_files import has_transparency, open_picture, read_mask, read_picture
+from sasnet_ns.data.picture_files import is_transparent, open_picture, read_mask, read_picture
 from sasnet_ns.data.samplers import MaskSampler
 from sasnet_ns.data.terminal import end_on_interrupt, quiet_loaders
 from sdf_tools.errors import ShapeError
@@ -40,7 +41,7 @@ class ForegroundDataset(InputDataset):
         self._alpha: bool | None = None
 
     def has_alpha(self) -> bool:
-        """Whether any picture brings transparency or a mask; then all get an alpha channel, by default 255."""
+        """Whether a picture has a pixel that is not opaque, or a mask; then all get an alpha channel, 255 at first."""
         if self._alpha is None:
             self._alpha = bool(self.metadata.get(FOREGROUND_MASKS)) or any(map(_transparent, self.image_filenames))
         return self._alpha
@@ -75,7 +76,10 @@ class ForegroundDataset(InputDataset):
 
 def _transparent(path: Path) -> bool:
     with open_picture(path) as picture:
-        return has_transparency(picture)
+        try:
+            return is_transparent(picture)
+        except (OSError, SyntaxError, ValueError):  # a damaged one, of which reading it says more
+            return True
 
 
 @dataclass
@@ -122,6 +126,7 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
     def create_train_dataset(self) -> ForegroundDataset:
         """The training pictures, looked through before they are trained on."""
         outputs = self.train_dataparser_outputs
+        complete_transform(outputs)
         self._check(outputs)
         if self.test_mode == "val":
             check_content(outputs, outputs.metadata.get(FOREGROUND_MASKS, ()))
@@ -131,6 +136,7 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
         """The evaluation pictures."""
         check_camera_file(self.config.dataparser, self.test_split, self.test_mode != "inference")
         outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
+        complete_transform(outputs)
         self._check(outputs)
         if self.test_mode == "val":
             train = self.train_dataparser_outputs

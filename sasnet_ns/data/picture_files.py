@@ -33,6 +33,14 @@ def has_transparency(picture: Image.Image) -> bool:
     return picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
 
 
+def is_transparent(picture: Image.Image) -> bool:
+    """Whether any pixel is not opaque: programs write opaque pictures with an alpha channel too."""
+    if not has_transparency(picture):
+        return False
+    alpha = picture if picture.mode in ("RGBA", "LA") else picture.convert("RGBA")
+    return bool(np.asarray(alpha.getchannel("A")).min(initial=255) < 255)
+
+
 def read_picture(path: Path, alpha: bool | None = None, scale_factor: float = 1.0) -> npt.NDArray[np.uint8]:
     """The pixels of a picture: grey, palette and 16-bit pictures as colours of 8 bits.
 

@@ -1,6 +1,8 @@
-"""Pixels under masks, also where nerfstudio's own sampler ends in an error."""
+"""Pixels under masks and of pictures of several sizes, also where nerfstudio's own sampler ends in an error."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -9,7 +11,26 @@ from torch import Tensor
 
 
 class MaskSampler(PixelSampler):
-    """nerfstudio's sampler, also for the mask of a single picture and for masks of fewer pixels than a batch."""
+    """nerfstudio's sampler, also for the mask of a single picture, for masks of fewer pixels than a batch, and for
+    pictures of several sizes that have maps."""
+
+    def collate_image_dataset_batch_list(
+        self, batch: dict[str, Any], num_rays_per_batch: int, keep_full_image: bool = False
+    ) -> dict[str, Any]:
+        """Pixels of a list of pictures; of other lists of (H, W, C) maps the same pixels."""
+        own = ("image", "mask", "depth_image")
+        maps = {key: value for key, value in batch.items() if isinstance(value, list) and key not in own}
+        rest = {key: value for key, value in batch.items() if key not in maps}
+        found: dict[str, Any] = super().collate_image_dataset_batch_list(rest, num_rays_per_batch, keep_full_image)
+        picture, y, x = found["indices"].cpu().unbind(1)
+        place = (picture[:, None] == batch["image_idx"].cpu()).int().argmax(1)
+        for key, pictures in maps.items():
+            values = torch.empty(len(place), pictures[0].shape[-1], dtype=pictures[0].dtype)
+            for i in place.unique().tolist():
+                rows = place == i
+                values[rows] = pictures[i][y[rows], x[rows]].to(values)
+            found[key] = values
+        return found
 
     def sample_method(
         self,

@@ -17,8 +17,9 @@ from nerfstudio.data.pixel_samplers import PixelSamplerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from sasnet_ns.data.frames import place_points
+from sasnet_ns.data.frames import outputs_to_scene, place_points
 from sasnet_ns.data.photos import ForegroundDataset, PhotoDataManager, PhotoDataManagerConfig
+from sasnet_ns.data.picture_files import open_picture, read_picture
 from sasnet_ns.data.samplers import MaskSampler
 from sasnet_ns.data.scene_box import box_advice, center_of
 from sdf_tools.errors import ShapeError
@@ -39,9 +40,12 @@ class SurfaceDataset(ForegroundDataset):
         scale_factor: resizing of the pictures.
         normals: folder with a normal map (``.png``) of the same name for each picture; None for none.
         normals_frame: what the folder's maps are relative to.
+        to_scene: similarity from the data set's coordinates to the scene's, see
+            :func:`~sasnet_ns.data.frames.outputs_to_scene`; None takes the parser's own.
 
     Raises:
         SystemExit: with one sentence, if a map is missing.
+        ShapeError: a map is damaged or has no colours.
     """
 
     exclude_batch_keys_from_device = [*ForegroundDataset.exclude_batch_keys_from_device, "depth", "normal"]
@@ -52,11 +56,13 @@ class SurfaceDataset(ForegroundDataset):
         scale_factor: float = 1.0,
         normals: Path | None = None,
         normals_frame: Literal["scene", "camera"] = "scene",
+        to_scene: Float[Tensor, "3 4"] | None = None,
     ) -> None:
         # Some parsers ask for a white background in place of transparency; transparency says more.
         super().__init__(dataclasses.replace(dataparser_outputs, alpha_color=None), scale_factor)
         self.normals = normals
         self.normals_frame = normals_frame
+        self.to_scene = dataparser_outputs.dataparser_transform if to_scene is None else to_scene
         if normals is not None:
             missing = [path.name for path in self.image_filenames if not self._normal_map(path).is_file()]
             if missing:
@@ -81,8 +87,9 @@ class SurfaceDataset(ForegroundDataset):
             picture = self._read_normals(self._normal_map(self.image_filenames[index]))
             found["normal"] = _resize(self._to_scene(picture, index, self.normals_frame), height, width)
         elif listed:
-            # Omnidata's maps as sdfstudio keeps them: (3, H, W) in [0, 1], relative to the camera.
+            # Omnidata's maps as sdfstudio keeps them: (3, H, W) in [0, 1], in OpenCV's axes of the camera.
             picture = torch.from_numpy(np.load(listed[index])).float().movedim(0, -1) * 2 - 1
+            picture = picture * torch.tensor([1.0, -1.0, -1.0])
             found["normal"] = _resize(self._to_scene(picture, index, "camera"), height, width)
         return found
 
@@ -96,9 +103,10 @@ class SurfaceDataset(ForegroundDataset):
             raise ShapeError(f"the depth map '{path}' is missing or damaged.") from None
 
     def _read_normals(self, path: Path) -> Float[Tensor, "H W 3"]:
-        from PIL import Image
-
-        pixels = torch.from_numpy(np.asarray(Image.open(path)).copy()).float() / 255
+        with open_picture(path) as picture:
+            if picture.mode in ("1", "L", "LA") or picture.mode.startswith(("I", "F")):
+                raise ShapeError(f"the normal map '{path}' is grey; its colours have to be (n + 1) / 2.")
+        pixels = torch.from_numpy(read_picture(path)).float() / 255
         normals = torch.nn.functional.normalize(pixels[..., :3] * 2 - 1, dim=-1)
         return normals * (pixels[..., 3:] > 0.5) if pixels.shape[-1] == 4 else normals
 
@@ -106,7 +114,7 @@ class SurfaceDataset(ForegroundDataset):
         if frame == "camera":
             rotation = self.cameras.camera_to_worlds[index, :3, :3]
         else:
-            turn = self._dataparser_outputs.dataparser_transform[:3, :3]
+            turn = self.to_scene[:3, :3]
             rotation = turn / torch.linalg.det(turn).abs() ** (1 / 3)
         return normals @ rotation.to(normals).T
 
@@ -126,7 +134,7 @@ class SurfaceDataManagerConfig(PhotoDataManagerConfig):
     _target: type = field(default_factory=lambda: SurfaceDataManager)
     """Class to build."""
     normals: Path | None = None
-    """Folder with a normal map (NAME.png, colours are (n + 1) / 2) for each picture; relative to --data."""
+    """Folder with a normal map (NAME.png, colours are (n + 1) / 2) for each picture; relative to --data's folder."""
     normals_frame: Literal["scene", "camera"] = "scene"
     """What these maps are relative to: the data set's coordinates, or each camera's (x right, y up, z backwards)."""
     pictures_per_batch: int | None = None
@@ -202,7 +210,8 @@ class SurfaceDataManager(PhotoDataManager):
 
     def make_dataset(self, outputs: DataparserOutputs) -> SurfaceDataset:
         """A dataset of one split's outputs."""
-        normals = self.config.normals
-        if normals is not None and self.config.data is not None:
-            normals = self.config.data / normals
-        return SurfaceDataset(outputs, self.config.camera_res_scale_factor, normals, self.config.normals_frame)
+        config, normals = self.config, self.config.normals
+        if normals is not None and config.data is not None:
+            normals = (config.data.parent if config.data.suffix == ".json" else config.data) / normals
+        to_scene = outputs_to_scene(outputs, config.dataparser)
+        return SurfaceDataset(outputs, config.camera_res_scale_factor, normals, config.normals_frame, to_scene)

@@ -99,7 +99,11 @@ class SceneGeometry(nn.Module):
         if self.distortion is None:
             sdf = sdf + self.sign * _length(u - inside) / self.to_network[0, :3].norm()
         if self.sphere[0] > 0:
-            sdf = sdf + self.sign * self._sphere_distance(points)
+            nearest = points
+            if self.distortion is None:
+                turn = self.to_network[:, :3]  # scale times rotation: its inverse is its transpose by the square
+                nearest = points - (u - inside) @ turn / turn[0].square().sum()
+            sdf = sdf + self.sign * self._sphere_distance(nearest)
         return torch.cat([sdf, values[..., 1:]], dim=-1)
 
     def _sphere_distance(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:

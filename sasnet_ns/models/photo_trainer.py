@@ -68,8 +68,9 @@ class PhotoTrainer(ResumableTrainer):
         """The pictures of training, and the folder's own description of its cameras."""
         manager: Any = self.pipeline.datamanager
         outputs = getattr(manager, "train_dataparser_outputs", None)
-        folder = manager.config.data if manager.config.data is not None else manager.config.dataparser.data
-        cameras = [Path(folder) / "transforms.json", Path(folder) / "cameras_sphere.npz"]
+        data = Path(manager.config.data if manager.config.data is not None else manager.config.dataparser.data)
+        folder = data.parent if data.suffix == ".json" else data
+        cameras = [data if data != folder else folder / "transforms.json", folder / "cameras_sphere.npz"]
         return [*cameras, *(Path(name) for name in getattr(outputs, "image_filenames", []))]
 
     def measure(self) -> dict[str, float]:

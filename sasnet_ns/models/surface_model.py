@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -75,6 +76,7 @@ class SASNetSurfaceModel(SurfaceModel):
     config: SASNetSurfaceConfig
     field: SASNetSDFField
     all_bands: Tensor
+    plain_background: Tensor
     sparse_points: Tensor | None
 
     def populate_modules(self) -> None:
@@ -88,6 +90,7 @@ class SASNetSurfaceModel(SurfaceModel):
         self.config = config
         self.step, self.max_steps = 0, 0
         self.register_buffer("all_bands", torch.tensor(False))
+        self.register_buffer("plain_background", torch.full((3,), -1.0))  # not known
         points = (self.kwargs.get("seed_points") or (None,))[0]
         if points is not None:
             low, high = self.scene_box.aabb.to(points)
@@ -97,6 +100,17 @@ class SASNetSurfaceModel(SurfaceModel):
         from sasnet_ns.viewer.shown_field import shown_scene
 
         self.viewer_control = PhotoViewerControl(shown_scene(lambda: self.field.geometry, self.scene_box.aabb))
+
+    def show_before(self, color: Float[Tensor, "3"]) -> None:
+        """Render before a colour in [0, 1] that lies behind the object in all pictures; it is kept with the weights."""
+        self.plain_background.copy_(color)
+        self.renderer_rgb.background_color = self.plain_background.cpu()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}plain_background", self.plain_background)  # runs before it was kept
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        known = bool((self.plain_background >= 0).all())
+        self.renderer_rgb.background_color = self.plain_background.cpu() if known else self.config.background_color
 
     def start_from(self, fitted: SignedDistanceField, world_to_scene: Float[Tensor, "3 4"] | None = None) -> None:
         """Begin with the surface of a fitted field, see ``SASNetSDFField.start_from``; all bands are open."""
@@ -135,6 +149,19 @@ class SASNetSurfaceModel(SurfaceModel):
         opened = open_bands(progress, count, self.config.bands_open)
         self.field.set_bands(None if bool(self.all_bands) or opened == count else opened)
 
+    def sample_and_forward_field(self, ray_bundle: RayBundle) -> dict[str, Any]:
+        """nerfstudio's, with each sample in the middle of the interval that its opacity is of, as depths take it.
+
+        NeuS's opacity at a sample is that from half an interval before it to half an interval behind.
+        """
+        found: dict[str, Any] = super().sample_and_forward_field(ray_bundle)  # type: ignore[safe-super]
+        samples = found["ray_samples"]
+        half = (samples.frustums.ends - samples.frustums.starts) / 2
+        frustums = dataclasses.replace(
+            samples.frustums, starts=samples.frustums.starts - half, ends=samples.frustums.ends - half
+        )
+        return found | {"ray_samples": dataclasses.replace(samples, frustums=frustums)}
+
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:  # type: ignore[override]
         """nerfstudio's outputs, with ``depth`` as the distance along the ray, which the viewer and exporters expect,
         and ``normals`` in [0, 1]."""
@@ -142,7 +169,13 @@ class SASNetSurfaceModel(SurfaceModel):
         # nerfstudio has divided by the length of the pixel's unnormalised direction.
         outputs["depth"] = outputs["depth"] * outputs["directions_norm"]
         outputs["normals"] = outputs.pop("normal_vis").detach().clamp(0, 1)
-        if not self.training:
+        if self.training:
+            # Outside its cube the field is no network's: no rays that miss the box in the Eikonal term.
+            samples: Any = outputs["ray_samples"]
+            own = self.field.geometry.contains(samples.frustums.get_positions())[..., None]
+            unit = torch.tensor([1.0, 0.0, 0.0], device=own.device)
+            outputs["eik_grad"] = torch.where(own, outputs["eik_grad"], unit)
+        else:
             if self.config.background_model == "none":
                 # Far away, not at the average of weights that are next to nothing: ns-export tsdf carves by it.
                 missed = outputs["accumulation"] < 0.5
@@ -208,7 +241,7 @@ class SASNetSurfaceModel(SurfaceModel):
 
     def _weighted_points(self, outputs: dict[str, Any], count: int) -> Float[Tensor, "N 3"]:
         """Sample points drawn by their weight in the picture: near the surface, once there is one."""
-        points = outputs["ray_samples"].frustums.get_start_positions().reshape(-1, 3)
+        points = outputs["ray_samples"].frustums.get_positions().reshape(-1, 3)
         weights = outputs["weights"].detach().reshape(-1) + 1e-6
         return points[torch.multinomial(weights, min(count, len(points)), replacement=True)]
 
@@ -232,7 +265,8 @@ class SASNetSurfaceModel(SurfaceModel):
         """(H, W, 4): a picture with the surface's coverage as alpha, for ns-render and ns-export."""
         coverage = outputs["accumulation"]
         if output_name == "rgb" and self.config.background_color == "random" and self.config.background_model == "none":
-            return torch.cat([(outputs["rgb"] / coverage.clamp_min(1e-6)).clamp(0, 1), coverage], dim=-1)
+            own = outputs["rgb"] - (1 - coverage) * self.plain_background.clamp_min(0).to(coverage)
+            return torch.cat([(own / coverage.clamp_min(1e-6)).clamp(0, 1), coverage], dim=-1)
         return torch.cat([outputs[output_name], coverage], dim=-1)
 
 

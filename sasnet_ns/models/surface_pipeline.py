@@ -82,7 +82,8 @@ class SurfacePipeline(VanillaPipeline):
             return
         color, training = plain_background(outputs.image_filenames), data.test_mode == "val"
         if color is not None:
-            self.model.renderer_rgb.background_color = torch.tensor(color, dtype=torch.float32)
+            assert isinstance(self.model, SASNetSurfaceModel)
+            self.model.show_before(torch.tensor(color, dtype=torch.float32))
             said = "#" + "".join(f"{round(255 * value):02x}" for value in color)
             text = (
                 f"The pictures are opaque and plain at their borders: {said} is taken as what lies behind the object."

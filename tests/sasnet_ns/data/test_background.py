@@ -93,3 +93,35 @@ def test_surroundings_are_spoken_of(tmp_path: Path, make_folder: Make, capsys: p
     out = " ".join(capsys.readouterr().out.split())
     assert "not plain at their borders" in out and "--pipeline.model.background-model mlp" in out
     assert built.model.renderer_rgb.background_color == "random"
+
+
+def test_the_colour_is_kept_with_the_weights(tmp_path: Path, make_folder: Make) -> None:
+    folder = make_folder(tmp_path / "data", mode="RGB", background=(10, 200, 60))
+    built, color = pipeline(folder), torch.tensor([10, 200, 60]) / 255
+    config = copy.deepcopy(built.config)
+    for path in (folder / "images").iterdir():  # exchanged after training
+        Image.open(path).point(lambda value: value // 2).save(path)
+    for mode in ("inference", "test"):
+        other = config.setup(device="cpu", test_mode=mode)
+        other.load_state_dict(built.state_dict())
+        assert torch.allclose(other.model.renderer_rgb.background_color, color)
+    older = {name: value for name, value in built.state_dict().items() if not name.endswith("plain_background")}
+    other = config.setup(device="cpu", test_mode="inference")
+    other.load_state_dict(older)
+    assert other.model.renderer_rgb.background_color == "random"
+
+
+def test_a_cut_out_has_its_own_colours_before_any_background(tmp_path: Path, make_folder: Make) -> None:
+    model = pipeline(make_folder(tmp_path / "data", mode="RGB")).model  # before white
+    coverage = torch.full((2, 2, 1), 0.6)
+    rgba = model.get_rgba_image({"rgb": 0.3 * coverage.expand(2, 2, 3) + (1 - coverage), "accumulation": coverage})
+    assert torch.allclose(rgba, torch.tensor([0.3, 0.3, 0.3, 0.6]).expand(2, 2, 4), atol=1e-6)
+
+
+def test_an_alpha_channel_of_opaque_pictures_is_none(tmp_path: Path, make_folder: Make) -> None:
+    folder = make_folder(tmp_path / "data", mode="RGB", background=(10, 200, 60))
+    for number, path in enumerate(sorted((folder / "images").iterdir())):
+        Image.open(path).convert(("RGBA", "P")[number % 2]).save(path)
+    built = pipeline(folder)
+    assert built.datamanager.train_dataset[0]["image"].shape[-1] == 3
+    assert torch.allclose(built.model.renderer_rgb.background_color, torch.tensor([10, 200, 60]) / 255, atol=0.02)

@@ -278,3 +278,14 @@ def test_it_drops_into_nerfstudios_own_models(config_class: Any, monkeypatch: py
     model.eval()
     with torch.no_grad():
         assert model(_bundle(4))["rgb"].shape == (4, 3)
+
+
+def test_outside_the_box_the_initial_sphere_is_that_of_the_nearest_point() -> None:
+    field = _field()
+    points = 3 * torch.rand(200, 3) - 1.5
+    points[0] = torch.tensor([0.0, 0.0, 3.0])
+    nearest = points.clamp(-1, 1)
+    away = (points - nearest).norm(dim=-1)
+    assert torch.allclose(field.sdf(points), field.sdf(nearest) + away, atol=1e-5)
+    slope = field.gradient(points[:1]).detach().norm(dim=-1)
+    assert torch.allclose(slope, torch.ones_like(slope), atol=1e-3)
