@@ -291,6 +291,7 @@ class Render(ReadsFiles):
         from sdf_tools.geometry import positions
         from sdf_tools.pictures.plots import add_color_bar
         from sdf_tools.pictures.render import (
+            BACKGROUND,
             Camera,
             check_picture_name,
             error_colors,
@@ -325,7 +326,7 @@ class Render(ReadsFiles):
             pictures = [render_mesh(mesh, camera, size)]
         if errors is not None:
             low, high = error_range(errors, self.largest)
-            pictures = [add_color_bar(picture, low, high, "coolwarm", label) for picture in pictures]
+            pictures = [add_color_bar(picture, low, high, "coolwarm", label, BACKGROUND) for picture in pictures]
         save_picture(pictures if moving else pictures[0], self.output_path)
         print(self.output_path)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sasnet_ns.viewer.curves import Row
     from sasnet_ns.viewer.quantities import Reference
     from sasnet_ns.viewer.shown_field import ShownField
-    from sdf_tools.geometry import Mesh
+    from sdf_tools.geometry import Mesh, Shape
     from sdf_tools.pictures.render import Camera
 
 _PLOTS = ("slice", "curves")
@@ -59,7 +59,7 @@ class Arguments:
     resolution: int = 256
     """Cells along the longest side of the box."""
     size: int | None = None
-    """Pixels of a picture's side: 800 for one, 300 for each in a sheet if left out."""
+    """Pixels of a picture's side: 800 for one, 300 for each in a sheet, 900 high for a slice if left out."""
     turntable: bool = False
     """Turn all the way round in a .png as well (an animated PNG)."""
     frames: int = 36
@@ -103,7 +103,7 @@ def run(arguments: Arguments) -> None:
     if arguments.show == "curves":
         _draw_curves(arguments)
     else:
-        known = run_shape(arguments.runs[0], arguments.shape)
+        known = [run_shape(path, arguments.shape) for path in arguments.runs]
         surfaces = [_load(path, arguments.trust) for path in arguments.runs]
         if arguments.show == "slice":
             _draw_slice(surfaces[0], arguments)
@@ -164,15 +164,18 @@ def _mesh(surface: LoadedSurface, path: Path, resolution: int) -> Mesh:
     return extract.extract(surface, extract.Arguments(load_config=path, resolution=resolution))
 
 
-def _draw(surfaces: list[LoadedSurface], known: RunShape, arguments: Arguments, moving: bool) -> Tensor | list[Tensor]:
+def _draw(
+    surfaces: list[LoadedSurface], shapes: list[RunShape], arguments: Arguments, moving: bool
+) -> Tensor | list[Tensor]:
     from sasnet_ns.viewer import pictures
     from sdf_tools.pictures.plots import add_color_bar
-    from sdf_tools.pictures.render import render_mesh, turntable
+    from sdf_tools.pictures.render import BACKGROUND, render_mesh, turntable
 
+    known = shapes[0]
     camera = _camera(known, arguments)
     several = len(surfaces) > 1
     reference = None
-    if several or arguments.show in ("error", "bands"):
+    if arguments.show in ("error", "bands") and not several:
         reference = _reference(known, needed=arguments.show == "error")
     tile = arguments.size or 300
     first = arguments.runs[0]
@@ -185,7 +188,8 @@ def _draw(surfaces: list[LoadedSurface], known: RunShape, arguments: Arguments, 
         _mesh(surface, path, arguments.resolution) for surface, path in zip(surfaces, arguments.runs, strict=True)
     ]
     if several:
-        return pictures.comparison_sheet(meshes, _names(arguments.runs), camera, tile, reference, arguments.largest)
+        references = _references(shapes, needed=arguments.show == "error")
+        return pictures.comparison_sheet(meshes, _names(arguments.runs), camera, tile, references, arguments.largest)
     if arguments.show == "masks" and field is not None:
         return pictures.mask_sheet(field, meshes[0], camera, tile)
     quantity: Literal["shaded", "normals", "error", "gradient", "curvature"] = arguments.show  # type: ignore[assignment]
@@ -197,7 +201,7 @@ def _draw(surfaces: list[LoadedSurface], known: RunShape, arguments: Arguments, 
         drawn = [render_mesh(mesh, camera, size)]
     if scale is not None:
         label = f"{scale.title} (largest {scale.most:.3g})"
-        drawn = [add_color_bar(picture, scale.low, scale.high, scale.colormap, label) for picture in drawn]
+        drawn = [add_color_bar(picture, scale.low, scale.high, scale.colormap, label, BACKGROUND) for picture in drawn]
     return drawn if moving else drawn[0]
 
 
@@ -221,11 +225,36 @@ def _reference(known: RunShape, needed: bool) -> Reference | None:
     return SignedDistance(known.shape, sign="unsigned")
 
 
+def _references(shapes: Sequence[RunShape], needed: bool) -> Reference | list[Reference] | None:
+    """Distance from the input that all runs have, or from that of each; None where one is not known."""
+    found = [_reference(known, needed) for known in shapes[:1]]
+    for known in shapes[1:]:
+        same = known.shape is not None and shapes[0].shape is not None and _alike(known.shape, shapes[0].shape)
+        found.append(found[0] if same else _reference(known, needed))
+    known_ones = [measure for measure in found if measure is not None]
+    if len(known_ones) < len(found):
+        return None
+    return known_ones[0] if all(measure is known_ones[0] for measure in known_ones) else known_ones
+
+
+def _alike(one: Shape, other: Shape) -> bool:
+    from sdf_tools.geometry import positions
+
+    return type(one) is type(other) and positions(one).equal(positions(other))
+
+
 def _names(runs: Sequence[Path]) -> list[str]:
-    """What tells runs apart in a few words: the parts of their paths that not all share."""
-    folders = [(path if path.is_dir() else path.parent).resolve() for path in runs]
-    shared = {part for part in folders[0].parts if all(part in folder.parts for folder in folders)}
-    return ["/".join(part for part in folder.parts[-3:] if part not in shared) or folder.name for folder in folders]
+    """What tells runs apart in a few words: the parts of their paths that not all share, from the end on."""
+    paths = [path.resolve() if path.is_dir() else path.resolve().with_suffix("") for path in runs]
+    if all(path.name == paths[0].name for path in paths) and not all(path.is_dir() for path in runs):
+        paths = [path.parent for path in paths]  # all are config.yml, or all field.pt
+    shared = {part for part in paths[0].parts if all(part in path.parts for path in paths)}
+    names = [[part for part in path.parts if part not in shared] or [path.name] for path in paths]
+    for count in range(1, max(map(len, names)) + 1):
+        short = ["/".join(name[-count:]) for name in names]
+        if len(set(short)) == len(short):
+            return short
+    return [f"{name} ({index + 1})" for index, name in enumerate(short)]  # one run given twice
 
 
 def _draw_slice(surface: LoadedSurface, arguments: Arguments) -> None:
@@ -257,6 +286,7 @@ def _draw_slice(surface: LoadedSurface, arguments: Arguments) -> None:
         distance, arguments.output_path, axis=arguments.axis, offset=offset,
         resolution=arguments.size or 400, bounds=(tuple(low.tolist()), tuple(high.tolist())),
         spacing=_round(0.025 / scale), title=f"signed distance at {arguments.axis} = {offset:.{digits}g}",
+        size=arguments.size or 900,
     )  # fmt: skip
 
 

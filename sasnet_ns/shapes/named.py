@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tarfile
+import zlib
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import torch
+from filelock import FileLock
 
 from sasnet_ns.shapes.download import DownloadError, download
 from sdf_tools.errors import ShapeError
@@ -157,6 +159,17 @@ def fetch_shape(name: str) -> Path:
     mesh_path = folder / f"{name}.ply"
     if mesh_path.exists():
         return mesh_path
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / f"{name}.lock"
+    with FileLock(lock):  # another process may be fetching it
+        try:
+            return mesh_path if mesh_path.exists() else _fetch(name, shape, folder, mesh_path)
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes no file that is open
+                lock.unlink()
+
+
+def _fetch(name: str, shape: RemoteShape, folder: Path, mesh_path: Path) -> Path:
     url = os.environ.get("SASNET_STANFORD_URL", STANFORD_URL).rstrip("/") + shape.url_path
     archive = folder / Path(shape.url_path).name
     if not archive.exists():
@@ -169,7 +182,7 @@ def fetch_shape(name: str) -> Path:
             ) from error
     try:
         _unpack(archive, shape.member, mesh_path)
-    except (OSError, EOFError, KeyError, tarfile.TarError) as error:
+    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         archive.unlink(missing_ok=True)
         raise ShapeError(f"The archive of '{name}' was damaged and has been removed; run the command again.") from error
     archive.unlink()
@@ -178,17 +191,20 @@ def fetch_shape(name: str) -> Path:
 
 def _unpack(archive: Path, member: str, target: Path) -> None:
     """Write one file of a .tar.gz, or the content of a .gz (``member`` empty)."""
-    with contextlib.ExitStack() as stack:
-        source: IO[bytes] | gzip.GzipFile | None
-        if member:
-            source = stack.enter_context(tarfile.open(archive, "r:gz")).extractfile(member)
-        else:
-            source = stack.enter_context(gzip.open(archive, "rb"))
-        if source is None:
-            raise KeyError(member)
-        write_atomically(target, partial(_copy, source))
+    with gzip.open(archive, "rb") as stream:
+        if not member:
+            write_atomically(target, partial(_copy, stream, stream))
+            return
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            entry = next((entry for entry in tar if entry.name.removeprefix("./") == member), None)
+            source = None if entry is None else tar.extractfile(entry)
+            if source is None:
+                raise KeyError(member)
+            write_atomically(target, partial(_copy, source, stream))
 
 
-def _copy(source: IO[bytes] | gzip.GzipFile, path: Path) -> None:
+def _copy(source: IO[bytes] | gzip.GzipFile, stream: gzip.GzipFile, path: Path) -> None:
     with open(path, "wb") as out:
         shutil.copyfileobj(source, out, 1 << 20)
+    while stream.read(1 << 20):  # its checksum stands at the end
+        pass

@@ -27,8 +27,10 @@ def directions(up: Float[Tensor, "3"], front: Float[Tensor, "3"]) -> dict[str, F
 
     Args:
         up: unit vector upwards.
-        front: unit vector from the shape's middle towards whoever looks at its front.
+        front: unit vector from the shape's middle towards whoever looks at its front; the usual one where it is ``up``.
     """
+    if abs(float(up @ front)) > 0.99:
+        front = default_front(up)
     side = torch.linalg.cross(up, front)
     azimuth, elevation = _OBLIQUE
     level = math.cos(azimuth) * front + math.sin(azimuth) * side

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nerfstudio.viewer.utils import CameraState
     from nerfstudio.viewer.viewer import Viewer
 
+_RAYS_AT_ONCE = 1 << 18
 _MOST_SECONDS = 4.0  # for one ray-traced picture; what is not found by then is left blank
 _DEPTH_STRIDE_ABOVE = 200  # rows beyond which depths are sent at half the resolution
 
@@ -57,6 +58,7 @@ class ShapeViewerControl(ViewerControl):
         self.session: Session | None = None
         self.panel: Panel | None = None
         self._cameras_seen = 0
+        self._paused_at = 0.0
 
     @property
     def settings(self) -> ViewSettings:
@@ -144,9 +146,15 @@ class ShapeViewerControl(ViewerControl):
         self.panel.refresh()
 
     def _toggle_training(self) -> None:
-        trainer = self.shown_in.trainer if self.shown_in is not None else None
+        trainer: Any = self.shown_in.trainer if self.shown_in is not None else None
         if trainer is not None and trainer.training_state != "completed":
-            trainer.training_state = "paused" if trainer.training_state == "training" else "training"
+            if trainer.training_state == "training":
+                self._paused_at, trainer.training_state = time.perf_counter(), "paused"
+            else:
+                # What it has rested is no time that its steps took.
+                if getattr(trainer, "_started", None) is not None:
+                    trainer._started += time.perf_counter() - self._paused_at
+                trainer.training_state = "training"
 
     def _update_scene(self, step: int, num_rays_per_batch: int | None = None) -> None:
         """In place of nerfstudio's: note the step, and copy the weights if the session has asked for them."""
@@ -206,19 +214,22 @@ class ShapeViewerControl(ViewerControl):
         ) or bool(panel and panel.extraction.layer_box.value)
 
     def _trace(
-        self, camera_state: CameraState, height: int, width: int, settings: ViewSettings
+        self, camera_state: CameraState, height: int, width: int, settings: ViewSettings, seconds: float = _MOST_SECONDS
     ) -> tuple[np.ndarray, np.ndarray, Any]:
         """(H, W, 3) bytes, (H, W) depths along the camera's axis, and the colour bar."""
         assert self.session is not None and self.shown_in is not None
         camera = get_camera(camera_state, height, width).to(self.field.device)
-        rays = camera.generate_rays(camera_indices=0, keep_shape=True)
-        origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
+        # In bands: a camera's rays carry much that is not needed here.
+        rows = camera.get_image_coords().split(max(1, _RAYS_AT_ONCE // width))
+        bands = [camera.generate_rays(camera_indices=0, coords=part.to(self.field.device)) for part in rows]
+        origins = torch.cat([band.origins.reshape(-1, 3) for band in bands])
+        directions = torch.cat([band.directions.reshape(-1, 3) for band in bands])
         tolerance = min(2e-3, max(1e-4, 0.25 / float(camera.fx.flatten()[0])))
         reference = self.session.reference if settings.color == "error" else None
         with torch.no_grad():
             colors, depth, scale = self.renderer.picture(
                 origins, directions, settings, self.session.status.step, tolerance, reference,
-                time.monotonic() + _MOST_SECONDS,
+                time.monotonic() + seconds,
             )  # fmt: skip
         ahead = -camera.camera_to_worlds.reshape(-1, 3, 4)[0, :3, 2]
         along = depth * (directions @ ahead)
@@ -230,7 +241,7 @@ class ShapeViewerControl(ViewerControl):
         """What a browser sees, ray traced at any size."""
         assert self.shown_in is not None
         state = self.shown_in.get_camera_state(client)
-        return self._trace(state, height, max(1, round(height * state.aspect)), self.settings)[0]
+        return self._trace(state, height, max(1, round(height * state.aspect)), self.settings, math.inf)[0]
 
 
 def run_history(viewer: Viewer) -> list[Row]:

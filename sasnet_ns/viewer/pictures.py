@@ -39,7 +39,7 @@ def camera_towards(
     camera = Camera(turn, elevation, up=up)  # type: ignore[arg-type]
     if front is None:
         return camera
-    ahead = torch.eye(3)[{"x": 1, "y": 2, "z": 1}[up]] * (-1 if up == "z" else 1)
+    ahead = torch.eye(3)[{"x": 2, "y": 2, "z": 1}[up]] * (-1 if up == "z" else 1)
     side = torch.linalg.cross(torch.eye(3)["xyz".index(up)], ahead)
     towards = torch.tensor(front, dtype=torch.float32)
     azimuth = math.degrees(math.atan2(float(towards @ side), float(towards @ ahead)))
@@ -148,17 +148,17 @@ def level_sheet(
             "the run's bands are no levels of detail; train with band dropout "
             "(ns-train sasnet-sdf --pipeline.model.objective.band-dropout 0.1)."
         )
-    tiles: list[Tensor | None] = []
-    names = []
+    names, meshes = [], []
     for bands in range(field.band_count + 1):
         surface = extract(field, resolution, ViewSettings(bands=bands), thorough=True)
         mesh = Mesh(field.frame.to_world(surface.vertices), surface.faces)
-        tiles.append(render_mesh(mesh, camera, (size, size)))
+        meshes.append(mesh)
         name = "low group alone" if bands == 0 else f"{bands} band{'s' * (bands > 1)}"
         if reference is not None:
             name += f"\nmean distance {float(reference(mesh.vertices).abs().mean()):.3g}"
         names.append(name)
-    return picture_sheet([tiles], [names])
+    frame = torch.cat([mesh.vertices.double() for mesh in meshes])
+    return picture_sheet([[render_mesh(mesh, camera, (size, size), frame=frame) for mesh in meshes]], [names])
 
 
 def comparison_sheet(
@@ -166,7 +166,7 @@ def comparison_sheet(
     names: Sequence[str],
     camera: Camera,
     size: int,
-    reference: Reference | None = None,
+    reference: Reference | Sequence[Reference] | None = None,
     largest: float | None = None,
 ) -> Float[Tensor, "H W 3"]:
     """Surfaces of several runs side by side; below, where the input is known, by their errors on one colour scale.
@@ -176,19 +176,23 @@ def comparison_sheet(
         names: one for each.
         camera: where from.
         size: pixels of one picture's side.
-        reference: distance from the input; None leaves the errors out.
+        reference: distance from the input, or one for each mesh where the inputs differ: each then fills its picture,
+            where surfaces of one input are drawn at one scale. None leaves the errors out.
         largest: value of the last colour; default the 99th percentile over all.
     """
-    shaded: list[Tensor | None] = [render_mesh(mesh, camera, (size, size)) for mesh in meshes]
+    several = isinstance(reference, Sequence)
+    frame = None if several else torch.cat([mesh.vertices.double() for mesh in meshes])
+    shaded: list[Tensor | None] = [render_mesh(mesh, camera, (size, size), frame=frame) for mesh in meshes]
     if reference is None:
         return picture_sheet([shaded], [names])
-    errors = [reference(mesh.vertices.double()).abs() for mesh in meshes]
+    references = list(reference) if isinstance(reference, Sequence) else [reference] * len(meshes)
+    errors = [measure(mesh.vertices.double()).abs() for measure, mesh in zip(references, meshes, strict=True)]
     _, top = error_range(torch.cat(errors), largest)
     below: list[Tensor | None] = []
     titles = []
     for mesh, name, error in zip(meshes, names, errors, strict=True):
         painted = dataclasses.replace(mesh, vertex_colors=error_colors(error, top))
-        below.append(render_mesh(painted, camera, (size, size)))
+        below.append(render_mesh(painted, camera, (size, size), frame=frame))
         titles.append(f"{name}\nmean {float(error.mean()):.3g}, largest {float(error.max()):.3g}")
     return picture_sheet([shaded, below], [titles], bar=(0.0, top, "viridis", "distance from the input"))
 
@@ -215,7 +219,9 @@ def curve_figure(histories: dict[str, list[Row]]) -> Figure:
         for run, rows in histories.items():
             points = [(row["step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]
             if points:
-                ax.plot(*zip(*points, strict=True), label=run, linewidth=1.4, marker="." if len(points) < 12 else "")
+                # matplotlib leaves names that begin with _ out of legends.
+                shown = f" {run}" if run.startswith("_") else run
+                ax.plot(*zip(*points, strict=True), label=shown, linewidth=1.4, marker="." if len(points) < 12 else "")
         if name == "iou":
             # 0.99 and 0.999 are as far apart as 0.9 and 0.99.
             ax.set_yscale("function", functions=(_nines, _from_nines))
@@ -224,7 +230,8 @@ def curve_figure(histories: dict[str, list[Row]]) -> Figure:
             ax.set_yscale("log")
         ax.set(xlabel="step", title=name.replace("_", " "))
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8)
+        for text in ax.legend(fontsize=8).get_texts():
+            text.set_parse_math(False)  # names are no formulas
     return figure
 
 

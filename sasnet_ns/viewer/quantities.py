@@ -189,9 +189,9 @@ def color_values(
     else:
         middle = 1.0 if kind.endswith("1") else 0.0
         reach = float(np.percentile(np.abs(known - middle), 98)) if len(known) else 1.0
-        reach = max(reach, 1e-9)
+        reach = max(reach, 1e-300)
         low, top, colormap = middle - reach, middle + reach, "coolwarm"
-    top = max(top, low + 1e-12)
+    top = top if top > low else low + max(1e-12 * abs(low), 1e-300)
     share = ((values.double() - low) / (top - low)).clamp(0, 1).cpu().numpy()
     colors = torch.from_numpy(matplotlib.colormaps[colormap](np.nan_to_num(share))[:, :3].astype(np.float32))
     colors[~values.isfinite().cpu()] = 0.6

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sasnet_ns.viewer.quantities import Reference, ViewSettings
+from sasnet_ns.viewer.rendering import half_space
 from sasnet_ns.viewer.shading import plane_hits
 from sasnet_ns.viewer.shown_field import ShownField
 from sasnet_ns.viewer.tracing import box_interval
@@ -18,35 +19,50 @@ _SAMPLES, _HALVINGS = 256, 24
 def point_at(
     field: ShownField, settings: ViewSettings, origin: Float[Tensor, "3"], direction: Float[Tensor, "3"]
 ) -> Float[Tensor, "3"] | None:
-    """Where a ray meets the slice, if it is shown, else the surface; None if nowhere inside the box."""
+    """Where a ray first meets the slice or the surface, of what is shown; None if nowhere inside the box."""
     low, high = field.bounds
     side = float((high - low).max())
     inward = (origin - (low + high) / 2) / side
+    on_plane = None
     if settings.slice:
         middle = tuple(float(c) for c in (torch.tensor(settings.plane_point) - (low + high) / 2) / side)
         points, visible = plane_hits(inward[None], direction[None], middle, settings.plane_normal)  # type: ignore[arg-type]
         if visible[0]:
-            return points[0] * side + (low + high) / 2
+            on_plane = points[0] * side + (low + high) / 2
     near, far = (float(t) * side for t in box_interval(inward[None], direction[None]))
-    if near >= far:
-        return None
+    if settings.cut:
+        kept = half_space(origin[None], direction[None], settings)
+        near, far = max(near, float(kept[0])), min(far, float(kept[1]))
+    if on_plane is not None:
+        far = min(far, float((on_plane - origin) @ direction))
+    reached = _first_inside(field, settings, origin, direction, near, far, side) if near < far else None
+    return on_plane if reached is None else origin + reached * direction
 
-    def at(t: Tensor) -> Tensor:
-        values = field.values((origin + t[:, None] * direction).to(field.device), settings.bands).cpu()
-        return values - settings.level
 
-    t = torch.linspace(near, far, _SAMPLES)
-    inside = (at(t) < 0).nonzero()
-    if not len(inside):
+def _first_inside(
+    field: ShownField, settings: ViewSettings, origin: Tensor, direction: Tensor, near: float, far: float, side: float
+) -> float | None:
+    """How far along a ray the surface is: by steps of what the field says, none longer than a share of the way."""
+
+    def at(t: float) -> float:
+        value = field.values((origin + t * direction)[None].to(field.device), settings.bands)
+        return float(value) - settings.level
+
+    longest, shortest = (far - near) / _SAMPLES, 1e-4 * side
+    before = t = near
+    while t <= far:
+        value = at(t)
+        if value < 0:
+            break
+        before, t = t, t + min(longest, max(0.9 * value, shortest))
+    else:
         return None
-    index = int(inside[0])
-    if index == 0:
-        return origin + t[0] * direction
-    start, end = t[index - 1].clone(), t[index].clone()
+    if t == near:
+        return near
     for _ in range(_HALVINGS):
-        middle_t = (start + end) / 2
-        start, end = (start, middle_t) if float(at(middle_t[None])) < 0 else (middle_t, end)
-    return origin + end * direction
+        middle = (before + t) / 2
+        before, t = (before, middle) if at(middle) < 0 else (middle, t)
+    return t
 
 
 def read_value(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +18,7 @@ from sasnet_ns.viewer.tracing import MISS_DEPTH, DistanceGrid, sample_grid, trac
 OUTPUTS = ("rgb", "normals", "depth", "accumulation", "sdf_slice", "masks")
 """Every picture that ns-render and ns-export can ask for, the default first."""
 
+_RAYS_AT_ONCE = 1 << 18  # more would take gigabytes
 _STALE_STEPS = 100  # a grid older than this many training steps is sampled anew
 
 
@@ -116,7 +118,7 @@ class SurfaceRenderer:
         """
         near = far = None
         if settings.cut:
-            near, far = _half_space(origins, directions, settings)
+            near, far = half_space(origins, directions, settings)
         depth, hit = self.trace(origins, directions, settings, step, near, far, tolerance, False, deadline)
         points = origins[hit] + depth[hit, None] * directions[hit]
         normals = torch.zeros_like(origins)
@@ -150,18 +152,13 @@ class SurfaceRenderer:
             return self.field.values(points, settings.bands)
 
         grid = self._fresh_grid(values, step, settings, origins.device, exact)
-        hits = trace(
-            values,
-            grid,
-            origins,
-            directions,
-            near=near,
-            far=far,
-            level=settings.level,
-            tolerance=tolerance,
-            deadline=deadline,
-        )
-        return hits.depth, hits.hit
+        options: Any = {"level": settings.level, "tolerance": tolerance, "deadline": deadline}
+        hits = []
+        for start in range(0, max(1, len(origins)), _RAYS_AT_ONCE):
+            at = slice(start, start + _RAYS_AT_ONCE)
+            ends: Any = {"near": None if near is None else near[at], "far": None if far is None else far[at]}
+            hits.append(trace(values, grid, origins[at], directions[at], **ends, **options))
+        return torch.cat([part.depth for part in hits]), torch.cat([part.hit for part in hits])
 
     def _fresh_grid(
         self, values: Callable[[Tensor], Tensor], step: int, settings: ViewSettings, device: torch.device, exact: bool
@@ -179,7 +176,7 @@ class SurfaceRenderer:
         return torch.nn.functional.normalize(self.field.value_and_gradient(points, bands)[1], dim=-1)
 
 
-def _half_space(origins: Tensor, directions: Tensor, settings: ViewSettings) -> tuple[Tensor, Tensor]:
+def half_space(origins: Tensor, directions: Tensor, settings: ViewSettings) -> tuple[Tensor, Tensor]:
     """(N,) where rays enter and leave what lies behind the plane, seen from where its normal points."""
     point, normal = origins.new_tensor(settings.plane_point), origins.new_tensor(settings.plane_normal)
     ahead, slope = (origins - point) @ normal, directions @ normal

@@ -96,6 +96,7 @@ class Session:
         self._surface: Surface | None = None
         self._surface_settings: tuple[Any, ...] = ()
         self._surface_step = -1
+        self._empty: tuple[Any, ...] = ()  # level, bands and step of which there is no surface
         self._drawn: tuple[Any, ...] = ()
         self._slice_drawn: tuple[Any, ...] = ()
         self._budget = Budget(TRAINING_SHARE)
@@ -276,7 +277,16 @@ class Session:
         wanted, old = (settings.level, settings.bands), self._surface
         changed = step != self._surface_step
         if old is None or wanted != self._surface_settings:
-            self._extract(settings, self._affordable() if training else _RESOLUTIONS[1], training)
+            again = self._empty[:1] == (wanted,)
+            if again and (self._empty[1] == step or (training and not (due and self._extract_budget.due()))):
+                self._drawn = (step, self._final, settings)
+                return ""
+            try:
+                self._extract(settings, self._affordable() if training else _RESOLUTIONS[1], training)
+            except ShapeError:
+                self._empty, self._surface = (wanted, step), None
+                self.nodes.show_surface(False)
+                raise
         elif training and not (changed and due):
             return ""
         elif training and not self._extract_budget.due():
@@ -312,12 +322,14 @@ class Session:
                 raise Outdated
 
         started = time.thread_time()
-        self._surface = live_surface.extract(self.field, resolution, settings, progress)
-        seconds = time.thread_time() - started
-        if evaluated and self.field.device.type == "cpu":
-            self._seconds_per_point = 0.5 * self._seconds_per_point + 0.5 * seconds / evaluated
-        if training:
-            self._extract_budget.spend(seconds)
+        try:
+            self._surface = live_surface.extract(self.field, resolution, settings, progress)
+        finally:
+            seconds = time.thread_time() - started
+            if evaluated and self.field.device.type == "cpu":
+                self._seconds_per_point = 0.5 * self._seconds_per_point + 0.5 * seconds / evaluated
+            if training:
+                self._extract_budget.spend(seconds)
 
     def _draw_slice(self, settings: ViewSettings, step: int, training: bool) -> None:
         if not settings.slice:

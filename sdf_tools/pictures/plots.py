@@ -61,6 +61,7 @@ def slice_plot(
     bounds: Bounds = ((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5)),
     spacing: float = 0.05,
     title: str | None = None,
+    size: int = 900,
 ) -> Figure:
     """A slice through a signed distance field: colours by sign and size, lines at equal distances, the surface bold.
 
@@ -75,6 +76,7 @@ def slice_plot(
         bounds: the box.
         spacing: between level lines, in the field's units.
         title: above the plot; None says where the slice lies.
+        size: height of the picture in pixels.
 
     Returns:
         The matplotlib figure.
@@ -92,7 +94,7 @@ def slice_plot(
     reach = float(np.abs(values).max())
     if reach == 0:
         raise ShapeError("The field is zero all over the slice; there is nothing to draw.")
-    figure = Figure(figsize=(7, 6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(7, 6), dpi=size / 6, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(values, origin="lower", extent=extent, cmap="RdBu", vmin=-reach, vmax=reach, alpha=0.85)
@@ -116,7 +118,12 @@ def slice_plot(
 
 
 def add_color_bar(
-    picture: Float[Tensor, "H W 3"], low: float, high: float, colormap: str = "viridis", label: str = ""
+    picture: Float[Tensor, "H W 3"],
+    low: float,
+    high: float,
+    colormap: str = "viridis",
+    label: str = "",
+    background: tuple[float, float, float] | None = None,
 ) -> Float[Tensor, "H W2 3"]:
     """A rendered picture with a colour bar on its right.
 
@@ -126,6 +133,7 @@ def add_color_bar(
         high: value of the last colour.
         colormap: name of a matplotlib colour map.
         label: along the bar: what the values are, with units.
+        background: RGB in [0, 1] behind the bar; None takes that of the picture's first corner.
 
     Returns:
         (H, W2, 3) float32, wider by the bar.
@@ -137,7 +145,7 @@ def add_color_bar(
         from matplotlib.figure import Figure
     height = picture.shape[0]
     dpi = max(30.0, height / 6)
-    background = tuple(picture[0, 0].double().tolist())
+    background = background or tuple(picture[0, 0].double().tolist())  # type: ignore[assignment]
     figure = Figure(figsize=(1.15, height / dpi), dpi=dpi, facecolor=background)
     canvas = FigureCanvasAgg(figure)
     bar = figure.colorbar(
@@ -205,9 +213,9 @@ def picture_sheet(
                 ax.imshow(picture.numpy(), interpolation="none")
     for line, texts in zip(axes, titles, strict=False):
         for ax, text in zip(line, texts, strict=False):
-            ax.set_title(text, fontsize=10)
+            ax.set_title(text, fontsize=10, parse_math=False)
     if heading:
-        figure.suptitle(heading, fontsize=12)
+        figure.suptitle(heading, fontsize=12, parse_math=False)
     if bar is not None:
         low, high, colormap, label = bar
         drawn = figure.colorbar(

@@ -21,7 +21,8 @@ from sdf_tools.pictures.raycast import MeshRays
 from sdf_tools.topology import corner_normals, unit_face_normals
 from sdf_tools.vectors import unit_vectors
 
-_BACKGROUND = np.array([0.965, 0.968, 0.975])
+BACKGROUND = (0.965, 0.968, 0.975)
+"""RGB behind every picture."""
 _CLAY = (0.75, 0.765, 0.79)
 _UNKNOWN = 0.6  # grey of values that are not finite, as in the viewer
 _SHARP = 30.0  # degrees between faces from which on an edge is drawn as one
@@ -32,10 +33,10 @@ class Camera:
     """A camera on a sphere around the mesh's bounding box.
 
     Attributes:
-        azimuth: degrees around the up axis; 0 looks along the negative z axis (y up) or along y (z up).
+        azimuth: degrees around the up axis; 0 looks along the negative z axis (x or y up) or along y (z up).
         elevation: degrees above the horizon.
         field_of_view: vertical, degrees.
-        zoom: 1 just fits the bounding sphere into the picture's smaller side.
+        zoom: 1 just fits the bounding sphere into the picture's smaller side; a larger one narrows the view.
         up: the axis that points up in the picture.
     """
 
@@ -96,7 +97,8 @@ def render_mesh(
     half = np.radians(camera.field_of_view) / 2
     slope = np.tan(half)
     narrower = half if width >= height else np.arctan(slope * width / height)
-    distance = 1.0 / np.sin(narrower) / camera.zoom
+    distance = 1.0 / np.sin(narrower)
+    slope /= camera.zoom  # a longer lens, as a nearer camera would end up inside
     y, x = np.meshgrid(
         1 - (np.arange(height) + 0.5) / height * 2, (np.arange(width) + 0.5) / width * 2 - 1, indexing="ij"
     )
@@ -104,7 +106,7 @@ def render_mesh(
     rays = unit_vectors(rays).reshape(-1, 3)
     origin = back * distance
     scene = MeshRays(replace(mesh, vertices=torch.from_numpy(vertices)), _shading_normals(mesh))
-    picture = np.tile(_BACKGROUND, (len(rays), 1))
+    picture = np.tile(np.array(BACKGROUND), (len(rays), 1))
     hits = scene.first(origin, rays)
     if len(hits.ray):
         base = np.tile(np.asarray(color, dtype=np.float64), (len(hits.ray), 1))
@@ -196,12 +198,19 @@ _FRAME_SECONDS = 0.08
 
 
 def check_picture_name(path: Path | str, moving: bool = False) -> None:
-    """ValueError unless :func:`save_picture` can write one picture, or several, to a file of this name."""
+    """See that :func:`save_picture` can write one picture, or several, to a file of this name.
+
+    Raises:
+        ValueError: another ending.
+        MissingLibraryError: .mp4 without imageio and PyAV.
+    """
     suffix = Path(path).suffix.lower()
     if suffix not in (*STILL, *MOVING):
         raise ValueError(f"a picture must end in .png, .jpg, .gif or .mp4, not '{path}'.")
     if moving and suffix not in MOVING:
         raise ValueError(f"several pictures need a .gif, .mp4 or .png, not '{path}'.")
+    if suffix == ".mp4":
+        _video_library()
 
 
 def save_picture(picture: Float[Tensor, "H W 3"] | list[Float[Tensor, "H W 3"]], path: Path | str) -> None:
@@ -231,12 +240,17 @@ def save_picture(picture: Float[Tensor, "H W 3"] | list[Float[Tensor, "H W 3"]],
 
 def _write_video(frames: list[np.ndarray], path: Path) -> None:
     """H.264 in .mp4; its pictures have even sides."""
+    imageio = _video_library()
+    height, width = (side - side % 2 for side in frames[0].shape[:2])
+    movie = np.stack([frame[:height, :width] for frame in frames])
+    imageio.imwrite(path, movie, plugin="pyav", codec="h264", fps=round(1 / _FRAME_SECONDS))
+
+
+def _video_library() -> Any:
     with needs("imageio[pyav]", "A video"):
         import av  # noqa: F401
         import imageio.v3
-    height, width = (side - side % 2 for side in frames[0].shape[:2])
-    movie = np.stack([frame[:height, :width] for frame in frames])
-    imageio.v3.imwrite(path, movie, plugin="pyav", codec="h264", fps=round(1 / _FRAME_SECONDS))
+    return imageio.v3
 
 
 def _check(camera: Camera, size: tuple[int, int], supersampling: int) -> None:
@@ -259,7 +273,7 @@ def _axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if camera.up not in ("x", "y", "z"):
         raise ValueError(f"up must be x, y or z, not '{camera.up}'.")
     world_up = np.eye(3)["xyz".index(camera.up)]
-    ahead = np.eye(3)[{"x": 1, "y": 2, "z": 1}[camera.up]] * (-1 if camera.up == "z" else 1)
+    ahead = np.eye(3)[{"x": 2, "y": 2, "z": 1}[camera.up]] * (-1 if camera.up == "z" else 1)
     side = np.cross(world_up, ahead)
     azimuth, elevation = np.radians(camera.azimuth), np.radians(camera.elevation)
     back = np.cos(elevation) * (np.cos(azimuth) * ahead + np.sin(azimuth) * side) + np.sin(elevation) * world_up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -33,6 +34,7 @@ from sdf_tools.pictures.textures import ProjectedPicture, noise_colors, plain_co
 DEPTH_UNIT = 1e-3  # nerfstudio's default depth_unit_scale_factor
 # The object ends one unit behind its middle, and depths are 16-bit pictures.
 _FARTHEST = (2**16 - 1) * DEPTH_UNIT - 1
+_TEXTURES = ("auto", "noise", "colors", "plain")
 _BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "gray": (0.5, 0.5, 0.5), "black": (0.0, 0.0, 0.0)}
 
 
@@ -208,9 +210,16 @@ def surface_color(mesh: Mesh, settings: SceneSettings) -> SurfaceColor | None:
 
 
 def _describe(mesh: Mesh, settings: SceneSettings, frame: SceneFrame) -> dict[str, Any]:
+    parts = (mesh.vertices, mesh.faces, mesh.vertex_normals, mesh.vertex_colors)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(b"" if part is None else part.contiguous().numpy().tobytes())
+    if settings.texture not in _TEXTURES:
+        digest.update(Path(settings.texture).read_bytes())
     return {
         "shape": mesh.name,
         "faces": mesh.faces.shape[0],
+        "content": digest.hexdigest(),
         "frame": {"rotation": frame.rotation.tolist(), "center": frame.center.tolist(), "scale": frame.scale},
         "frame_meaning": "scene = scale * rotation (mesh - center)",
         "depth_unit": DEPTH_UNIT,
@@ -220,8 +229,11 @@ def _describe(mesh: Mesh, settings: SceneSettings, frame: SceneFrame) -> dict[st
 
 def _start(partial: Path, description: dict[str, Any]) -> None:
     """An empty working folder, or the one that an interrupted run with the same settings left."""
-    text = json.dumps(description, indent=1)
-    if partial.exists() and not ((partial / "scene.json").is_file() and (partial / "scene.json").read_text() == text):
+    text, own = json.dumps(description, indent=1), partial / "scene.json"
+    found = own.read_text() if own.is_file() else ""
+    if partial.exists() and found != text:
+        if '"frame_meaning"' not in found and any(partial.iterdir()):
+            raise ShapeError(f"'{partial}' is in the way, and no scene that was begun here; move it first.")
         shutil.rmtree(partial)
     for part in ("images", "masks", "depth", "normals"):
         (partial / part).mkdir(parents=True, exist_ok=True)

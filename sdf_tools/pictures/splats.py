@@ -7,6 +7,7 @@ import torch
 
 from sdf_tools.geometry import Mesh, PointCloud, for_numpy
 from sdf_tools.spatial.neighbours import nearest_neighbours
+from sdf_tools.topology import first_occurrences
 
 MOST = 150_000  # points that are drawn; more would not be told apart
 _SIDES = 6
@@ -26,12 +27,13 @@ def cloud_as_mesh(cloud: PointCloud, values: torch.Tensor | None = None, seed: i
     cloud = for_numpy(cloud)
     rows = torch.randperm(cloud.points.shape[0], generator=torch.Generator().manual_seed(seed))[:MOST]
     points = np.ascontiguousarray(cloud.points[rows].double().numpy())
-    k = min(7, len(points))
-    distance, _ = nearest_neighbours(points)(points, k)
-    spacing = float(np.median(distance[:, -1])) / 2
-    extent = float(np.ptp(points, axis=0).max())
+    keep, place = first_occurrences(points + 0.0)  # points that are there several times are no neighbours
+    single = np.ascontiguousarray(points[keep])
+    distance = nearest_neighbours(single)(single, min(7, len(single)))[0][place, -1]
+    spacing = float(np.median(distance)) / 2
+    extent = float(np.ptp(points, axis=0).max()) or 1.0
     # Each point covers the gap to its neighbours, within bounds that keep strays from growing.
-    radius = np.clip(0.75 * distance[:, -1] / 2, 0.5 * spacing, 2 * spacing).clip(1e-4 * extent, 0.02 * extent)[:, None]
+    radius = np.clip(0.75 * distance / 2, 0.5 * spacing, 2 * spacing).clip(1e-4 * extent, 0.02 * extent)[:, None]
     if cloud.normals is None:
         offsets = np.concatenate([np.eye(3), -np.eye(3)])
         faces = np.array([[0, 1, 2], [1, 3, 2], [3, 4, 2], [4, 0, 2], [1, 0, 5], [3, 1, 5], [4, 3, 5], [0, 4, 5]])

@@ -73,15 +73,19 @@ class ProjectedPicture:
     """
 
     def __init__(self, path: Path | str, tile: float = 1.0) -> None:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image, ImageOps, UnidentifiedImageError
 
         try:
-            picture = Image.open(path).convert("RGB")
+            picture = ImageOps.exif_transpose(Image.open(path))
+            if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+                pixels = np.repeat(np.asarray(picture, dtype=np.float64)[..., None] / 65535, 3, axis=2)
+            else:
+                pixels = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
         except FileNotFoundError:
             raise ShapeError(f"There is no picture '{path}' to use as a texture.") from None
         except (UnidentifiedImageError, OSError) as error:
             raise ShapeError(f"'{path}' cannot be read as a picture for a texture: {error}.") from None
-        self.pixels = np.asarray(picture, dtype=np.float64) / 255
+        self.pixels = pixels
         self.tile = tile
 
     def __call__(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:

@@ -9,13 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from sasnet_ns.commands import picture
 from sasnet_ns.commands._run_shape import run_shape
 from sasnet_ns.commands.cli import main
 from sasnet_ns.models.run_description import write_description
-from sasnet_ns.viewer.pictures import camera_towards
+from sasnet_ns.viewer.cameras import default_front
+from sasnet_ns.viewer.pictures import camera_towards, comparison_sheet, curve_figure
+from sdf_tools.extraction import extract_mesh
 from sdf_tools.geometry import Mesh
+from sdf_tools.pictures.render import Camera, _axes
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +206,70 @@ def test_the_camera_looks_at_the_front() -> None:
     assert abs(camera_towards((0, 0, -1), "y", turn=0).azimuth) == pytest.approx(180)
     assert camera_towards((1, 0, 0), "y", turn=0).azimuth == pytest.approx(90)
     assert camera_towards((0, -1, 0), "z", turn=0).azimuth == pytest.approx(0)
+
+
+def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    for name in ("m1/outputs/ball/sasnet-sdf/run", "m2/outputs/ball/sasnet-sdf/run", "many"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("many/a.pt", "many/b.pt", "m1/field.pt", "m2/field.pt"):
+        (tmp_path / name).touch()
+
+    def names(*paths: str) -> list[str]:
+        return picture._names([tmp_path / path for path in paths])
+
+    assert names("m1/outputs/ball/sasnet-sdf/run", "m2/outputs/ball/sasnet-sdf/run") == ["m1", "m2"]
+    assert names("many/a.pt", "many/b.pt") == ["a", "b"]
+    assert names("m1/field.pt", "m2/field.pt") == ["m1", "m2"]
+    assert len(set(names("many/a.pt", "many/a.pt"))) == 2
+
+
+def test_every_curve_is_in_the_legend() -> None:
+    rows = [{"step": 1.0, "loss": 1.0}, {"step": 2.0, "loss": 0.5}]
+    figure = curve_figure({"_old": rows, "v$\\q$": rows, "new": rows})
+    figure.canvas.draw()  # type: ignore[attr-defined]
+    texts = [text.get_text().strip() for text in figure.axes[0].get_legend().get_texts()]
+    assert texts == ["_old", "v$\\q$", "new"]
+
+
+def test_runs_on_two_shapes_are_measured_by_their_own(fitted: Path, tmp_path: Path) -> None:
+    import trimesh
+
+    other = tmp_path / "cube"
+    trimesh.creation.box((2, 2, 2)).export(tmp_path / "cube.ply")
+    options = ["--data", str(tmp_path / "cube.ply"), "--config", str(fitted.parent / "small.yaml"), "--steps", "90"]
+    main(["fit-shape", *options, "--resolution", "0", "--output-dir", str(other)])
+    shapes = [run_shape(path) for path in (fitted, other, fitted)]
+    references = picture._references(shapes, needed=True)
+    assert isinstance(references, list) and references[0] is references[2] is not references[1]
+    corner = torch.tensor([[1.0, 1.0, 1.0]], dtype=torch.float64)
+    assert float(references[1](corner)) < 1e-9 < 0.1 < float(references[0](corner))
+    assert not isinstance(picture._references(shapes[::2], needed=True), list)
+    drawn = tmp_path / "both.png"
+    main(["picture", str(fitted), str(other), "--output-path", str(drawn), "--resolution", "24", "--size", "48"])
+    assert drawn.is_file()
+
+
+def test_surfaces_of_one_input_are_drawn_at_one_scale() -> None:
+    ball = extract_mesh(lambda points: points.norm(dim=-1) - 0.2, 24)
+    speck = torch.full((1, 3), 0.49, dtype=torch.float64) + 0.001 * torch.eye(3, dtype=torch.float64)
+    faces = torch.cat([ball.faces, torch.tensor([[0, 1, 2]]) + len(ball.vertices)])
+    sheets = [
+        comparison_sheet([first, Mesh(torch.cat([ball.vertices, speck]), faces)], ["a", "b"], Camera(), 64)
+        for first in (ball, Mesh(torch.cat([ball.vertices, speck]), faces))
+    ]
+    assert abs(float(sheets[0].mean() - sheets[1].mean())) < 2e-3
+
+
+def test_a_slice_has_the_size_that_is_asked_for(fitted: Path, tmp_path: Path) -> None:
+    assert draw(fitted, tmp_path / "slice.png", "--show", "slice", "--size", "240").shape[0] == 240
+
+
+def test_commands_agree_on_what_is_seen_first_where_x_is_up() -> None:
+    from sasnet_ns.viewer.cameras import directions
+
+    up = torch.tensor([1.0, 0.0, 0.0])
+    camera = camera_towards(None, "x", turn=0.0, elevation=0.0)
+    back = torch.from_numpy(_axes(camera)[2]).float()
+    assert torch.allclose(back, directions(up, default_front(up))["front"], atol=1e-6)
+    z = torch.tensor([0.0, 0.0, 1.0])  # a front that is up: the usual one
+    assert all(abs(float(d.norm()) - 1) < 1e-5 for d in directions(z, z).values())

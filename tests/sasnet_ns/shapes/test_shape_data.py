@@ -235,3 +235,32 @@ def test_neither_name_nor_file(tmp_path: Path) -> None:
         shapes.resolve_shape("nope")
     with pytest.raises(ShapeError, match="is a folder"):
         shapes.resolve_shape(tmp_path)
+
+
+def test_a_flipped_bit_is_not_taken_for_a_shape(server: _Server) -> None:
+    remote = shapes.REMOTE["bunny"]
+    whole = bytearray(_tar(remote.member, TETRAHEDRON_PLY))
+    unpacked = 0
+    for place in range(12, len(whole) - 8, 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        server.files[remote.url_path] = bytes(damaged)
+        try:
+            path = shapes.fetch_shape("bunny")
+        except ShapeError as error:
+            assert "damaged and has been removed" in str(error)
+        else:  # a bit that no checksum covers and nothing depends on
+            unpacked += 1
+            assert path.read_bytes() == TETRAHEDRON_PLY
+            path.unlink()
+        assert not list(shapes.cache_dir().iterdir())
+    assert unpacked < 3
+
+
+def test_two_processes_fetch_a_shape_once(server: _Server) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    server.files[shapes.REMOTE["thai_statue"].url_path] = gzip.compress(TETRAHEDRON_PLY)
+    with ThreadPoolExecutor(4) as threads:  # the lock is by the file, among threads too
+        paths = list(threads.map(lambda _: shapes.fetch_shape("thai_statue"), range(4)))
+    assert len(set(paths)) == 1 and paths[0].read_bytes() == TETRAHEDRON_PLY and len(server.ranges) == 1

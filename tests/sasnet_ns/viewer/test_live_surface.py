@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -258,3 +259,64 @@ def test_history_is_kept_thin_and_drawn(tmp_path: Path) -> None:
 
 def test_defaults_have_no_level_and_no_slice() -> None:
     assert ViewSettings().level == 0 and not ViewSettings().slice and SASNetConfig.sdf().bands > 0
+
+
+def test_a_click_reads_what_is_seen() -> None:
+    field = _shown(_Ball(), scale=0.5)
+    behind = ViewSettings(slice=True, cut=True, plane_point=(0.0, 0.0, 0.2), plane_normal=(0.0, 0.0, 1.0))
+    up, down = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 0.0, -1.0])
+    below, above = torch.tensor([0.0, 0.0, -2.0]), torch.tensor([0.0, 0.0, 2.0])
+    for settings, origin, direction, z in (
+        (behind, below, up, -RADIUS),  # the surface hides the plane
+        (behind, above, down, 0.2),  # what lies before the plane is cut away
+        (dataclasses.replace(behind, cut=False), above, down, RADIUS),
+        (dataclasses.replace(behind, slice=False), above, down, 0.2),  # the rim of the cut
+    ):
+        hit = point_at(field, settings, origin, direction)
+        assert hit is not None and float(hit[2]) == pytest.approx(z, abs=1e-4)
+
+
+def test_a_click_finds_a_thin_wall() -> None:
+    class Plate(_Ball):
+        def forward(self, points: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            return points[..., 2].abs() - 0.001
+
+    field = _shown(Plate(), scale=0.5)
+    for shift in torch.linspace(-0.02, 0.02, 21):
+        hit = point_at(
+            field, ViewSettings(), torch.tensor([0.0, 0.1, 2.0 + float(shift)]), torch.tensor([0.0, 0.0, -1.0])
+        )
+        assert hit is not None and abs(float(hit[2])) < 0.002
+
+
+def test_a_level_without_a_surface_is_searched_once() -> None:
+    pytest.importorskip("nerfstudio")
+    from sasnet_ns.viewer.session import Session
+
+    server = SimpleNamespace(scene=None, get_clients=dict)
+    viewer: Any = SimpleNamespace(trainer=None, viser_server=server, render_statemachines={}, ready=True)
+    session = Session(viewer, _shown(_Ball()), ViewSettings(level=-0.45), None, final_resolution=64)
+    shown: list[bool] = []
+    session.nodes = SimpleNamespace(  # type: ignore[assignment]
+        send_surface=lambda surface, _, both_sides: shown.append(True), show_surface=shown.append
+    )
+    session.at_step(3)
+    with pytest.raises(ShapeError):
+        session._draw()
+    assert shown == [False]
+    searched = session._extract
+    session._extract = lambda *_: pytest.fail("searched again")  # type: ignore[method-assign]
+    for _ in range(3):
+        session._draw()
+    assert session.at_rest and shown == [False]
+    session._extract = searched  # type: ignore[method-assign]
+    session.update(level=0.0)
+    session._draw()
+    assert shown[-1] is True
+
+
+def test_colour_bars_of_very_small_units() -> None:
+    values = torch.linspace(1, 2, 50) * 1e-14
+    for kind in ("sequential", "diverging"):
+        colors, scale = color_values(values.double(), "distance from the input", kind)
+        assert scale.high < 1e-13 and len(colors.unique(dim=0)) > 10

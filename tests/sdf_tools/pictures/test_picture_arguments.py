@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,20 @@ import torch
 pytest.importorskip("embreex")
 
 from sdf_tools.cli import Render
-from sdf_tools.geometry import Mesh
-from sdf_tools.pictures.plots import sample_slice
-from sdf_tools.pictures.render import Camera, error_colors, error_range, render_mesh, save_picture
+from sdf_tools.errors import MissingLibraryError
+from sdf_tools.geometry import Mesh, PointCloud
+from sdf_tools.pictures.plots import add_color_bar, picture_sheet, sample_slice
+from sdf_tools.pictures.render import (
+    BACKGROUND,
+    Camera,
+    check_picture_name,
+    error_colors,
+    error_range,
+    render_mesh,
+    save_picture,
+)
 from sdf_tools.pictures.scene_files import SceneSettings, write_scene
+from sdf_tools.pictures.splats import cloud_as_mesh
 from sdf_tools.pictures.texture_baking import TexturedMesh, save_textured
 
 GREY = [pytest.approx(0.6)] * 3
@@ -179,3 +190,36 @@ def test_a_texture_replaces_its_own(tmp_path: Path) -> None:
     for shade in (0.2, 0.6):
         save_textured(textured(shade), tmp_path / "pic.obj")
         assert {file.name for file in tmp_path.iterdir()} == {"pic.obj", "pic.mtl", "pic.png"}
+
+
+def test_a_long_lens_stays_outside(ball: Mesh) -> None:
+    near, nearer = (render_mesh(ball, Camera(zoom=zoom), (64, 64)) for zoom in (4.0, 20.0))
+    assert near.mean() > 0.5 and nearer.mean() > 0.5  # the lit outside, not the dark inside
+    small = render_mesh(ball, Camera(zoom=0.5), (64, 64))
+    assert (small != small[0, 0]).any(-1).float().mean() < 0.25
+
+
+def test_a_bar_has_the_background_that_is_said() -> None:
+    picture = torch.zeros(60, 60, 3)
+    bar = add_color_bar(picture, 0, 1, background=BACKGROUND)
+    assert torch.allclose(bar[0, -1], torch.tensor(BACKGROUND), atol=0.01)
+    assert (add_color_bar(picture, 0, 1)[0, -1] == 0).all()
+
+
+def test_a_video_is_refused_before_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingLibraryError, match="video"):
+        check_picture_name("turn.mp4", moving=True)
+
+
+@pytest.mark.parametrize("times", [1, 7, 12])
+def test_points_that_are_there_several_times_are_drawn(times: int) -> None:
+    points = torch.nn.functional.normalize(torch.randn(300, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    mesh, _ = cloud_as_mesh(PointCloud(points.double().repeat(times, 1)))
+    assert (render_mesh(mesh, size=(60, 60)) != torch.tensor(BACKGROUND)).any(-1).float().mean() > 0.1
+    single, _ = cloud_as_mesh(PointCloud(points[:1].double().repeat(times, 1)))
+    assert (render_mesh(single, size=(60, 60)) != torch.tensor(BACKGROUND)).any(-1).any()
+
+
+def test_titles_are_no_formulas() -> None:
+    assert picture_sheet([[torch.zeros(40, 40, 3)]], [["v$\\q$"]], heading="c$x$_\\frac").shape[2] == 3

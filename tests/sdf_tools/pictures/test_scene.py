@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -207,3 +208,46 @@ def test_settings_out_of_range_are_refused(tmp_path):
     with pytest.raises(ShapeError, match="no vertex colours"):
         write_scene(bent_box(), tmp_path / "box", SceneSettings(texture="colors"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_not_begun_here_is_left_alone(tmp_path):
+    (tmp_path / "mine.partial").mkdir()
+    (tmp_path / "mine.partial" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ShapeError, match=r"mine\.partial' is in the way"):
+        write_scene(bent_box(), tmp_path / "mine", SETTINGS)
+    assert (tmp_path / "mine.partial" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("change", ["vertices", "colours", "texture"])
+def test_an_interrupted_run_of_another_input_is_not_gone_on_with(tmp_path, change):
+    mesh, picture = bent_box(), tmp_path / "wood.png"
+    Image.new("RGB", (4, 4), (200, 30, 30)).save(picture)
+    settings = dataclasses.replace(SETTINGS, texture=str(picture)) if change == "texture" else SETTINGS
+
+    def interrupt(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_scene(mesh, tmp_path / "scene", settings, interrupt)
+    before = (tmp_path / "scene.partial" / "images" / "train_000.png").read_bytes()
+    if change == "vertices":
+        low, high = mesh.vertices.amin(0), mesh.vertices.amax(0)
+        inner = ((mesh.vertices > low) & (mesh.vertices < high)).sum(1) == 2  # within the sides: the box stays
+        mesh.vertices[inner] = mesh.vertices[inner].lerp((low + high) / 2, 0.1)
+    elif change == "colours":
+        mesh = dataclasses.replace(mesh, vertex_colors=torch.rand(len(mesh.vertices), 3))
+    else:
+        Image.new("RGB", (4, 4), (30, 30, 200)).save(picture)
+    write_scene(mesh, tmp_path / "scene", settings)
+    assert (tmp_path / "scene" / "images" / "train_000.png").read_bytes() != before
+
+
+def test_a_texture_is_upright_and_has_all_its_bits(tmp_path):
+    sideways = Image.new("RGB", (40, 20), (10, 20, 30))
+    exif = sideways.getexif()
+    exif[0x0112] = 6
+    sideways.save(tmp_path / "phone.jpg", exif=exif)
+    assert ProjectedPicture(tmp_path / "phone.jpg").pixels.shape == (40, 20, 3)
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "grey.png")
+    assert np.allclose(ProjectedPicture(tmp_path / "grey.png").pixels, 40_000 / 65_535)
