@@ -18,7 +18,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sasnet_ns.networks.base import Network
-from sasnet_ns.networks.baselines.finer import Finer
 from sasnet_ns.networks.baselines.siren import Siren
 from sasnet_ns.networks.layers import linears
 from sasnet_ns.networks.sasnet import SASNet
@@ -121,15 +120,16 @@ def expand_network(network: Network, tolerance: float = 1e-8, max_terms: int = 3
 
 def _first_layer(network: Network) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n"], float]:
     """Frequencies and phases of the first layer, radians, and the hidden layer's omega_0."""
-    if isinstance(network, Siren) and not isinstance(network, Finer) and len(network.hidden) == 1:
+    stretched = 1.0
+    if type(network) is Siren and len(network.hidden) == 1:
         weight, bias, omega_0 = network.first.weight, network.first.bias, network.omega_0
-        scale = omega_0
+        scale, stretched = omega_0, network.coordinate_scale
     elif isinstance(network, SASNet) and network.mask_generator is None and len(network.hidden) == 1:
         weight, bias, omega_0 = network.frequencies, network.phase, network.config.omega_0
         scale = 1.0 if network.config.embedding == "frozen" else omega_0
     else:
         raise ValueError("only a SIREN or a SASNet without masks, with one hidden layer, is expanded here.")
-    return scale * weight.detach().cpu().double(), scale * bias.detach().cpu().double(), omega_0
+    return stretched * scale * weight.detach().cpu().double(), scale * bias.detach().cpu().double(), omega_0
 
 
 def merge_frequencies(series: SineSeries) -> SineSeries:

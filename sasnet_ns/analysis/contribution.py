@@ -43,7 +43,7 @@ def neuron_contributions(network: Network, x: Float[Tensor, "N d"]) -> dict[str,
 
     Returns:
         By the name of the next layer's weight, in the order of evaluation: (N, neurons), real. Layers whose input are
-        the coordinates themselves, and mask decoders, are left out.
+        the coordinates themselves, mask decoders, and layers without one row a point (modulators) are left out.
     """
     masks = {p.data_ptr() for p in network.parameter_roles().get("masks", [])}
     weights = {p.data_ptr(): name for name, p in network.named_parameters() if p.data_ptr() not in masks}
@@ -51,7 +51,7 @@ def neuron_contributions(network: Network, x: Float[Tensor, "N d"]) -> dict[str,
         network(x)
     maps: dict[str, Tensor] = {}
     for name, (h, weight) in calls.seen.items():
-        if h.shape[-1] == network.in_dim:
+        if h.shape[-1] == network.in_dim or h.numel() != len(x) * h.shape[-1]:
             continue
         part = h * weight.sum(0)
         maps[name] = (part.real if part.is_complex() else part).reshape(len(x), -1)

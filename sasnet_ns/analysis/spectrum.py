@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sasnet_ns.networks.base import Network
 from sasnet_ns.networks.baselines.ffn import FFN
+from sasnet_ns.networks.baselines.finer import Finer
 from sasnet_ns.networks.baselines.pemlp import PEMLP
 from sasnet_ns.networks.baselines.sape import SAPE
 from sasnet_ns.networks.baselines.siren import Siren
@@ -35,7 +36,7 @@ def input_frequencies(network: Network) -> Float[Tensor, "F d"]:
     if isinstance(network, SASNet):
         scale = 1.0 if network.config.embedding == "frozen" else network.config.omega_0
         radians = scale * network.frequencies
-    elif isinstance(network, Siren):
+    elif isinstance(network, Siren) and type(network) in (Siren, Finer):
         radians = network.omega_0 * network.first.weight
     elif isinstance(network, Wire):
         radians = network.omega * network.first.weight
@@ -46,7 +47,7 @@ def input_frequencies(network: Network) -> Float[Tensor, "F d"]:
         radians = (network.frequencies[:, None, None] * axes).flatten(0, 1)
     else:
         raise ValueError(f"the first layer of a {type(network).__name__} has no frequencies.")
-    return radians.detach().cpu() / math.pi
+    return getattr(network, "coordinate_scale", 1.0) * radians.detach().cpu() / math.pi
 
 
 def radial_spectrum(values: Float[Tensor, "*grid"]) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:

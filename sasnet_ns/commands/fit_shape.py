@@ -65,7 +65,7 @@ def run(arguments: Arguments) -> None:
     device = chosen_device(arguments.device)
     config = load_config(arguments.config, ShapeFit) if arguments.config else ShapeFit()
     if arguments.steps is not None:
-        config.recipe.steps = arguments.steps
+        config.recipe.steps, config.seconds = arguments.steps, None
     if arguments.seconds is not None:
         config.seconds = arguments.seconds
     config.check()
@@ -93,7 +93,8 @@ def _write(arguments: Arguments, config: ShapeFit, fitted: FittedShape) -> None:
 
     folder = arguments.output_dir
     (folder / "mesh.ply").unlink(missing_ok=True)  # an earlier fit's
-    fitted.field.save(folder / "field.pt", step=config.recipe.steps if config.seconds is None else None)
+    done = fitted.history.step[-1] if fitted.history.step else 0
+    fitted.field.save(folder / "field.pt", step=done)
     write_json(folder / "losses.json", fitted.losses, indent=None)
     trained = "trained" if config.recipe.steps or config.seconds else "not trained, as its weights were drawn"
     print(f"{folder / 'field.pt'}: {'interrupted, kept as it is' if fitted.interrupted else trained}")

@@ -129,7 +129,7 @@ def _options(arguments: Arguments) -> FitOptions:
         raise ValueError("--steps and --seconds are two ways to say the same; give one of them.")
     fit = load_config(arguments.config, ShapeFit) if arguments.config else ShapeFit()
     if arguments.steps is not None:
-        fit.recipe.steps = arguments.steps
+        fit.recipe.steps, fit.seconds = arguments.steps, None
     if arguments.seed is not None:
         fit.seed = arguments.seed
     fit.check()

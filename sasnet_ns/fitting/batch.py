@@ -123,22 +123,25 @@ def train_batch(
     )
     away: dict[int, str] = {}
     with bar as report:
-        if agnostic:
-            for sdf, own in zip(fields, configs, strict=True):
-                start_as_sphere(sdf, own.recipe, own.points_per_batch, own.seed)
-        networks = StackedNetworks([sdf.network for sdf in fields])
-        pools = StackedPools([one.pool for one in prepared])
+        networks = None
         try:
-            losses, away = train_together(
-                networks, pools, config.recipe, config.objective, config.points_per_batch, report=report
-            )
-            for one, history in zip(fitted, losses, strict=True):
-                one.history.loss = history
+            if agnostic:
+                for sdf, own in zip(fields, configs, strict=True):
+                    start_as_sphere(sdf, own.recipe, own.points_per_batch, own.seed)
+            networks = StackedNetworks([sdf.network for sdf in fields])
+            pools = StackedPools([one.pool for one in prepared])
+            histories = [one.history for one in fitted]
+            _, away = train_together(
+                networks, pools, config.recipe, config.objective, config.points_per_batch,
+                report=report, histories=histories,
+            )  # fmt: skip
         except KeyboardInterrupt:
             for one in fitted:
                 one.interrupted = True
-        networks.write_back()
+        if networks is not None:
+            networks.write_back()
     for k, one in enumerate(fitted):
         if not agnostic and k not in away:
             one.iou = sample_iou(one.field, prepared[k].pool)
-    return TrainedBatch(fitted, away, 1 if networks.step.backend == "numba" else torch.get_num_threads())
+    alone = networks is not None and networks.step.backend == "numba"
+    return TrainedBatch(fitted, away, 1 if alone else torch.get_num_threads())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sasnet_ns.fitting.signal import CoordinateGrid, Signal, axis_coordinates, grid_coordinates
 from sasnet_ns.networks import build_network, network_values
-from sasnet_ns.networks.weights import read_weights, save_weights
+from sasnet_ns.networks.weights import plain_numbers, read_weights, save_weights
 
 TargetRange = Literal["symmetric", "unit"]
 """What the network's output stands for: [-1, 1] or [0, 1]."""
@@ -56,7 +56,7 @@ class GridField(nn.Module):
             "grid": list(grid),
             "channels": channels,
             "network": network,
-            "network_config": dict(network_config or {}),
+            "network_config": plain_numbers(dict(network_config or {})),
             "coordinates": coordinates,
             "target_range": target_range,
             "name": name,

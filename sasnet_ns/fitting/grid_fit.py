@@ -16,6 +16,7 @@ from sasnet_ns.fitting.image_metrics import psnr
 from sasnet_ns.fitting.signal import CoordinateGrid, Signal
 from sasnet_ns.networks import SASNet, fused_step
 from sasnet_ns.networks.presets import PRESETS
+from sasnet_ns.networks.sasnet import ENDPOINTS_PERIOD
 from sasnet_ns.training.checkpoint import Checkpoint
 from sasnet_ns.training.devices import chosen_device
 from sasnet_ns.training.loop import History, Report, progress_bar, seeded, train
@@ -50,7 +51,8 @@ class GridFit:
     points_per_batch: int = 0
     """Samples drawn for each step; 0 uses all of them in every step."""
     coordinates: CoordinateGrid = "centers"
-    """Where samples lie in [-1, 1]: at cell centres, or with both ends included."""
+    """Where samples lie in [-1, 1]: at cell centres, or with both ends included (a SASNet then has a period of 2 / 0.95
+    unless its options say another)."""
     target_range: TargetRange = "symmetric"
     """What the network's output stands for: [-1, 1] or [0, 1]."""
     mask_sparsity_weight: float = 0.0
@@ -160,6 +162,9 @@ def fit_grid(
     device = chosen_device(device)
     if config.network_config is None:
         config.network_config = default_network_config(config.network, len(signal.grid))
+    if config.coordinates == "endpoints" and config.network == "sasnet":
+        # With the period of the domain, which all presets for cell centres have, both borders would be one place.
+        config.network_config = {"period": ENDPOINTS_PERIOD, **config.network_config}
     with seeded(config.seed):
         grid_field = GridField(
             signal.grid, signal.channels, config.network, config.network_config, config.coordinates,

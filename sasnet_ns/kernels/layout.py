@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Interpolation = Literal["linear", "smoothstep"]
@@ -35,6 +35,14 @@ class HashGridLayout:
     """Features per entry."""
     interpolation: Interpolation = "linear"
     """``linear``: d-linear; ``smoothstep``: d-linear in ``3 t^2 - 2 t^3``, continuous first derivative."""
+    dense: tuple[bool, ...] = field(init=False, repr=False, compare=False)
+    """Whether each level is stored without hashing."""
+    level_entries: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """Table rows of each level."""
+    offsets: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """First table row of each level."""
+    total_entries: int = field(init=False, repr=False, compare=False)
+    """Table rows of all levels together."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "resolutions", tuple(int(res) for res in self.resolutions))
@@ -50,6 +58,13 @@ class HashGridLayout:
             raise ValueError(f"feature_dim must be 1 to 16, not {self.feature_dim}.")
         if self.interpolation not in ("linear", "smoothstep"):
             raise ValueError(f"interpolation must be 'linear' or 'smoothstep', not {self.interpolation!r}.")
+        # Worked out here: while torch.compile looks on, powers of a number of axes would become symbols.
+        sizes = tuple(res**self.in_dim for res in self.resolutions)
+        entries = tuple(min(self.table_size, size) for size in sizes)
+        object.__setattr__(self, "dense", tuple(size <= self.table_size for size in sizes))
+        object.__setattr__(self, "level_entries", entries)
+        object.__setattr__(self, "offsets", tuple(sum(entries[:level]) for level in range(len(entries))))
+        object.__setattr__(self, "total_entries", sum(entries))
 
     @property
     def levels(self) -> int:
@@ -65,27 +80,6 @@ class HashGridLayout:
     def table_size(self) -> int:
         """Most entries that one level may have."""
         return 1 << self.log2_table_size
-
-    @property
-    def dense(self) -> tuple[bool, ...]:
-        """Whether each level is stored without hashing."""
-        return tuple(res**self.in_dim <= self.table_size for res in self.resolutions)
-
-    @property
-    def level_entries(self) -> tuple[int, ...]:
-        """Table rows of each level."""
-        return tuple(min(self.table_size, res**self.in_dim) for res in self.resolutions)
-
-    @property
-    def offsets(self) -> tuple[int, ...]:
-        """First table row of each level."""
-        entries = self.level_entries
-        return tuple(sum(entries[:level]) for level in range(self.levels))
-
-    @property
-    def total_entries(self) -> int:
-        """Table rows of all levels together."""
-        return sum(self.level_entries)
 
     @classmethod
     def geometric(

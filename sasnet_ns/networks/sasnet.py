@@ -27,6 +27,9 @@ MOST_COORDINATES = 6
 KEPT_WITHOUT_MASKS = 0.75
 """Share of the parameters; a network that keeps less of them without its masks is said to live from its masks."""
 
+ENDPOINTS_PERIOD = 2 / 0.95
+"""Period for coordinates that include both ends of [-1, 1] (the authors' later image recipe): no two are one place."""
+
 
 @dataclass
 class SASNetOptions:
@@ -197,7 +200,7 @@ class SASNetConfig(SASNetOptions):
             "hidden_widths": (232, 232),
             "band_limit": 42,
             "low_range": 9,
-            "period": 2 / 0.95,
+            "period": ENDPOINTS_PERIOD,
             "grid_min": 8,
             "grid_max": 128,
         }

@@ -14,7 +14,13 @@ from torch.overrides import TorchFunctionMode
 from sasnet_ns.networks.fused import in_one_pass, network_values
 from sasnet_ns.networks.packing import RUN, SCALES, pack_state, unpack_state
 from sasnet_ns.networks.registry import build_network
-from sasnet_ns.networks.weights import read_safetensors, read_weights, save_safetensors, save_weights
+from sasnet_ns.networks.weights import (
+    plain_numbers,
+    read_safetensors,
+    read_weights,
+    save_safetensors,
+    save_weights,
+)
 from sdf_tools.errors import MissingLibraryError
 
 
@@ -42,7 +48,7 @@ class SignedDistanceField(nn.Module):
         scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.description = {"network": network, "network_config": dict(network_config or {})}
+        self.description = {"network": network, "network_config": plain_numbers(dict(network_config or {}))}
         self.network = build_network(network, in_dim=3, out_dim=1, **(network_config or {}))
         output = self.network.output_layer()
         if output is not None and output.bias is not None:
@@ -51,6 +57,16 @@ class SignedDistanceField(nn.Module):
             nn.init.zeros_(output.bias)
         self.register_buffer("center", torch.zeros(3, dtype=torch.float64) if center is None else center.double())
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SignedDistanceField:
+        """Of ``float()``, ``half()`` and the like; where the shape is stays in float64, or meshes would be moved."""
+        frame = {"center": self.center, "scale": self.scale}
+        super()._apply(fn, recurse)
+        for name, value in frame.items():
+            moved = getattr(self, name)
+            if moved.dtype != torch.float64 and not value.is_meta:
+                setattr(self, name, value.to(moved.device))
+        return self
 
     def forward(self, points: Float[Tensor, "*batch 3"], bands: int | None = None) -> Float[Tensor, "*batch"]:
         """Signed distance in box units at (..., 3) box coordinates.

@@ -22,6 +22,8 @@ ROWS: dict[str, tuple[str, ...]] = {
 }
 """Networks of the SASNet paper's Tables 1 (image), 2 (volume) and 3 (sdf), Fig. 4 (toy), Supp. Table 2 (step times)."""
 
+_TABLES = ("ngp", "grid", "metric_grids")
+_LARGEST_TABLE, _NARROWEST = 19, 16  # log2 of a table's entries, and neurons that it is worth to keep room for
 _SIZE_OPTIONS = {"gaussian_image": "gaussians", "neurbf": "kernels"}
 
 
@@ -61,14 +63,26 @@ def sized_options(name: str, in_dim: int, out_dim: int, parameters: int, **confi
         parameters: trainable values wanted.
         **config: further options, ``preset`` among them; they are part of the result.
 
+    A hash grid (``ngp``, ``grid``, ``metric_grids``) whose table alone has more gets a smaller one, unless the options
+    give its size.
+
     Raises:
-        ValueError: even the smallest such network is more than twice as large.
+        ValueError: even the smallest such network is more than a tenth larger.
     """
-    set_size = _sasnet_size(config) if name == "sasnet" else _named_size(_SIZE_OPTIONS.get(name, "width"))
+    preset = {"sasnet": None, "sasnet-paper": "sdf", "sasnet-grid": "sdf_grid"}
+    if name in preset:
+        set_size = _sasnet_size(config if preset[name] is None else {"preset": preset[name], **config})
+    else:
+        set_size = _named_size(_SIZE_OPTIONS.get(name, "width"))
 
     def count(size: int) -> int:
         return parameter_count(name, in_dim, out_dim, **{**config, **set_size(size)})
 
+    if name in _TABLES and "grid_log2_entries" not in config:
+        for log2_entries in range(_LARGEST_TABLE, 7, -1):
+            if count(_NARROWEST) <= parameters:
+                break
+            config = {**config, "grid_log2_entries": log2_entries}
     low, high = 1, 2
     while count(high) < parameters:
         low, high = high, 2 * high
@@ -76,8 +90,11 @@ def sized_options(name: str, in_dim: int, out_dim: int, parameters: int, **confi
         middle = (low + high) // 2
         low, high = (middle, high) if count(middle) < parameters else (low, middle)
     best = min((low, high), key=lambda size: abs(count(size) - parameters))
-    if count(best) > 2 * parameters:
-        raise ValueError(f"network '{name}' with these options has at least {count(best):,} parameters.")
+    if best == 1 and count(best) > 1.1 * parameters:
+        raise ValueError(
+            f"network '{name}' with these options has at least {count(best):,} parameters, not {parameters:,}; make "
+            "smaller what does not grow with its width (embedding_width, grid_log2_entries, grid_levels)."
+        )
     return {**config, **set_size(best)}
 
 

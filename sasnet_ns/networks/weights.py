@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,15 @@ from sdf_tools.io.writing import write_atomically
 
 SAFETENSORS_KEY = "sasnet"
 """Name under which a .safetensors file's metadata hold the JSON description of the field."""
+
+
+def plain_numbers(value: Any) -> Any:
+    """Options with Python's numbers in the place of numpy's, which files that run no code cannot hold."""
+    if isinstance(value, dict):
+        return {name: plain_numbers(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(plain_numbers(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def save_weights(path: Path | str, content: dict[str, Any], folder: Path | str | None = None) -> None:

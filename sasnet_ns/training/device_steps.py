@@ -199,7 +199,7 @@ class DeviceSteps:
             ends: list[Tensor] = [predicted]
             gradients: list[Tensor | None] = [gradient]
             if self._eikonal:
-                stride = max(1, self.count // self.objective.eikonal_points)
+                stride = -(-self.count // self.objective.eikonal_points)
                 term = eikonal_weight * eikonal_loss(self.field.value_and_gradient(points[::stride])[1])
                 ends.append(term)
                 gradients.append(None)

@@ -20,6 +20,9 @@ SLOWER = 0.1
 """Factor of the learning rates after each rollback."""
 ROLLBACKS = 2
 """How often training is taken back before it is given up."""
+_FIRST = 10  # steps whose largest loss is what training begins from
+_SPREAD = 100.0  # most by which batches of one signal are taken to differ
+_NOTHING = 1e-8
 _LOOK_AT = 5  # losses of a look: their median does not mind a single bad batch
 
 
@@ -30,8 +33,9 @@ class DivergedError(ValueError):
 class DivergenceGuard:
     """Watches the loss of a training loop.
 
-    A loss has run away if it is no finite number, if it is ten times that of the first step, or if it has come back to
-    half of that after it had been thirty times lower than now.
+    A loss has run away if it is no finite number, if it is ten times the largest of the first steps (one batch may have
+    next to nothing in it, a hundredth of another), or if it has come back to half of that after it had been thirty times lower than now. Below
+    1e-8 none has.
 
     Args:
         state: gives every tensor that training changes, by name; the same ones each time; they are written in place.
@@ -49,6 +53,7 @@ class DivergenceGuard:
     ) -> None:
         self._state, self._optimizers, self._left = state, list(optimizers), rollbacks
         self._first: float | None = None
+        self._early: list[Tensor] = []
         self._lowest = math.inf
         self._recent: list[Tensor] = []
         self.rate = 1.0
@@ -65,13 +70,17 @@ class DivergenceGuard:
             DivergedError: there were enough rollbacks.
         """
         if self._first is None:
-            self._first = self._lowest = float(loss.detach())
+            self._early.append(loss.detach())
+            if len(self._early) == _FIRST:
+                self._begin()
         rest = done % CHECK_EVERY
         if rest and rest <= CHECK_EVERY - _LOOK_AT:
             return None
         self._recent.append(loss.detach())
         if rest:
             return None
+        if self._first is None:
+            self._begin()
         value = float(torch.stack([seen.to(loss.device) for seen in self._recent]).median())
         self._recent.clear()
         if self._has_run_away(value):
@@ -81,11 +90,21 @@ class DivergenceGuard:
             self._keep(done)
         return None
 
+    def _begin(self) -> None:
+        """Settle what training begins from; of losses that are no numbers nothing is."""
+        losses = [float(loss) for loss in self._early]
+        # Where the first steps themselves run away, the very first is the measure.
+        self._first = self._lowest = min(max(losses), _SPREAD * losses[0])
+        if not all(map(math.isfinite, losses)):
+            self._first = math.nan
+        self._early.clear()
+
     def state_dict(self) -> dict[str, Any]:
         """All that the guard knows, tensors on the CPU; optimisers' states in the order of their parameters."""
         return {
             "first": self._first,
             "lowest": self._lowest,
+            "early": on_cpu(self._early),
             "recent": on_cpu(self._recent),
             "rate": self.rate,
             "left": self._left,
@@ -100,6 +119,7 @@ class DivergenceGuard:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Know what another guard of the same loop knew; optimisers' states must have been loaded before."""
         self._first, self._lowest, self._recent = state["first"], state["lowest"], list(state["recent"])
+        self._early = list(state.get("early", ()))
         self.rate, self._left = state["rate"], state["left"]
         self._kept_at, self._kept = state["kept_at"], dict(state["kept"])
         self._kept_moments = [
@@ -115,7 +135,7 @@ class DivergenceGuard:
         first = self._first
         if not math.isfinite(value) or first is None or not math.isfinite(first):
             return True
-        return value > 10 * first or (value > 0.5 * first and value > 30 * self._lowest)
+        return value > _NOTHING and (value > 10 * first or (value > 0.5 * first and value > 30 * self._lowest))
 
     def _keep(self, done: int) -> None:
         self._kept_at = done

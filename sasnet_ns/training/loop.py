@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ class History:
 
 
 Report = Callable[[int, float], None]
+_GENERATOR = threading.RLock()
 
 
 class TakesSteps(Protocol):
@@ -195,7 +197,7 @@ class _State:
         """As tensors on the CPU and plain values."""
         return {
             "step": done,
-            "steps": self.recipe.steps,
+            "steps": int(self.recipe.steps),
             "seconds": seconds,
             "network": on_cpu(dict(self.network.state_dict())),
             "optimizers": {role: on_cpu(optimizer.state_dict()) for role, optimizer in self.optimizers.items()},
@@ -260,9 +262,15 @@ class _SingleSteps:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of torch from a seed of our own; the caller's generator goes on afterwards as if nothing was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """Random numbers of torch from a seed of our own; the caller's generators go on afterwards as if nothing was.
+
+    One at a time: all threads share torch's generator.
+    """
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with _GENERATOR, torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
         yield
 
 

@@ -42,7 +42,7 @@ class SDFObjective:
     eikonal_final_weight: float | None = None
     """Weight of the Eikonal term at the end; it changes linearly from step to step. None keeps eikonal_weight."""
     eikonal_points: int = 2_000
-    """Points of each batch at which the Eikonal term is evaluated."""
+    """Points of each batch, at most, at which the Eikonal term is evaluated."""
     mask_sparsity_weight: float = 0.0
     """Weight lambda of the mean over points of the masks' sum, which closes masks where they are not needed (paper,
     Sec. 3.3, which gives no value); 0 leaves it out."""
@@ -138,7 +138,7 @@ def sdf_losses(
     weight = objective.eikonal_weight_at(progress)
     if weight > 0:
         # Every so many points: all kinds in their proportions, with a stride known beforehand.
-        stride = max(1, batch.points.shape[0] // objective.eikonal_points)
+        stride = -(-batch.points.shape[0] // objective.eikonal_points)
         losses["eikonal"] = weight * eikonal_loss(field.value_and_gradient(batch.points[::stride])[1])
     if objective.mask_sparsity_weight > 0 and isinstance(field.network, SASNet):
         masks = [mask for mask in field.network.masks(2 * batch.points) if mask is not None]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 
@@ -21,6 +22,8 @@ def plain_options(value: Any) -> Any:
         return {str(name): plain_options(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain_options(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain_options(value.item())
     if isinstance(value, enum.Enum):
         return value.name
     if callable(value) and hasattr(value, "__qualname__"):  # a class or function, without its address

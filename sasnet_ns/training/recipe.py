@@ -94,13 +94,15 @@ def build_optimizer(role: ParameterRole, parameters: Sequence[Tensor], recipe: R
         ValueError: the recipe has adan and amsgrad.
     """
     if role == "hidden" and recipe.optimizer == "muon":
-        return Muon(parameters, lr=recipe.hidden_learning_rate)
-    rate = recipe.mask_learning_rate if role == "masks" else recipe.learning_rate
+        return Muon(parameters, lr=float(recipe.hidden_learning_rate))
+    # numpy's numbers, which a sweep may give, would end up in checkpoints that nothing reads.
+    rate = float(recipe.mask_learning_rate if role == "masks" else recipe.learning_rate)
+    betas, epsilon = (float(recipe.betas[0]), float(recipe.betas[1])), float(recipe.epsilon)
     if recipe.optimizer == "adan":
         if recipe.amsgrad:
             raise ValueError("recipe: amsgrad is Adam's; it does not go with optimizer adan.")
-        return Adan(parameters, lr=rate, eps=recipe.epsilon)
-    return Adam(parameters, lr=rate, betas=recipe.betas, eps=recipe.epsilon, amsgrad=recipe.amsgrad)
+        return Adan(parameters, lr=rate, eps=epsilon)
+    return Adam(parameters, lr=rate, betas=betas, eps=epsilon, amsgrad=bool(recipe.amsgrad))
 
 
 def build_optimizers(network: Network, recipe: Recipe) -> dict[ParameterRole, torch.optim.Optimizer]:

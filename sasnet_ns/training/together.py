@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from sasnet_ns.kernels import PointLoss, tune
 from sasnet_ns.networks.stacked import StackedNetworks
 from sasnet_ns.training.divergence import DivergedError, DivergenceGuard
+from sasnet_ns.training.loop import History
 from sasnet_ns.training.objective import SDFObjective, point_loss, progress_at
 from sasnet_ns.training.recipe import Recipe, build_optimizer, learning_rate_factor
 from sdf_tools.losses import eikonal_loss
@@ -60,6 +63,7 @@ def train_together(
     *,
     report: Callable[[int, float], None] | None = None,
     report_every: int = 10,
+    histories: Sequence[History] | None = None,
 ) -> tuple[list[list[float]], dict[int, str]]:
     """Optimise K networks on signed distances; losses, rates and batches are those of :func:`training.loop.train`.
 
@@ -71,6 +75,7 @@ def train_together(
         points_per_batch: of each network.
         report: called with the steps done and the mean loss of the networks that are well.
         report_every: steps between reports and between entries of the losses.
+        histories: one a network, filled as training goes, so that an interruption keeps them.
 
     Returns:
         For each network the loss of every ``report_every``-th step, the last included; and for those that ran away
@@ -83,7 +88,8 @@ def train_together(
     optimizers = {role: build_optimizer(role, found, recipe) for role, found in networks.parameter_roles().items()}
     peaks = {role: optimizer.param_groups[0]["lr"] for role, optimizer in optimizers.items()}
     guards = {k: DivergenceGuard(dict, (), rollbacks=0) for k in range(len(networks))}
-    history: list[list[float]] = [[] for _ in range(len(networks))]
+    histories = [History() for _ in range(len(networks))] if histories is None else histories
+    began = time.perf_counter()
     away: dict[int, str] = {}
     for step in range(recipe.steps):
         factor = learning_rate_factor(step, recipe)
@@ -103,13 +109,17 @@ def train_together(
             continue
         values = losses.tolist()
         for k, value in enumerate(values):
-            history[k].append(value)
+            history = histories[k]
+            history.step.append(done)
+            history.seconds.append(time.perf_counter() - began)
+            history.loss.append(value)
+            history.psnr.append(math.nan)
             if value - value != 0:  # infinite or no number
                 away.setdefault(k, f"the loss is {value} at step {done:,}.")
         if report is not None:
             well = [value for k, value in enumerate(values) if k not in away]
             report(done, sum(well) / len(well) if well else float("nan"))
-    return history, away
+    return [history.loss for history in histories], away
 
 
 def _gradients(
@@ -123,7 +133,7 @@ def _gradients(
     losses, _ = networks.step(points, sdf[..., None], loss, weight, scale=2.0)
     factor = objective.eikonal_weight_at(progress)
     if factor > 0:
-        stride = max(1, points.shape[1] // objective.eikonal_points)
+        stride = -(-points.shape[1] // objective.eikonal_points)
         extra = factor * _eikonal(networks, points[:, ::stride])
         extra.sum().backward()
         losses = losses + extra.detach()

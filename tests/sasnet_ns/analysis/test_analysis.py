@@ -5,7 +5,8 @@ import torch
 
 from sasnet_ns.analysis import expand_network, expand_neuron, input_frequencies, radial_spectrum
 from sasnet_ns.analysis.bessel import merge_frequencies
-from sasnet_ns.networks import build_network
+from sasnet_ns.analysis.contribution import neuron_contributions
+from sasnet_ns.networks import build_network, network_names
 
 
 @pytest.mark.parametrize("weights", [[0.7], [1.3, -0.4], [0.9, -1.7, 0.3]])
@@ -112,3 +113,33 @@ def test_radial_spectrum_finds_a_wave():
     assert amplitude[5].item() == pytest.approx(0.4 * math.sqrt(2 / ring), rel=1e-6)
     rest = torch.cat((amplitude[1:5], amplitude[6:]))
     assert rest.max() < 1e-7
+
+
+def test_coordinates_that_are_scaled_count():
+    torch.manual_seed(0)
+    options = {"width": 4, "hidden_layers": 1, "omega_0": 3.0, "coordinate_scale": 0.5, "implementation": "torch"}
+    network = build_network("siren", 2, 1, **options).double()
+    series = expand_network(network, tolerance=1e-7)
+    x = torch.rand(60, 2, dtype=torch.float64) * 2 - 1
+    assert ((series(x) - network(x)).abs().amax(0) <= series.error_bound + 1e-10).all()
+    for name in ("siren", "finer", "pemlp"):
+        torch.manual_seed(0)
+        whole = input_frequencies(build_network(name, 3, 1))
+        torch.manual_seed(0)
+        assert torch.allclose(input_frequencies(build_network(name, 3, 1, coordinate_scale=0.5)), 0.5 * whole)
+
+
+def test_an_incode_is_no_siren():
+    network = build_network("incode", 2, 1, width=4, hidden_layers=1)
+    with pytest.raises(ValueError, match="only a SIREN"):
+        expand_network(network)
+    with pytest.raises(ValueError, match="Incode has no frequencies"):
+        input_frequencies(network)
+
+
+@pytest.mark.parametrize("name", [name for name in network_names() if name != "gaussian_image"])
+def test_contributions_of_every_network_have_a_row_a_point(name):
+    small = {"width": 16} if name not in ("sasnet", "sasnet-paper", "sasnet-grid", "neurbf") else {}
+    x = torch.rand(50, 2) * 2 - 1
+    found = neuron_contributions(build_network(name, 2, 3, **small), x)
+    assert all(part.shape[0] == 50 and torch.isfinite(part).all() for part in found.values())

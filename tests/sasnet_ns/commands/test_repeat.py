@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from sasnet_ns.commands.cli import main
 from sasnet_ns.commands.repeat import command_of
+from sasnet_ns.networks import SignedDistanceField
 
 
 def command(words: list[Any], output: Path | None = None) -> list[str]:
@@ -68,3 +70,35 @@ def test_a_fit_is_repeated_to_the_bit(tmp_path: Path, sphere_file: Path, capfd: 
     assert f"fit-shape --output-dir {tmp_path}/old-repeat" in capfd.readouterr().out
     with pytest.raises(SystemExit, match=r"holds no run\.json"):
         main(["repeat", str(tmp_path)])
+
+
+def test_steps_go_before_a_budget_of_the_configuration(tmp_path: Path, sphere_file: Path) -> None:
+    config = tmp_path / "budget.yaml"
+    config.write_text(
+        "seconds: 30\nnetwork: siren\nnetwork_config: {width: 8}\npoints_per_batch: 100\npool_size: 2000\n"
+    )
+    options = ["--data", str(sphere_file), "--config", str(config), "--resolution", "0", "--device", "cpu"]
+    main(["fit-shape", *options, "--steps", "20", "--output-dir", str(tmp_path / "run")])
+    assert SignedDistanceField.load_with_step(tmp_path / "run")[1] == 20
+
+
+def test_an_interrupted_field_knows_its_step(
+    tmp_path: Path, sphere_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sasnet_ns.training import objective
+
+    losses, seen = objective.SDFStep.losses, []
+
+    def interrupted(*arguments: Any) -> Any:
+        seen.append(arguments[-1])
+        if len(seen) == 35:
+            raise KeyboardInterrupt
+        return losses(*arguments)
+
+    monkeypatch.setattr(objective.SDFStep, "losses", interrupted)
+    config = tmp_path / "small.yaml"
+    config.write_text("network: siren\nnetwork_config: {width: 8}\npoints_per_batch: 100\npool_size: 2000\n")
+    options = ["--data", str(sphere_file), "--config", str(config), "--resolution", "0", "--device", "cpu"]
+    with contextlib.suppress(SystemExit, KeyboardInterrupt):
+        main(["fit-shape", *options, "--steps", "500", "--output-dir", str(tmp_path / "run")])
+    assert SignedDistanceField.load_with_step(tmp_path / "run")[1] == 30

@@ -128,3 +128,16 @@ def test_ctrl_c_keeps_what_is_there() -> None:
     assert all(one.interrupted for one in found)
     whole = fit_batch(shapes, small(30), progress=False)
     assert not any(one.interrupted for one in whole) and not same_weights(found[0], whole[0])
+
+
+def test_histories_have_steps_and_seconds_and_survive_ctrl_c() -> None:
+    def stop(done: int, loss: float) -> None:
+        if done == 20:
+            raise KeyboardInterrupt
+
+    shapes = [synthetic_mesh(seed, resolution=24) for seed in range(2)]
+    for progress, steps in ((False, [10, 20, 30]), (stop, [10, 20])):
+        for one in fit_batch(shapes, small(30), progress=progress):
+            history = one.history
+            assert history.step == steps and len(history.loss) == len(history.psnr) == len(steps)
+            assert history.seconds == sorted(history.seconds) and history.seconds[0] > 0

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sasnet_ns.analysis.contribution import group_contributions, neuron_contributions
 from sasnet_ns.fitting.grid_field import GridField
@@ -12,6 +13,7 @@ from sasnet_ns.fitting.grid_fit import GridFit, fit_grid
 from sasnet_ns.fitting.image import write_image_results
 from sasnet_ns.fitting.image_metrics import psnr
 from sasnet_ns.fitting.signal import (
+    Signal,
     axis_coordinates,
     encode_tiff,
     read_image,
@@ -19,6 +21,8 @@ from sasnet_ns.fitting.signal import (
     signal_from_array,
 )
 from sasnet_ns.networks import build_network
+from sasnet_ns.training.checkpoint import Checkpoint
+from sasnet_ns.training.loop import seeded
 from sasnet_ns.training.recipe import Recipe
 
 SMALL = {
@@ -181,3 +185,52 @@ def test_shrinking_keeps_means_and_the_longest_side():
     assert torch.allclose(small.values.mean((0, 1)), signal.values.mean((0, 1)), atol=2e-2)
     volume = signal_from_array(np.arange(8 * 8 * 4, dtype=np.float64).reshape(8, 8, 4, 1), "ramp")
     assert shrink(volume, 4).grid == (4, 4, 2)
+
+
+def test_both_ends_of_an_axis_are_two_places() -> None:
+    ramp = np.linspace(0, 1, 24, dtype=np.float32)[:, None, None].repeat(24, 1)
+    signal = Signal(torch.from_numpy(ramp), "ramp")
+    options = {"preset": "toy", "embedding_width": 32, "hidden_widths": (32,), "groups": (2,), "masks": False}
+    for period, network_config in ((2 / 0.95, options), (3.0, {**options, "period": 3.0})):
+        fitted = fit_grid(
+            signal, GridFit("sasnet", network_config, Recipe(steps=10), coordinates="endpoints"), progress=False
+        )
+        assert fitted.field.network.config.period == pytest.approx(period)
+        ends = torch.sin(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]) @ fitted.field.network.frequencies.T)
+        assert (ends[0] - ends[1]).abs().max() > 0.05
+    centers = fit_grid(signal, GridFit("sasnet", options, Recipe(steps=1)), progress=False)
+    assert centers.field.network.config.period == 2.0
+
+
+@pytest.mark.parametrize("network", ["msiren", "incode"])
+def test_networks_with_modulators_have_pictures_too(network: str, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "i.png")
+    fitted = fit_grid(read_image(tmp_path / "i.png"), GridFit(network, {"width": 8}, Recipe(steps=2)), progress=False)
+    write_image_results(fitted, tmp_path / "out")
+    assert (tmp_path / "out" / "reconstruction.png").is_file()
+
+
+def test_rates_of_numpy_are_kept_in_checkpoints_that_can_be_read(tmp_path: Path) -> None:
+    signal = Signal(torch.rand(8, 8, 1), "noise")
+    recipe = Recipe(steps=20, learning_rate=np.float64(1e-3), mask_learning_rate=np.float64(5e-3))
+    config = GridFit("siren", {"width": np.int64(16)}, recipe)
+    for expected in (20, 20):
+        found = fit_grid(signal, config, progress=False, checkpoint=Checkpoint(tmp_path / "training.pt", 0))
+        assert found.history.step[-1] == expected
+    found.field.save(tmp_path / "field.pt")
+    assert GridField.load(tmp_path / "field.pt").description["network_config"]["width"] == 16
+
+
+def test_threads_do_not_share_random_numbers() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def first_weights(_: int) -> torch.Tensor:
+        with seeded(3):
+            return torch.cat([torch.rand(1000) for _ in range(50)])
+
+    before = torch.get_rng_state()
+    alone = first_weights(0)
+    with ThreadPoolExecutor(4) as threads:
+        assert all(torch.equal(found, alone) for found in threads.map(first_weights, range(16)))
+    assert torch.equal(torch.get_rng_state(), before)

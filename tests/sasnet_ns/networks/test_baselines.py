@@ -388,3 +388,23 @@ def test_msirens_codes_and_modulator_start_at_their_scale():
     for layer in network.modulator:
         bound = 1 / math.sqrt(layer.in_features)
         assert 0.97 * bound < layer.weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize(("name", "dims"), [("ngp", (2, 3)), ("grid", (3, 1)), ("metric_grids", (2, 3))])
+def test_a_hash_grid_of_a_size_keeps_neurons_to_read_it(name: str, dims: tuple[int, int]) -> None:
+    for parameters in (30_000, 60_000, 100_000):
+        options = sized_options(name, *dims, parameters)
+        assert options["width"] >= 16 and abs(parameter_count(name, *dims, **options) / parameters - 1) < 0.05
+    assert sized_options("ngp", 2, 3, 60_000, grid_log2_entries=12)["grid_log2_entries"] == 12
+
+
+def test_a_size_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"at least 56,669 parameters, not 40,000.*embedding_width"):
+        sized_options("sasnet", 3, 1, 40_000, preset="sdf_compact")
+
+
+def test_sasnets_by_other_names_have_sizes_too() -> None:
+    for name, preset in (("sasnet-paper", "sdf"), ("sasnet-grid", "sdf_grid")):
+        options = sized_options(name, 3, 1, 200_000)
+        assert parameter_count(name, 3, 1, **options) == parameter_count("sasnet", 3, 1, preset=preset, **options)
+        assert abs(parameter_count(name, 3, 1, **options) / 200_000 - 1) < 0.1

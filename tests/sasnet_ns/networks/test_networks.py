@@ -1,5 +1,6 @@
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -352,3 +353,32 @@ def test_more_coordinates_than_a_hash_grid_takes_go_without_masks(in_dim):
 def test_bands_are_for_networks_that_have_some():
     with pytest.raises(ValueError, match="bands=1 is for SASNet"):
         network_values(build_network("siren", 3, 1, width=8), torch.rand(3, 3), bands=1)
+
+
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
+    options = {"omega_0": np.linspace(10, 30, 3)[1], "width": np.int64(8), "hidden_layers": 1}
+    field = SignedDistanceField("siren", options)
+    for name in ("field.pt", "field.safetensors"):
+        field.save(tmp_path / name)
+        again = SignedDistanceField.load(tmp_path / name)
+        assert again.description == field.description and type(again.description["network_config"]["width"]) is int
+
+
+def test_a_field_in_another_precision_stays_where_it_is() -> None:
+    center = torch.tensor([4_500_123.4, 512_345.6, 120.0], dtype=torch.float64)
+    field = SignedDistanceField("siren", {"width": 8}, center, 0.01)
+    for changed in (field.half(), field.float(), field.double()):
+        assert changed.center.dtype == torch.float64 and torch.equal(changed.center, center)
+        assert float(changed.scale) == 0.01
+    assert field.half().network.first.weight.dtype == torch.float16
+    assert field.to("meta").center.is_meta
+
+
+def test_networks_of_other_dimensions_are_compiled_one_after_the_other() -> None:
+    torch._dynamo.reset()
+    for preset, dims in (("toy", 2), ("sdf_compact", 3)):
+        network = getattr(SASNetConfig, preset)().setup()
+        compiled = torch.compile(network, backend="eager")
+        for count in (10, 33):
+            x = torch.rand(count, dims) - 0.5
+            assert torch.allclose(compiled(x), network(x), atol=1e-6)

@@ -85,3 +85,23 @@ def test_the_loop_slows_down_and_ends_well_or_with_a_sentence() -> None:
     assert history.loss[-1] < 0.5 * first and all(bool(p.isfinite().all()) for p in network.parameters())
     with pytest.raises(DivergedError), pytest.warns(UserWarning):
         train(network, Recipe(steps=100), lambda step: loss_at(step, frozenset(range(100))))
+
+
+def test_a_first_batch_with_next_to_nothing_in_it_is_no_measure() -> None:
+    guard = DivergenceGuard(lambda: {}, [], rollbacks=0)
+    for step in range(1, 401):  # stars on black: a batch in three has one
+        loss = 0.03 if step % 3 == 2 else 5e-4
+        assert guard.after_step(step, torch.tensor(loss)) is None
+    resumed = DivergenceGuard(lambda: {}, [], rollbacks=0)
+    early = DivergenceGuard(lambda: {}, [], rollbacks=0)
+    for step in range(1, 5):
+        early.after_step(step, torch.tensor(0.01 * step))
+    resumed.load_state_dict(early.state_dict())
+    for step in range(5, 51):
+        for one in (early, resumed):
+            assert one.after_step(step, torch.tensor(0.02)) is None
+    assert early.state_dict()["first"] == resumed.state_dict()["first"] == pytest.approx(0.04)
+
+
+def test_losses_of_next_to_nothing_have_not_run_away() -> None:
+    assert looks([3e-14, 2e-9, 5e-12]) == []
