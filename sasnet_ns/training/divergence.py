@@ -34,8 +34,8 @@ class DivergenceGuard:
     """Watches the loss of a training loop.
 
     A loss has run away if it is no finite number, if it is ten times the largest of the first steps (one batch may have
-    next to nothing in it, a hundredth of another), or if it has come back to half of that after it had been thirty times lower than now. Below
-    1e-8 none has.
+    next to nothing in it, a hundredth of another), or if it has come back to half of that after it had been thirty
+    times lower than now. Below 1e-8 none has.
 
     Args:
         state: gives every tensor that training changes, by name; the same ones each time; they are written in place.
