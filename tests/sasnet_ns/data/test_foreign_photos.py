@@ -142,14 +142,20 @@ def test_one_evaluation_picture_of_neus_data(tmp_path: Path, make_folder: Make) 
     assert inside(batch, data.eval_dataset)
 
 
-def test_pictures_of_two_sizes_under_masks(tmp_path: Path, make_folder: Make) -> None:
-    def two_sizes(meta: Meta) -> None:
+def in_two_sizes(folder: Path) -> Path:
+    """The first picture becomes twice as wide."""
+
+    def change(meta: Meta) -> None:
         del meta["w"]
         for i, frame in enumerate(meta["frames"]):
             frame["w"] = SIZE if i else 2 * SIZE
 
-    folder = edited(make_folder(tmp_path / "data", mode="RGB"), two_sizes)
     Image.new("RGB", (2 * SIZE, SIZE)).save(folder / "images" / "000.png")
+    return edited(folder, change)
+
+
+def test_pictures_of_two_sizes_under_masks(tmp_path: Path, make_folder: Make) -> None:
+    folder = in_two_sizes(make_folder(tmp_path / "data", mode="RGB"))
     data = manager(with_masks(folder, square()))
     assert inside(data.next_train(0)[1], data.train_dataset)
     Image.new("L", (SIZE, SIZE)).save(folder / "masks" / "002.png")
@@ -482,13 +488,7 @@ def surface_manager(data: Path, parser: Any = None) -> Any:
 
 
 def test_maps_of_pictures_of_two_sizes(tmp_path: Path, make_folder: Make) -> None:
-    def two_sizes(meta: Meta) -> None:
-        del meta["w"]
-        for i, frame in enumerate(meta["frames"]):
-            frame["w"] = SIZE if i else 2 * SIZE
-
-    folder = edited(make_folder(tmp_path / "data", mode="RGB"), two_sizes)
-    Image.new("RGB", (2 * SIZE, SIZE)).save(folder / "images" / "000.png")
+    folder = in_two_sizes(make_folder(tmp_path / "data", mode="RGB"))
     found = surface_manager(with_normals(folder))
     for index, path in enumerate(found.train_dataset.image_filenames):  # maps that tell the pixel they are of
         width = found.train_dataset[index]["image"].shape[1]
