@@ -21,53 +21,19 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.pixel_samplers import PixelSamplerConfig
+from photo_folders import SIZE, Make, Meta, edited, entry, in_two_sizes, manager, read, write
 
 from sasnet_ns.data.checks import check_camera_file
 from sasnet_ns.data.dtu_dataparser import DTUDataParserConfig
 from sasnet_ns.data.frames import applied_to_data
-from sasnet_ns.data.photos import PhotoDataManager, PhotoDataManagerConfig
 from sasnet_ns.data.picture_files import read_mask
 from sasnet_ns.data.samplers import MaskSampler
-from sasnet_ns.data.surface_photos import SurfaceDataManager, SurfaceDataManagerConfig
 from sdf_tools.errors import ShapeError
-
-SIZE = 16
-Make = Callable[..., Path]
-Meta = dict[str, Any]
-
-
-def manager(folder: Path, parser: Any = None, surface: bool = True, **kwargs: Any) -> PhotoDataManager:
-    """The datamanager of the surface methods, or of nerfacto's."""
-    kinds: Any = (
-        (SurfaceDataManager, SurfaceDataManagerConfig) if surface else (PhotoDataManager, PhotoDataManagerConfig)
-    )
-    parser = parser or NerfstudioDataParserConfig()
-    config = kinds[1](dataparser=parser, data=folder, train_num_rays_per_batch=64, eval_num_rays_per_batch=64)
-    return kinds[0](config, **kwargs)
-
-
-def read(folder: Path) -> Meta:
-    return json.loads((folder / "transforms.json").read_text())
-
-
-def write(folder: Path, meta: Meta) -> None:
-    (folder / "transforms.json").write_text(json.dumps(meta))
-
-
-def edited(folder: Path, change: Callable[[Meta], Any]) -> Path:
-    meta = read(folder)
-    change(meta)
-    write(folder, meta)
-    return folder
 
 
 def each(**entries: Any) -> Callable[[Meta], Any]:
     """Entries for every frame."""
     return lambda meta: [frame.update(entries) for frame in meta["frames"]]
-
-
-def entry(**entries: Any) -> Callable[[Meta], Any]:
-    return lambda meta: meta.update(entries)
 
 
 def posed(change: Callable[[np.ndarray], Any], frames: slice) -> Callable[[Meta], Any]:
@@ -140,18 +106,6 @@ def test_one_evaluation_picture_of_neus_data(tmp_path: Path, make_folder: Make) 
     assert len(data.eval_dataset) == 1
     _, batch = data.next_eval(0)
     assert inside(batch, data.eval_dataset)
-
-
-def in_two_sizes(folder: Path) -> Path:
-    """The first picture becomes twice as wide."""
-
-    def change(meta: Meta) -> None:
-        del meta["w"]
-        for i, frame in enumerate(meta["frames"]):
-            frame["w"] = SIZE if i else 2 * SIZE
-
-    Image.new("RGB", (2 * SIZE, SIZE)).save(folder / "images" / "000.png")
-    return edited(folder, change)
 
 
 def test_pictures_of_two_sizes_under_masks(tmp_path: Path, make_folder: Make) -> None:
@@ -469,84 +423,3 @@ def test_instant_ngp_data_has_two_focal_lengths(entries: Meta, tmp_path: Path, m
         edited(make_folder(tmp_path / "data"), change), InstantNGPDataParserConfig(), surface=False
     ).train_dataset.cameras
     assert torch.allclose(cameras.fx, torch.tensor(20.0)) and torch.allclose(cameras.fy, torch.tensor(30.0))
-
-
-def with_normals(folder: Path, mode: str = "RGB") -> Path:
-    """A map of its own for each picture, all of one direction in the data set's coordinates."""
-    (folder / "normals").mkdir()
-    for path in (folder / "images").iterdir():
-        with Image.open(path) as picture:
-            size = picture.size
-        Image.new("RGB", size, (204, 153, 219)).convert(mode).save(folder / "normals" / path.name)
-    return folder
-
-
-def surface_manager(data: Path, parser: Any = None) -> Any:
-    config = SurfaceDataManagerConfig(dataparser=parser or NerfstudioDataParserConfig(), data=data)
-    config.normals, config.train_num_rays_per_batch, config.eval_num_rays_per_batch = Path("normals"), 64, 64
-    return SurfaceDataManager(config)
-
-
-def test_maps_of_pictures_of_two_sizes(tmp_path: Path, make_folder: Make) -> None:
-    folder = in_two_sizes(make_folder(tmp_path / "data", mode="RGB"))
-    found = surface_manager(with_normals(folder))
-    for index, path in enumerate(found.train_dataset.image_filenames):  # maps that tell the pixel they are of
-        width = found.train_dataset[index]["image"].shape[1]
-        pixels = np.zeros((SIZE, width, 3), np.uint8)
-        pixels[..., 0], pixels[..., 1] = np.mgrid[:SIZE, :width] * 4 + 100
-        pixels[..., 2] = 130 + 20 * index
-        Image.fromarray(pixels).save(folder / "normals" / path.name)
-    found = surface_manager(folder)
-    _, batch = found.next_train(0)
-    data = [found.train_dataset[i]["normal"] for i in range(len(found.train_dataset))]
-    for row, (picture, y, x) in enumerate(batch["indices"].tolist()):
-        assert torch.equal(batch["normal"][row], data[picture][y, x])
-
-
-def test_normal_maps_beside_a_named_camera_file_and_grey_ones(tmp_path: Path, make_folder: Make) -> None:
-    folder = with_normals(make_folder(tmp_path / "data"))
-    assert surface_manager(folder / "transforms.json").train_dataset[0]["normal"].shape == (SIZE, SIZE, 3)
-    Image.new("L", (SIZE, SIZE), 200).save(folder / "normals" / "001.png")
-    with pytest.raises(SystemExit, match=r"normal map '.*001\.png' is grey"):
-        surface_manager(folder)
-
-
-def test_normal_maps_follow_what_was_applied_to_the_cameras(tmp_path: Path, make_folder: Make) -> None:
-    def seen(folder: Path) -> torch.Tensor:
-        dataset = surface_manager(with_normals(folder)).train_dataset
-        return dataset[2]["normal"][0, 0] @ dataset.cameras.camera_to_worlds[2, :3, :3]
-
-    applied = entry(applied_transform=[[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0]])
-    plain, turned = make_folder(tmp_path / "plain"), edited(make_folder(tmp_path / "turned"), applied)
-    assert torch.allclose(seen(plain), seen(turned), atol=1e-5)
-
-
-@pytest.mark.parametrize("auto_orient", [False, True])
-def test_sdfstudio_data_turns_maps_and_says_so(auto_orient: bool, tmp_path: Path, make_folder: Make) -> None:
-    from nerfstudio.data.dataparsers.sdfstudio_dataparser import SDFStudioDataParserConfig
-
-    from sasnet_ns.data.frames import outputs_to_scene
-
-    folder, frames = make_folder(tmp_path / "data", mode="RGB"), []
-    for i, frame in enumerate(read(folder)["frames"]):
-        pose = np.array(frame["transform_matrix"])
-        pose[:3, 1:3] *= -1  # OpenCV's axes
-        np.save(folder / f"{i}_normal.npy", np.broadcast_to(np.array([0.5, 0.5, 0.0])[:, None, None], (3, SIZE, SIZE)))
-        np.save(folder / f"{i}_depth.npy", np.ones((SIZE, SIZE)))
-        maps = {"mono_depth_path": f"{i}_depth.npy", "mono_normal_path": f"{i}_normal.npy"}
-        lens = np.array([[20.0, 0, 8, 0], [0, 20, 8, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-        frames.append(
-            {"rgb_path": frame["file_path"], "camtoworld": pose.tolist(), "intrinsics": lens.tolist(), **maps}
-        )
-    box = {"aabb": [[-1, -1, -1], [1, 1, 1]], "near": 0.1, "far": 6, "radius": 1, "collider_type": "near_far"}
-    meta = {"height": SIZE, "width": SIZE, "has_mono_prior": True, "scene_box": box, "frames": frames}
-    (folder / "meta_data.json").write_text(json.dumps(meta))
-    parser = SDFStudioDataParserConfig(include_mono_prior=True, auto_orient=auto_orient)
-    data = manager(folder, parser)
-    for index in (0, 3):
-        camera = data.train_dataset.cameras.camera_to_worlds[index]
-        # A wall that faces the camera: its normal is against the direction of view, minus the camera's z.
-        assert torch.allclose(data.train_dataset[index]["normal"][0, 0], camera[:, 2], atol=1e-5)
-        to_scene = outputs_to_scene(data.train_dataparser_outputs, data.config.dataparser).float()
-        given = torch.tensor(frames[index]["camtoworld"])[:3, 3]
-        assert torch.allclose(to_scene[:, :3] @ given + to_scene[:, 3], camera[:, 3], atol=1e-4)
