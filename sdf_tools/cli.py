@@ -77,6 +77,8 @@ class Normals(ReadsFiles):
     """How they are turned: by the winding number of the whole cloud, or along a minimum spanning tree."""
 
     def run(self) -> None:
+        import dataclasses
+
         from sdf_tools.cloud.normals import estimate_normals, orient_normals
         from sdf_tools.io.loading import load
         from sdf_tools.io.writing import save_points
@@ -86,7 +88,7 @@ class Normals(ReadsFiles):
             raise ValueError(f"'{self.shape}' is a mesh and has normals; normals are estimated for point clouds.")
         normals, reliability = estimate_normals(cloud.points)
         normals = orient_normals(cloud.points, normals, self.method)
-        save_points(PointCloud(cloud.points, normals, cloud.scan_ids), self.output_path)
+        save_points(dataclasses.replace(cloud, normals=normals), self.output_path)
         print(f"{self.output_path}: {len(normals):,} normals, median reliability {reliability.median():.2f}")
 
 
@@ -114,7 +116,9 @@ class Distance(ReadsFiles):
         from sdf_tools.io.loading import load
         from sdf_tools.io.writing import write_atomically
 
-        distance = SignedDistance(inside_found(str(self.shape), self.orientation))(positions(load(self.points)))
+        distance = SignedDistance(inside_found(str(self.shape), self.orientation))(
+            positions(load(self.points, merge=False))
+        )
         buffer = io.BytesIO()
         np.save(buffer, distance.numpy())
         write_atomically(self.output_path, buffer.getvalue())

@@ -6,10 +6,13 @@ import codecs
 import contextlib
 import csv
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from sdf_tools.errors import ShapeWarning
 
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 _KINDS = 64  # different options whose groups wait to be filled
@@ -121,6 +124,14 @@ def _walk(folder: Path) -> Iterator[Entry]:
             if name.lower().endswith((*MESH_SUFFIXES, *CLOUD_SUFFIXES)) and not name.startswith("."):
                 file = Path(place) / name
                 path = file.relative_to(folder).as_posix()
+                try:
+                    path.encode()
+                except UnicodeEncodeError:  # of an old archive or disk; tables and journals could not hold it
+                    shown = path.encode("utf-8", "backslashreplace").decode()
+                    warnings.warn(
+                        f"'{shown}' is left out: its name is not UTF-8; rename it.", ShapeWarning, stacklevel=2
+                    )
+                    continue
                 yield Entry(path, str(file), {}, path)
 
 

@@ -57,7 +57,8 @@ def _shape(row: Row, source: Path) -> Mesh | None:
     from sdf_tools.io.loading import load
 
     try:
-        shape = load((source if source.is_dir() else source.parent) / row.path)
+        base = source if source.is_dir() else source.parent
+        shape = load((base if row.source is None else Path(row.source)) / row.path)
     except ShapeError:
         return None
     return shape if isinstance(shape, Mesh) else None

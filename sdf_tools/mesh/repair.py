@@ -136,25 +136,15 @@ def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh,
     faces = mesh.faces.numpy()
     table = edge_table(faces)
     open_edge = (table.count == 1)[table.of_face]
-    start, end = faces[open_edge], np.roll(faces, -1, axis=1)[open_edge]
-    follow = dict(zip(end.tolist(), start.tolist(), strict=True))  # backwards, so that the fan faces the same side
-    if len(follow) < len(start):  # two loops touch at a vertex: leave those to the remesh
-        names, seen = np.unique(end, return_counts=True)
-        for name in names[seen > 1].tolist():
-            follow.pop(name)
+    loops = _simple_loops(faces, open_edge)  # backwards, so that the fan faces the same side
     added_faces: list[list[int]] = []
     added_vertices: list[np.ndarray] = []
     added_colors: list[torch.Tensor] = []
     total, filled = mesh.vertices.shape[0], 0
     vertices = mesh.vertices.numpy()
-    edges = set(map(tuple, table.edges.tolist())) if follow else set()
-    while follow:
-        first = next(iter(follow))
-        loop, at = [], first
-        while at in follow:
-            loop.append(at)
-            at = follow.pop(at)
-        if at != first or len(loop) < 3 or (max_edges is not None and len(loop) > max_edges):
+    edges = set(map(tuple, table.edges.tolist())) if loops else set()
+    for loop in loops:
+        if len(loop) < 3 or (max_edges is not None and len(loop) > max_edges):
             continue
         filled += 1
         if len(loop) == 4 and tuple(sorted((loop[0], loop[2]))) in edges:
@@ -175,6 +165,83 @@ def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh,
     if colors is not None and added_colors:
         colors = torch.cat([colors, torch.stack(added_colors).to(colors)])
     return Mesh(torch.from_numpy(grown), torch.from_numpy(closed), vertex_colors=colors, name=mesh.name), filled
+
+
+def _simple_loops(faces: np.ndarray, open_edge: np.ndarray) -> list[list[int]]:
+    """The holes of (F, 3) faces as closed walks, backwards, that meet no vertex twice.
+
+    Where holes touch at a vertex, the faces around it fall into fans, and a hole lies between two of them.
+
+    Args:
+        faces: (F, 3).
+        open_edge: (F, 3) whether edge i, from corner i to i + 1, has no other face.
+    """
+    face, side = np.nonzero(open_edge)
+    ends, starts = faces[face, side].tolist(), faces[face, (side + 1) % 3].tolist()  # backwards
+    arriving: dict[int, list[int]] = {}
+    leaving: dict[int, list[int]] = {}
+    for edge, (a, b) in enumerate(zip(starts, ends, strict=True)):
+        leaving.setdefault(a, []).append(edge)
+        arriving.setdefault(b, []).append(edge)
+    around: dict[int, list[int]] = {vertex: [] for vertex, into in arriving.items() if len(into) > 1}
+    for index in np.flatnonzero(np.isin(faces, list(around)).any(1)).tolist() if around else []:
+        for vertex in faces[index].tolist():
+            if vertex in around:
+                around[vertex].append(index)
+    follow: dict[int, int] = {}
+    for vertex, into in arriving.items():
+        out = leaving.get(vertex, [])
+        if len(into) == len(out) == 1:
+            follow[into[0]] = out[0]
+        elif len(into) == len(out):
+            fans = _fans(faces, vertex, around[vertex])
+            into, out = (sorted(edges, key=lambda edge: fans[int(face[edge])]) for edges in (into, out))
+            follow |= dict(zip(into, out[1:] + out[:1], strict=True))
+    loops: list[list[int]] = []
+    while follow:
+        first = edge = next(iter(follow))
+        walk = []
+        while edge in follow:
+            walk.append(starts[edge])
+            edge = follow.pop(edge)
+        if edge == first:
+            loops += _apart(walk)
+    return loops
+
+
+def _fans(faces: np.ndarray, vertex: int, around: list[int]) -> dict[int, int]:
+    """For each face ``around`` a vertex the first of those it hangs together with by edges at the vertex."""
+    fans = {face: face for face in around}
+    by_edge: dict[int, list[int]] = {}
+    for face in around:
+        for other in faces[face].tolist():
+            if other != vertex:
+                by_edge.setdefault(other, []).append(face)
+    for _ in fans:  # as many rounds as the longest fan has faces, at most
+        before = dict(fans)
+        for together in by_edge.values():
+            least = min(fans[face] for face in together)
+            fans |= dict.fromkeys(together, least)
+        if fans == before:
+            break
+    return fans
+
+
+def _apart(walk: list[int]) -> list[list[int]]:
+    """A closed walk in parts that meet no vertex twice."""
+    loops: list[list[int]] = []
+    path: list[int] = []
+    place: dict[int, int] = {}
+    for vertex in walk:
+        if vertex in place:
+            loops.append(path[place[vertex] :])
+            for left in loops[-1][1:]:
+                del place[left]
+            del path[place[vertex] + 1 :]
+        else:
+            place[vertex] = len(path)
+            path.append(vertex)
+    return [*loops, path]
 
 
 def watertight_remesh(mesh: Mesh, resolution: int = 192) -> Mesh:

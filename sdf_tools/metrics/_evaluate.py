@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sdf_tools.distance.signed_distance import SignedDistance
-from sdf_tools.errors import ShapeError
+from sdf_tools.errors import ShapeError, ShapeWarning
 from sdf_tools.geometry import Mesh, NormalizedShape, for_numpy, normalize, require_finite
 from sdf_tools.metrics._distances import (
     chamfer,
@@ -28,6 +28,7 @@ from sdf_tools.topology import drop_unreferenced, edge_table, face_components, i
 
 THRESHOLDS = (0.0005, 0.001, 0.002, 0.005, 0.01)
 _BAND = 0.01
+_OTHER_UNITS = 5.0  # times as large or small: the distances of points then say nothing, and take minutes
 _FORMER_NAMES = {"accuracy": "point_to_surface", "completeness": "surface_to_point"}
 
 
@@ -202,6 +203,11 @@ def _in_box(mesh: Mesh, frame: NormalizedShape) -> Mesh:
     return boxed
 
 
+def _extent(mesh: Mesh) -> float:
+    """Longest side of the bounding box."""
+    return float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
+
+
 def _state(mesh: Mesh) -> tuple[int, bool, float]:
     """Components, watertightness, area."""
     faces = mesh.faces.numpy()
@@ -256,6 +262,15 @@ def evaluate(
     prediction, reference = for_numpy(prediction), for_numpy(reference)
     frame = normalize(drop_unreferenced(reference))
     a, b = _in_box(prediction, frame), _in_box(reference, frame)
+    ratio = _extent(a) / _extent(b)
+    comparable = 1 / _OTHER_UNITS < ratio < _OTHER_UNITS
+    if not comparable:
+        warnings.warn(
+            f"'{prediction.name}' is {ratio:.3g} times as large as '{reference.name}': are they in the same units? "
+            "chamfer_paper is left out.",
+            ShapeWarning,
+            stacklevel=2,
+        )
     bodies_a, closed_a, area_a = _state(a)
     bodies_b, closed_b, area_b = _state(b)
     forward = surface_error(a, SignedDistance(b, sign="unsigned"), samples, seed)
@@ -273,7 +288,7 @@ def evaluate(
         iou_high=volume.high,
         iou_near_surface=near.iou,
         iou_paper=iou_paper(inside_a, inside_b) if paper else float("nan"),
-        chamfer_paper=chamfer(a, b, "bacon", seed=seed) if paper else float("nan"),
+        chamfer_paper=chamfer(a, b, "bacon", seed=seed) if paper and comparable else float("nan"),
         chamfer_floor=chamfer_floor(area_b),
         chamfer_l1=(accuracy + completeness) / 2,
         accuracy_mean=accuracy,

@@ -264,3 +264,21 @@ def test_help_explains_every_field(run, capsys):
         with pytest.raises(SystemExit):
             run(command, "--help")
         assert len(capsys.readouterr().out) > 200
+
+
+def test_distances_are_of_the_vertices_of_the_file(run, ball, tmp_path):
+    seam = tmp_path / "seam.obj"  # every triangle with corners of its own, as texture seams leave them
+    corners = "".join(
+        f"v {x} {y} {z}\n" for x, y, z in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 0), (0, 1, 0), (0, 0, 1)]
+    )
+    seam.write_text(corners + "f 1 2 3\nf 4 5 6\n")
+    run("distance", ball, seam, "--output-path", tmp_path / "d.npy")
+    assert len(np.load(tmp_path / "d.npy")) == 6
+
+
+def test_normals_keep_colours(run, tmp_path):
+    points = torch.nn.functional.normalize(torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    save_points(PointCloud(points.double(), colors=torch.rand(500, 3)), tmp_path / "colored.ply")
+    run("normals", tmp_path / "colored.ply", "--output-path", tmp_path / "out.ply")
+    found = load(tmp_path / "out.ply")
+    assert isinstance(found, PointCloud) and found.colors is not None and found.normals is not None

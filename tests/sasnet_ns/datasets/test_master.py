@@ -25,7 +25,7 @@ from sasnet_ns.datasets.listing import grouped
 from sasnet_ns.datasets.master import _known
 from sasnet_ns.datasets.rows import VARYING, Journal, read_journal
 from sasnet_ns.datasets.workers import fit_in_workers
-from sdf_tools.errors import ShapeError, file_trouble
+from sdf_tools.errors import ShapeError, ShapeWarning, file_trouble
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -417,3 +417,26 @@ def test_a_second_source_with_the_same_names_is_said_once(tmp_path: Path) -> Non
         assert run_here(second, output).counts.fresh == 0
         (second / "x.ply").write_text("changed")
         assert run_here(second, output).counts.fresh == 1
+
+
+def test_a_name_that_is_not_utf8_is_left_out_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.ply").touch()
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xfc\xdfe.ply")).touch()
+    except OSError:
+        pytest.skip("this disk takes names in UTF-8 alone")
+    with pytest.warns(ShapeWarning, match=r"'gr\\udcfc\\udcdfe\.ply' is left out: its name is not UTF-8"):
+        assert [entry.path for entry in list_shapes(tmp_path)] == ["a.ply"]
+
+
+def test_the_worst_are_drawn_beside_their_own_shapes(tmp_path: Path) -> None:
+    import trimesh
+
+    from sasnet_ns.datasets.pictures import _shape
+
+    for name, made in (("a", trimesh.creation.icosphere(1)), ("b", trimesh.creation.box())):
+        (tmp_path / name).mkdir()
+        made.export(tmp_path / name / "x.ply")
+    own = _shape(Row("x.ply", "fitted", source=str(tmp_path / "a")), tmp_path / "b")
+    other = _shape(Row("x.ply", "fitted"), tmp_path / "b")
+    assert own is not None and len(own.faces) == 80 and other is not None and len(other.faces) == 12

@@ -12,7 +12,7 @@ import trimesh
 
 from sdf_tools import metrics
 from sdf_tools.distance.signed_distance import SignedDistance
-from sdf_tools.errors import ShapeError
+from sdf_tools.errors import ShapeError, ShapeWarning
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.sampling import sample_surface
 
@@ -181,6 +181,12 @@ class TestEvaluate:
         twice = torch.cat([closed.vertices, closed.vertices[first][None]])
         flat = Mesh(twice, torch.cat([closed.faces, torch.tensor([[edge[0], edge[1], len(closed.vertices)]])]))
         assert metrics.evaluate(flat, closed, samples=1_000, iou_samples=1_000, paper=False).watertight_prediction
+
+    def test_other_units_are_spoken_of_and_cost_no_minutes(self):
+        reference = ball(1.0, subdivisions=3)
+        with pytest.warns(ShapeWarning, match=r"1e\+03 times as large as 'mesh': are they in the same units"):
+            found = metrics.evaluate(ball(1000.0, subdivisions=3), reference, samples=500, iou_samples=500)
+        assert math.isnan(found.chamfer_paper) and found.accuracy_mean > 100
 
     def test_serialises_and_prints(self):
         mesh = ball(1.0, subdivisions=2)
