@@ -21,7 +21,7 @@ SLOWER = 0.1
 ROLLBACKS = 2
 """How often training is taken back before it is given up."""
 _FIRST = 10  # steps whose largest loss is what training begins from
-_SPREAD = 100.0  # most by which batches of one signal are taken to differ
+_SPREAD = 10.0  # most by which batches of one signal are taken to differ
 _NOTHING = 1e-8
 _LOOK_AT = 5  # losses of a look: their median does not mind a single bad batch
 
@@ -34,7 +34,7 @@ class DivergenceGuard:
     """Watches the loss of a training loop.
 
     A loss has run away if it is no finite number, if it is ten times the largest of the first steps (one batch may have
-    next to nothing in it, a hundredth of another), or if it has come back to half of that after it had been thirty
+    next to nothing in it, a tenth of another), or if it has come back to half of that after it had been thirty
     times lower than now. Below 1e-8 none has.
 
     Args:
