@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sdf_tools.errors import ShapeError
-from sdf_tools.geometry import Mesh
+from sdf_tools.geometry import Mesh, for_numpy
 from sdf_tools.io.ply import write_ply
 from sdf_tools.io.writing import save_mesh, sync_folder, write_atomically, write_json
 from sdf_tools.pictures.scene import (
@@ -210,6 +210,7 @@ def surface_color(mesh: Mesh, settings: SceneSettings) -> SurfaceColor | None:
 
 
 def _describe(mesh: Mesh, settings: SceneSettings, frame: SceneFrame) -> dict[str, Any]:
+    mesh = for_numpy(mesh)
     parts = (mesh.vertices, mesh.faces, mesh.vertex_normals, mesh.vertex_colors)
     digest = hashlib.sha256()
     for part in parts:

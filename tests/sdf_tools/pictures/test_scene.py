@@ -251,3 +251,10 @@ def test_a_texture_is_upright_and_has_all_its_bits(tmp_path):
     assert ProjectedPicture(tmp_path / "phone.jpg").pixels.shape == (40, 20, 3)
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "grey.png")
     assert np.allclose(ProjectedPicture(tmp_path / "grey.png").pixels, 40_000 / 65_535)
+
+
+def test_a_mesh_that_requires_gradients_is_rendered_too(tmp_path):
+    mesh = bent_box()
+    settings = dataclasses.replace(SETTINGS, views=2)
+    write_scene(dataclasses.replace(mesh, vertices=mesh.vertices.requires_grad_()), tmp_path / "scene", settings)
+    assert (tmp_path / "scene" / "images" / "train_001.png").is_file()
