@@ -66,7 +66,7 @@ class Arguments:
     resolution: int = 128
     """Cells along the box of the mesh that each field is measured by; 0 measures nothing."""
     mesh: bool = False
-    """Keep that mesh, in the shape's own units."""
+    """Keep that mesh, in the shape's own units; of fields from an earlier run as well."""
     thumbnail: int = 0
     """Side in pixels of a picture of each field; 0 for none."""
     device: str | None = None
@@ -182,6 +182,8 @@ class _progress:
         left = time.strftime("%H:%M:%S", time.gmtime(counts.seconds_left % 86_400))
         days = f"{int(counts.seconds_left // 86_400)} d " if counts.seconds_left >= 86_400 else ""
         text = f"{counts.rate * 60:.1f} a minute, {counts.failed} failed, {days}{left} left"
+        if counts.drawn:
+            text = f"surfaces of {counts.drawn} fields that were there"
         self.bar.update(self.task, total=counts.total, completed=counts.done, description=text)
         if row.error is not None:
             self.bar.console.print(f"{row.path}: {row.error}", markup=False, highlight=False, soft_wrap=True)
@@ -194,6 +196,8 @@ def _say(result: Result, arguments: Arguments) -> None:
     counts = result.counts
     part = "" if result.shard == (0, 1) else "shard {}/{}: ".format(*result.shard)
     print(f"{part}{counts.done} of {counts.total} shapes have a row, {counts.failed} of them no field")
+    if counts.drawn:
+        print(f"made the mesh or thumbnail of {counts.drawn} fields that were there")
     print(f"{result.table}: {result.rows} rows in all, {result.failed} of them no field")
     if arguments.min_iou is not None:
         print(f"{result.below} fields of all are below an IoU of {arguments.min_iou:g}")

@@ -47,6 +47,7 @@ class Counts:
         done: of these, with a row, from this run or earlier ones.
         failed: of these, without a field.
         fresh: rows of this run.
+        drawn: fields from earlier runs of which this one made the mesh or thumbnail that it was asked for.
         seconds: since it began.
     """
 
@@ -54,6 +55,7 @@ class Counts:
     done: int = 0
     failed: int = 0
     fresh: int = 0
+    drawn: int = 0
     seconds: float = 0.0
 
     @property
@@ -114,8 +116,9 @@ def fit_shapes(
 
     Rows are appended to ``OUTPUT/rows*.jsonl``, each on the disk before the next shape is given out, and its field
     before that; so the run may end at any moment and the same call goes on. A shape is done when its row (path and
-    configuration) is there, its file has the size and time that it had, and its field exists. Of several rows of a
-    shape the newest stands; a warning says it when that replaces a shape of the same name in another source.
+    configuration) is there, its file has the size and time that it had, and its field exists; a mesh or thumbnail that
+    is wanted and not there is made of that field. Of several rows of a shape the newest stands; a warning says it when
+    that replaces a shape of the same name in another source.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -188,6 +191,11 @@ def fit_shapes(
                 counts.fresh += 1
                 counts.done += 1
                 counts.failed += row.status != "fitted"
+                counts.seconds = time.monotonic() - started
+                if report is not None:
+                    report(counts, row)
+            for row in _draw_missing(listed(), options, output):
+                counts.drawn += 1
                 counts.seconds = time.monotonic() - started
                 if report is not None:
                     report(counts, row)
@@ -298,6 +306,27 @@ def _unchanged(entry: Entry, output: Path, row: _Known) -> bool:
     except OSError:
         same = row.size is None
     return same and (row.key is None or field_path(output, row.key).exists())
+
+
+def _draw_missing(entries: Iterator[Entry], options: FitOptions, output: Path) -> Iterator[Row]:
+    """The mesh and the thumbnail of each field that lacks one that is wanted; a row of what was done for each."""
+    if not (options.mesh or options.thumbnail):
+        return
+    from sasnet_ns.datasets.one import one_line
+    from sasnet_ns.datasets.surfaces import keep_surface, lacks_surface, surface_from_field
+
+    known = _known(output)
+    for entry in entries:
+        row = known.get(_digest(entry.path, configuration_of(entry, options)))
+        if row is None or row.key is None or not lacks_surface(row.key, options):
+            continue
+        drawn = Row(entry.path, "fitted", key=row.key)
+        try:
+            own = options.with_overrides(entry.overrides, entry.where)
+            keep_surface(surface_from_field(row.key, output, own.resolution), row.key, own)
+        except ValueError as error:
+            drawn.error = one_line(str(error))
+        yield drawn
 
 
 def worst_rows(output: Path, count: int = 10, min_iou: float | None = None) -> tuple[list[Row], int]:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from sasnet_ns.datasets.rows import Row, field_path
+from sasnet_ns.datasets.surfaces import keep_surface
 from sasnet_ns.fitting.batch import TrainedBatch, check_batch, train_batch
 from sasnet_ns.fitting.shape import PreparedFit, ShapeFit, default_network_config, fit_prepared, prepare_fit
 from sasnet_ns.networks import SignedDistanceField
@@ -409,7 +410,6 @@ def _train(begun: _Begun, budget: float | None, row: Row) -> FittedShape:
 @torch.no_grad()
 def _measure(fitted: FittedShape, shape: Shape, options: FitOptions, row: Row) -> None:
     from sdf_tools.distance import SignedDistance
-    from sdf_tools.io.writing import save_mesh
     from sdf_tools.metrics import evaluate
 
     try:
@@ -427,10 +427,4 @@ def _measure(fitted: FittedShape, shape: Shape, options: FitOptions, row: Row) -
         distance = SignedDistance(mesh, sign="unsigned")(shape.points)
         row.completeness = float(distance.mean()) * fitted.normalized.scale
     assert row.key is not None
-    if options.mesh:
-        save_mesh(mesh, options.output / "meshes" / f"{row.key}.ply")
-    if options.thumbnail:
-        from sdf_tools.pictures.render import render_mesh, save_picture
-
-        picture = render_mesh(mesh, size=(options.thumbnail, options.thumbnail))
-        save_picture(picture, options.output / "thumbnails" / f"{row.key}.png")
+    keep_surface(mesh, row.key, options)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sasnet_ns.datasets.rows import Row, field_path
-from sasnet_ns.networks import SignedDistanceField
+from sasnet_ns.datasets.rows import Row
+from sasnet_ns.datasets.surfaces import surface_from_field
 from sdf_tools.errors import ShapeError
-from sdf_tools.geometry import Mesh, NormalizedShape
+from sdf_tools.geometry import Mesh
 from sdf_tools.io.writing import write_atomically
 
 if TYPE_CHECKING:
@@ -66,15 +66,11 @@ def _shape(row: Row, source: Path) -> Mesh | None:
 
 def _surface(row: Row, output: Path) -> Mesh | None:
     """The field's surface in the shape's units; None where it has none."""
-    from sdf_tools.extraction import extract_mesh
-
     assert row.key is not None
     try:
-        sdf = SignedDistanceField.load(field_path(output, row.key))
-        mesh = extract_mesh(sdf, 96)
+        return surface_from_field(row.key, output, 96)
     except ValueError:
         return None
-    return NormalizedShape(mesh, sdf.center, float(sdf.scale)).mesh_to_world(mesh)
 
 
 def _picture(mesh: Mesh) -> Image:

@@ -24,6 +24,8 @@ class StubOptions(SimpleNamespace):
 
     output: Path
     shared_init = False
+    mesh = False
+    thumbnail = 0
 
     def configuration_hash(self) -> str:
         return "c" * 64

@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from sasnet_ns.datasets import FieldDataset, FitOptions, Limits, Row, fit_one, fit_shapes, latest_rows, synthetic_mesh
+from sasnet_ns.datasets import (
+    Counts,
+    FieldDataset,
+    FitOptions,
+    Limits,
+    Row,
+    fit_one,
+    fit_shapes,
+    latest_rows,
+    synthetic_mesh,
+)
 from sasnet_ns.datasets.synthetic import ball, box, capsule, smooth_difference, smooth_union, synthetic_field, torus
 from sasnet_ns.fitting import Recipe, ShapeFit
 from sdf_tools.extraction import drop_specks, extract_mesh
@@ -151,6 +161,26 @@ def test_mesh_and_thumbnail_beside_the_field(shapes: Path, tmp_path: Path) -> No
     middles = [x.vertices.median(0).values for x in (mesh, shape)]  # type: ignore[union-attr]
     assert torch.allclose(*middles, atol=0.06)
     assert (tmp_path / "thumbnails" / f"{row.key}.png").stat().st_size > 200
+
+
+def test_meshes_and_thumbnails_asked_for_later_are_those_of_the_fields(shapes: Path, tmp_path: Path) -> None:
+    later, with_fit = tmp_path / "later", tmp_path / "with_fit"
+
+    def run(output: Path, **more: object) -> Counts:
+        options = small_options(output, steps=100, **more)
+        fits = fit_shapes(shapes, options, engine=lambda rows, o: (fit_one(e.file, o, e.path) for e in rows))
+        return fits.counts
+
+    run(with_fit, mesh=True, thumbnail=32)
+    assert run(later).drawn == 0
+    rows = (later / "rows.jsonl").read_bytes()
+    assert run(later, mesh=True, thumbnail=16).drawn == 4
+    assert run(later, mesh=True, thumbnail=32).drawn == 4  # another size
+    assert run(later, mesh=True, thumbnail=32).drawn == 0
+    assert (later / "rows.jsonl").read_bytes() == rows
+    for name in ("meshes", "thumbnails"):
+        files = {path.name: path.read_bytes() for path in (later / name).iterdir()}
+        assert files == {path.name: path.read_bytes() for path in (with_fit / name).iterdir()} and len(files) == 4
 
 
 def test_every_kind_of_failure_is_a_sentence(tmp_path: Path) -> None:
