@@ -20,6 +20,7 @@ from sdf_tools.topology import (
     drop_unreferenced,
     edge_table,
     face_components,
+    face_cross,
     first_occurrences,
     merge_vertices,
     signed_volume,
@@ -136,12 +137,12 @@ def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh,
     faces = mesh.faces.numpy()
     table = edge_table(faces)
     open_edge = (table.count == 1)[table.of_face]
-    loops = _simple_loops(faces, open_edge)  # backwards, so that the fan faces the same side
+    vertices = mesh.vertices.numpy()
+    loops = _simple_loops(vertices, faces, open_edge)  # backwards, so that the fan faces the same side
     added_faces: list[list[int]] = []
     added_vertices: list[np.ndarray] = []
     added_colors: list[torch.Tensor] = []
     total, filled = mesh.vertices.shape[0], 0
-    vertices = mesh.vertices.numpy()
     edges = set(map(tuple, table.edges.tolist())) if loops else set()
     for loop in loops:
         if len(loop) < 3 or (max_edges is not None and len(loop) > max_edges):
@@ -167,12 +168,13 @@ def fill_boundary_loops(mesh: Mesh, max_edges: int | None = None) -> tuple[Mesh,
     return Mesh(torch.from_numpy(grown), torch.from_numpy(closed), vertex_colors=colors, name=mesh.name), filled
 
 
-def _simple_loops(faces: np.ndarray, open_edge: np.ndarray) -> list[list[int]]:
+def _simple_loops(vertices: np.ndarray, faces: np.ndarray, open_edge: np.ndarray) -> list[list[int]]:
     """The holes of (F, 3) faces as closed walks, backwards, that meet no vertex twice.
 
-    Where holes touch at a vertex, the faces around it fall into fans, and a hole lies between two of them.
+    Where holes touch at a vertex, the faces around it fall into fans, and a hole lies between two neighbours of them.
 
     Args:
+        vertices: (V, 3).
         faces: (F, 3).
         open_edge: (F, 3) whether edge i, from corner i to i + 1, has no other face.
     """
@@ -195,7 +197,9 @@ def _simple_loops(faces: np.ndarray, open_edge: np.ndarray) -> list[list[int]]:
             follow[into[0]] = out[0]
         elif len(into) == len(out):
             fans = _fans(faces, vertex, around[vertex])
-            into, out = (sorted(edges, key=lambda edge: fans[int(face[edge])]) for edges in (into, out))
+            angles = _clockwise(vertices, faces[around[vertex]], vertex, [starts[edge] for edge in into])
+            place = {fans[int(face[edge])]: angle for edge, angle in zip(into, angles, strict=True)}
+            into, out = (sorted(edges, key=lambda edge: place.get(fans[int(face[edge])], 0.0)) for edges in (into, out))
             follow |= dict(zip(into, out[1:] + out[:1], strict=True))
     loops: list[list[int]] = []
     while follow:
@@ -225,6 +229,14 @@ def _fans(faces: np.ndarray, vertex: int, around: list[int]) -> dict[int, int]:
         if fans == before:
             break
     return fans
+
+
+def _clockwise(vertices: np.ndarray, around: np.ndarray, vertex: int, others: list[int]) -> list[float]:
+    """Where vertices lie around one, by angle as seen from outside, that is against the normals of the faces there."""
+    axis = face_cross(vertices, around).sum(0)
+    away = vertices[others] - vertices[vertex]
+    first = np.cross(axis, away[0])
+    return np.arctan2(away @ first, away @ np.cross(axis, first)).tolist()
 
 
 def _apart(walk: list[int]) -> list[list[int]]:

@@ -15,6 +15,7 @@ from sdf_tools.io.loading import load
 from sdf_tools.mesh.clean import clean
 from sdf_tools.mesh.repair import fill_boundary_loops, repair, watertight_remesh
 from sdf_tools.mesh.summary import summarize
+from sdf_tools.topology import face_components, is_watertight
 
 
 def test_summary_of_a_cube_with_faults() -> None:
@@ -179,3 +180,14 @@ def test_holes_that_touch_are_filled_each_by_itself(seed: int) -> None:
     summary = summarize(mesh)
     assert summary.watertight and summary.euler == 2 and not any("remeshed" in change for change in changes)
     assert math.isclose(summary.volume, summarize(ball).volume, rel_tol=0.2)
+
+
+@pytest.mark.parametrize("seed", (2, 18, 26))  # two of these had holes joined crosswise
+def test_where_many_holes_touch_each_is_the_one_between_two_neighbouring_fans(seed: int) -> None:
+    ball = sphere(subdivisions=3)
+    draw = torch.Generator().manual_seed(seed)
+    gone = torch.rand(len(ball.faces), generator=draw) < 0.2
+    left = ball.faces[~gone]
+    mesh, filled = fill_boundary_loops(replace(ball, faces=left[torch.randperm(len(left), generator=draw)]))
+    assert filled == face_components(ball.faces[gone].numpy())[0]
+    assert is_watertight(mesh.faces.numpy())
