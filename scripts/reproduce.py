@@ -73,8 +73,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=None, help="folder of data sets (images/, volumes/, meshes/)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of weights and batches")
     parser.add_argument("--rows", nargs="+", default=[], help="only these rows of the item")
-    parser.add_argument("--limit", type=int, default=None, help="only so many images, volumes or shapes")
-    parser.add_argument("--workers", type=int, default=None, help="runs at a time; default one a core, one on a GPU")
+    parser.add_argument("--limit", type=_count, default=None, help="only so many images, volumes or shapes")
+    parser.add_argument("--workers", type=_count, default=None, help="runs at a time; default one a core, one on a GPU")
     parser.add_argument("--device", default=None, help="cpu or cuda; CUDA where there is one if left out")
     parser.add_argument(
         "--checkpoint-seconds", type=float, default=60.0, help="between savings of a run's middle; 0 for every step"
@@ -98,13 +98,16 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> list[str]:
     """Do the items; returns a sentence for each that could not be done."""
-    import torch
     from reproduction.context import Context
     from reproduction.runs import available_cores
 
+    from sasnet_ns.training.devices import chosen_device
     from sdf_tools.errors import file_trouble
 
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = str(chosen_device(arguments.device))
+    except ValueError as error:
+        return [f"reproduce: {error}"]
     workers = arguments.workers or (1 if device.startswith("cuda") else available_cores())
     shared = Path(os.environ.get("SASNET_SHARED_DATA", ROOT.parent / "shared" / "data"))
     failed = []
@@ -112,7 +115,7 @@ def run(arguments: argparse.Namespace) -> list[str]:
     for name in names:
         context = Context(
             output=arguments.output,
-            data=arguments.data or shared,
+            data=(arguments.data or shared).resolve(),
             size="quick" if arguments.quick else "medium" if arguments.medium else "full",
             item=name,
             seeds=tuple(arguments.seeds),
@@ -132,9 +135,19 @@ def run(arguments: argparse.Namespace) -> list[str]:
             failed.append(f"reproduce {name}: {file_trouble(error)}")
         except KeyboardInterrupt:
             return [*failed, f"reproduce {name}: interrupted; what was done is kept, the same command goes on"]
+        if context.failed:
+            reasons = "; ".join(dict.fromkeys(context.failed))
+            failed.append(f"reproduce {name}: {len(context.failed)} of the runs could not be done: {reasons}")
         for path in context.done:
             print(path)
     return failed
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
 
 
 def _function(name: str) -> Callable[[Context], None]:

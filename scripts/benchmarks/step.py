@@ -9,6 +9,7 @@ steps each, so that what else the machine does hits all alike.
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -73,7 +74,7 @@ def candidates() -> list[tuple[str, str, str, dict[str, Any]]]:
 
 
 def time_networks(points: int, device: torch.device, rounds: int, show: bool = False) -> list[Row]:
-    """Rows of every network, measured in turns, with a progress bar if ``show``."""
+    """Rows of every network, measured in turns, with a progress bar if ``show``; none where memory ends."""
     torch.manual_seed(0)
     kind = torch.zeros(points, dtype=torch.uint8, device=device)
     x = torch.rand(points, 3, device=device) - 0.5
@@ -87,6 +88,7 @@ def time_networks(points: int, device: torch.device, rounds: int, show: bool = F
         works[label, backend] = passes(field, batch)
         parameters[label, backend] = field.network.parameter_count()
     times: dict[tuple[str, str, str], list[float]] = {}
+    too_large: set[tuple[str, str, str]] = set()
     counts: Iterable[int] = range(rounds + 1)
     if show:
         from rich.progress import track
@@ -95,14 +97,21 @@ def time_networks(points: int, device: torch.device, rounds: int, show: bool = F
     for count in counts:
         for (label, backend), passes_ in works.items():
             for work in PASSES:
-                elapsed = clock(passes_[work], device, 3)
+                if (label, backend, work) in too_large:
+                    continue
+                try:
+                    elapsed = clock(passes_[work], device, 3)
+                except torch.OutOfMemoryError:
+                    too_large.add((label, backend, work))
+                    times.pop((label, backend, work), None)
+                    torch.cuda.empty_cache()
+                    continue
                 if count:  # the first round compiles
                     times.setdefault((label, backend, work), []).append(elapsed)
     rows = []
     for (label, backend, work), values in times.items():
-        siren = min(
-            (times["siren", kind, work] for kind in ("kernels", "torch")), key=lambda values: statistics.median(values)
-        )
+        sirens = [times[key] for key in (("siren", kind, work) for kind in ("kernels", "torch")) if key in times]
+        siren = min(sirens, key=statistics.median, default=[math.nan] * len(values))
         ratio = statistics.median(own / other for own, other in zip(values, siren, strict=True))
         rows.append(
             Row(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from gpu_checks.context import Context, Row
+from gpu_checks.context import Context, Row, largest
 from sasnet_ns.kernels import HashGridLayout, PointLoss, hash_grid, masked_sine, masked_sine_embedding, point_loss
 
 EXACT = 1e-5
@@ -52,7 +52,7 @@ def compare(name: str, function: Callable[..., Tensor], variables: list[Tensor],
     wanted = derivatives(lambda *v: function("torch", *v), [v.double() for v in variables])
     row: Row = {"name": name}
     for order, ours, twins in zip(("value", "first", "second"), found, wanted, strict=True):
-        row[order] = max(
+        row[order] = largest(
             float(((a.double() - b).abs().max() / b.abs().max().clamp(min=1e-12)).detach())
             for a, b in zip(ours, twins, strict=True)
         )
@@ -135,7 +135,7 @@ def _losses(context: Context, count: int) -> Iterator[Row]:
         row: Row = {"name": f"loss, power {power}, near {near}, absolute {absolute}"}
         row["value"] = abs(float(value - exact)) / float(exact)
         row["first"] = float((gradient - slope).abs().max() / slope.abs().max())
-        yield {**row, "ok": max(row["value"], row["first"]) < EXACT}
+        yield {**row, "ok": largest((row["value"], row["first"])) < EXACT}
 
 
 def _arguments(context: Context) -> Iterator[Row]:
@@ -148,7 +148,7 @@ def _arguments(context: Context) -> Iterator[Row]:
         exact = x.detach().double()
         errors = [float((a.detach().double() - b).abs().max()) for a, b in ((value, exact.sin()), (slope, exact.cos()))]
         row: Row = {"name": f"sine and cosine up to {limit:,.0f} rad, absolute", "value": errors[0], "first": errors[1]}
-        yield {**row, "ok": max(errors) < 3e-7}
+        yield {**row, "ok": largest(errors) < 3e-7}
 
 
 def _other_sizes(context: Context) -> Iterator[Row]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,12 @@ import torch
 
 Row = dict[str, Any]
 """One line of a table: ``name`` first, then its columns; ``ok`` where something was compared."""
+
+
+def largest(differences: Iterable[float]) -> float:
+    """The largest; NaN if one is: ``max`` may pass it over, and what a kernel left unwritten would count as right."""
+    found = list(differences)
+    return math.nan if any(math.isnan(value) for value in found) else max(found)
 
 
 @dataclass

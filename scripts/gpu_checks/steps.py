@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gpu_checks import brute_force
-from gpu_checks.context import Context, Row
+from gpu_checks.context import Context, Row, largest
 from sasnet_ns.fitting import Recipe, SDFObjective
 from sasnet_ns.fitting.grid_field import GridField
 from sasnet_ns.fitting.grid_fit import GridFit, GridLoss
@@ -131,7 +131,7 @@ def recorded(context: Context) -> Iterator[Row]:
         row: Row = {"name": label + term, "points": points}
         for way in ("step", "ten"):
             differences = [abs(a - b) / abs(b) for a, b in zip(losses[way], losses["loop"], strict=True)]
-            row[f"{way}: largest difference of losses"] = max(differences)
+            row[f"{way}: largest difference of losses"] = largest(differences)
         times: dict[str, list[float]] = {way: [] for way in runs}
         block = 10 if context.tiny else 100
         for _ in range(2 if context.tiny else 5):
@@ -141,7 +141,7 @@ def recorded(context: Context) -> Iterator[Row]:
             row[f"{way}, ms"] = statistics.median(times[way])
         yield {
             **row,
-            "ok": max(row["step: largest difference of losses"], row["ten: largest difference of losses"]) < 0.01,
+            "ok": largest(row[f"{way}: largest difference of losses"] for way in ("step", "ten")) < 0.01,
         }
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from reproduction.runs import Job, Record, available_cores, keep_rows, run_jobs
+from reproduction.runs import NOT_DONE, Job, Record, available_cores, keep_rows, read_record, run_jobs
 from sdf_tools.io.writing import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +49,8 @@ class Context:
         checkpoint_seconds: between savings of a run's middle.
         no_fit: show what is there and nothing else.
         keep: copy the record of every finished run to :data:`ROWS`.
+        done: files that were written.
+        failed: reasons of runs that could not be done.
     """
 
     output: Path
@@ -65,6 +66,7 @@ class Context:
     no_fit: bool = False
     keep: bool = False
     done: list[Path] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
     @property
     def quick(self) -> bool:
@@ -117,6 +119,7 @@ class Context:
         rows = None if fields else ROWS / self.size
         place = self.output / "runs"
         results = run_jobs(jobs, place, self.workers, self.device, self.checkpoint_seconds, record, rows, self.no_fit)
+        self.failed += [result["error"] for result in results if result.get("error", NOT_DONE) != NOT_DONE]
         if self.keep:
             keep_rows(results, ROWS / self.size)
         return results
@@ -128,7 +131,8 @@ class Context:
             ValueError: there is none; the message says where they come from.
         """
         place = self.data / folder
-        found = sorted(p for p in place.glob("*") if p.name.lower().endswith(suffixes)) if place.is_dir() else []
+        there = (path for path in place.glob("*") if not path.name.startswith("."))
+        found = sorted(path for path in there if path.name.lower().endswith(suffixes)) if place.is_dir() else []
         found = found or self._kept_files(folder)
         if not found:
             raise ValueError(
@@ -138,18 +142,23 @@ class Context:
         return found[:count] if count else found
 
     def shape(self, name: str) -> str:
-        """A named shape, or its file under ``meshes/`` of the data folder where that is there or has kept rows."""
-        from sasnet_ns.shapes.named import BUNDLED
+        """A named shape, or its file under ``meshes/`` of the data folder where that is there.
 
-        found = sorted(p for p in (self.data / "meshes").glob(f"{name}.*") if p.is_file())
-        found = found or [p for p in self._kept_files("meshes") if p.stem == name]
+        With ``no_fit`` the file that kept rows are of, whatever lies in the folder.
+        """
+        from sasnet_ns.shapes.named import BUNDLED
+        from sdf_tools.io.loading import CLOUD_SUFFIXES, MESH_SUFFIXES
+
+        found = [path for path in self._kept_files("meshes") if path.stem == name]
+        there = (self.data / "meshes").glob(f"{name}.*")
+        found = found or sorted(p for p in there if p.is_file() and p.suffix.lower() in MESH_SUFFIXES + CLOUD_SUFFIXES)
         return str(found[0]) if found and name not in BUNDLED else name
 
     def _kept_files(self, folder: str) -> list[Path]:
         """Files of a data set that kept rows name, where nothing is to be fitted to them."""
         if not self.no_fit:
             return []
-        places = [Path(json.loads(row.read_text())["job"]["data"]) for row in (ROWS / self.size).glob("*.json")]
+        places = [Path(read_record(row)["job"]["data"]) for row in (ROWS / self.size).glob("*.json")]
         return sorted({self.data / place for place in places if place.parent == Path(folder)})
 
     def pick(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -168,7 +177,7 @@ class Context:
         import torch
 
         if self.device.startswith("cuda"):
-            return torch.cuda.get_device_name(0)
+            return torch.cuda.get_device_name(self.device)
         cores, runs = available_cores(), self.workers
         return f"{cores} core{'s' * (cores > 1)} of {_processor()}, {runs} run{'s' * (runs > 1)} at a time"
 

@@ -107,7 +107,7 @@ def shape_step_costs(context: Context) -> None:
 
 
 def row_costs(context: Context) -> None:
-    """Processor time of a step of every row on an image and on a shape, and of all its steps.
+    """The time of a step of every row on an image and on a shape, and of all its steps.
 
     SAPE's is that of a step in the first half of a run, while its masks open; the others are cheaper.
     """
@@ -123,6 +123,7 @@ def row_costs(context: Context) -> None:
     seconds = {"images": _image_step_seconds(context, jobs), "shapes": shape_step_seconds(context, fits)}
     steps = {"images": {name: job.fit["recipe"]["steps"] for name, job in jobs.items()},
              "shapes": {name: fit["recipe"]["steps"] for name, fit in fits.items()}}  # fmt: skip
+    kind = kind_of_seconds(context.device).capitalize()
     labels = {row.name: row.label for group in loaded.values() for row in group}
     lines = [
         f"### What a row costs{context.mark}",
@@ -139,7 +140,7 @@ def row_costs(context: Context) -> None:
     pixels = [f"{math.prod(load_signal(job).grid):,} pixels" for job in jobs.values()][:1]
     points = [f"{fit['points_per_batch']:,} points" for fit in fits.values()][:1]
     lines += ["", f"- {' and '.join(pixels + points)} a step.",
-              "- Processor time without drawing points, the least of 5 rounds in which all take turns.",
+              f"- {kind} without drawing points, the least of 5 rounds in which all take turns.",
               f"- {where_and_when(context, [])}; {torch.get_num_threads()} threads."]  # fmt: skip
     context.save("row_costs.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
@@ -157,7 +158,7 @@ def _image_step_seconds(context: Context, jobs: dict[str, Job]) -> dict[str, flo
         loss = GridLoss(field, target, config)
         step = _step(field.network, config.recipe, partial(loss, 0))
         steps[name] = partial(_finished, step, loss, itertools.count(1))
-    return _seconds(steps)
+    return _seconds(steps, context.device)
 
 
 def _finished(step: Callable[[], None], loss: GridLoss, number: Iterator[int]) -> None:
@@ -166,7 +167,7 @@ def _finished(step: Callable[[], None], loss: GridLoss, number: Iterator[int]) -
 
 
 def shape_step_seconds(context: Context, fits: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Processor seconds of a training step of each fit.
+    """Seconds of a training step of each fit: the processor's, or a GPU's by the clock.
 
     Other work on the machine makes a wall clock useless for comparing runs of different hours; this it hardly touches.
     """
@@ -177,18 +178,31 @@ def shape_step_seconds(context: Context, fits: dict[str, dict[str, Any]]) -> dic
         losses = SDFStep(field, config.objective, config.recipe.steps)
         batch = _batch(config.points_per_batch, context.device)
         steps[name] = _step(field.network, config.recipe, partial(_shape_loss, losses, batch))
-    return _seconds(steps)
+    return _seconds(steps, context.device)
 
 
-def _seconds(steps: Mapping[str, Callable[[], None]], rounds: int = 5) -> dict[str, float]:
-    """Processor seconds of each, the least of some rounds in which all take their turns."""
+def kind_of_seconds(device: str) -> str:
+    """What :func:`shape_step_seconds` counts."""
+    return "seconds on the GPU" if device.startswith("cuda") else "processor seconds"
+
+
+def _seconds(steps: Mapping[str, Callable[[], None]], device: str, rounds: int = 5) -> dict[str, float]:
+    """Seconds of each, the least of some rounds in which all take their turns."""
     seconds = dict.fromkeys(steps, math.inf)
     for _ in range(rounds + 1):  # the first round compiles
         for name, step in steps.items():
-            before = time.process_time()
+            before = _now(device)
             step()
-            seconds[name] = min(seconds[name], time.process_time() - before)
+            seconds[name] = min(seconds[name], _now(device) - before)
     return seconds
+
+
+def _now(device: str) -> float:
+    """The processor's time; on a GPU, which works on after a launch, the clock when it is done."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
 
 
 def _batch(points: int, device: str) -> SDFBatch:

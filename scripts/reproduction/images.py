@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from reproduction.compare import each_item, run_rows, table_rows
+from reproduction.compare import Results, each_item, run_rows, table_rows
 from reproduction.context import Context
 from reproduction.rows import Row, load_row, merge
 from reproduction.runs import Job, load_signal
@@ -36,20 +36,20 @@ REGIONS: dict[str, dict[str, Any]] = {
 }
 """The edge region's disk shrinks with the image: at 96 pixels one of 3 pixels would make nearly everything an edge."""
 NOTES = {
-    "quick": "As many parameters for each value of the image (0.16) and as many cycles a pixel as in the paper; 500 "
-    "steps of all pixels, each method's rate chosen on another image. The paper has 512 x 512 pixels and 5,000 steps: "
-    "compare orders, not values.",
-    "medium": "As many parameters for each value of the image (0.16) and as many cycles a pixel as in the paper; its "
-    "steps, rates and optimisers. The paper has 512 x 512 pixels.",
+    "quick": "As many cycles a pixel as in the paper; 500 steps of all pixels, each method's rate chosen on another "
+    "image. The paper has 5,000 steps: compare orders, not values.",
+    "medium": "As many cycles a pixel as in the paper; its steps, rates and optimisers.",
 }
+_PAPER_PARAMETERS = 128_865
 
 
 @dataclass(frozen=True)
 class ImageTable:
-    """A table of methods over a folder of images."""
+    """A table of methods over a folder of images, which have ``paper_shape`` (rows, columns, channels) in the paper."""
 
     title: str
     folder: str
+    paper_shape: tuple[int, int, int]
     rows: tuple[str, ...]
     full_count: int | None
     quick_count: int = 2
@@ -57,10 +57,12 @@ class ImageTable:
 
 
 TABLES = {
-    "table1": ImageTable("Table 1: image fitting on DIV2K", "images/div2k512", EVERY, None),
-    "supp_table3": ImageTable("Supp. Table 3: image fitting on Kodak", "images/kodak", EVERY, None, 1, 2),
-    "supp_table4": ImageTable("Supp. Table 4: medical CT slices", "images/ct", SINES, 100, 1, 2),
-    "supp_table5": ImageTable("Supp. Table 5: FFHQ faces", "images/ffhq", SINES, 100, 1, 2),
+    "table1": ImageTable("Table 1: image fitting on DIV2K", "images/div2k512", (512, 512, 3), EVERY, None),
+    "supp_table3": ImageTable(
+        "Supp. Table 3: image fitting on Kodak", "images/kodak", (512, 768, 3), EVERY, None, 1, 2
+    ),
+    "supp_table4": ImageTable("Supp. Table 4: medical CT slices", "images/ct", (512, 512, 1), SINES, 100, 1, 2),
+    "supp_table5": ImageTable("Supp. Table 5: FFHQ faces", "images/ffhq", (1024, 1024, 3), SINES, 100, 1, 2),
 }
 
 
@@ -83,11 +85,23 @@ def image_table(context: Context, item: str) -> None:
     reduced = f", reduced to {side} pixels" if side else ""
     notes = [f"Images: {', '.join(f.stem for f in files)}{reduced}."]
     notes += [NOTES[context.size]] if context.size in NOTES else []
+    notes += _density(results, spec.paper_shape)
     table = table_rows(rows, results, IMAGE_METRICS, item)
     print(write_table(context, item, spec.title, IMAGE_METRICS, table, notes))
     print(each_item(context, item, rows, results, [f.stem for f in files], IMAGE_METRICS[0]) or "")
     shown = {row.label: results[row.name][0][0] for row in rows}
     fits_figure(context, f"{item}_fits", shown, image_job(context, rows[0], files[0], 0))
+
+
+def _density(results: Results, paper_shape: tuple[int, int, int]) -> list[str]:
+    """Parameters for each value of the images, here and in the paper."""
+    known = [r["parameters_per_target"] for groups in results.values() for g in groups for r in g if "error" not in r]
+    if not known:
+        return []
+    rows, columns, channels = paper_shape
+    here = " to ".join(dict.fromkeys(f"{share:.2g}" for share in (min(known), max(known))))
+    there = f"{_PAPER_PARAMETERS / math.prod(paper_shape):.2g}, with {columns} x {rows} x {channels} values"
+    return [f"{here} parameters for each value of an image (in the paper {there})."]
 
 
 def _with_tuned(rows: list[Row], context: Context) -> list[Row]:
@@ -181,6 +195,7 @@ def toy(context: Context) -> None:
     table = table_rows(rows, results, IMAGE_METRICS, "fig4")
     ordered = sorted((r for r in table if not r.error), key=lambda r: -r.mean("psnr"))
     notes = [f"Toy image of {size} x {size} pixels, drawn by code; the paper's own is not published."]
+    notes += ["The full setting is as small, so the medium one is the same."] if context.size == "medium" else []
     if len(ordered) > 1:
         gap = ordered[0].mean("psnr") - ordered[1].mean("psnr")
         notes.append(

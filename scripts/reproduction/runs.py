@@ -12,10 +12,13 @@ import os
 import shutil
 import statistics
 import subprocess
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -70,32 +73,44 @@ class Job:
     def result(self, root: Path, rows: Path | None = None) -> dict[str, Any] | None:
         """The metrics of a finished run, its record as ``made``, and its ``folder`` where that is still there.
 
-        None while there is none.
+        None while there is none, or where it is of a file of the same name and size with other content.
 
         Args:
             root: the runs' folder.
             rows: a folder of kept rows (:func:`row_record`) to look in as well.
+
+        Raises:
+            ValueError: what is there is damaged.
         """
         folder = self.folder(root)
         if (folder / "metrics.json").is_file():
-            row = folder / "row.json"
-            known = {"made": made(json.loads(row.read_text()))} if row.is_file() else {}
-            return {**json.loads((folder / "metrics.json").read_text()), **known, "folder": folder}
+            record = read_record(folder / "row.json") if (folder / "row.json").is_file() else {}
+            if self._is_of_this_data(record):
+                return {
+                    **_read(folder / "metrics.json"),
+                    **({"made": made(record)} if record else {}),
+                    "folder": folder,
+                }
         content = None if rows is None else self._kept(rows, folder.name)
         return content and {**content["metrics"], "made": made(content), "curve": content["curve"]}
+
+    def _is_of_this_data(self, record: dict[str, Any]) -> bool:
+        """Whether a record is of the file that is there; True where one of them does not say."""
+        known, path = record.get("data_sha256"), Path(self.data)
+        return known is None or not path.is_file() or known == _digest(path)
 
     def _kept(self, rows: Path, name: str) -> dict[str, Any] | None:
         """The kept row of this job; where its data is not at hand, that of the same fit to a file of the same place."""
         path = rows / f"{name}.json"
         if path.is_file():
-            content: dict[str, Any] = json.loads(path.read_text())
-            return content
+            content = read_record(path)
+            return content if self._is_of_this_data(content) else None
         data = Path(self.data)
         if data.is_file():
             return None
         own = json.loads(json.dumps(_content(self), default=list))
         for path in sorted(rows.glob(f"{self.fit['network']}_{data.stem}_*.json")):
-            content = json.loads(path.read_text())
+            content = read_record(path)
             place = Path(content["job"]["data"])
             if content["job"] == {**own, "data": str(place)} and data.parts[-len(place.parts) :] == place.parts:
                 return content
@@ -109,9 +124,42 @@ def _content(job: Job) -> dict[str, Any]:
     return content
 
 
+_RECORD = ("job", "metrics", "curve", "hardware", "date", "seconds", "commit", "threads")
+
+
 def made(row: dict[str, Any]) -> dict[str, Any]:
     """Of a row's record, what a table cites it by."""
-    return {key: row[key] for key in ("hardware", "date", "seconds")}
+    return {key: row[key] for key in ("hardware", "date", "seconds", "commit", "threads")}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A row's record, see :func:`row_record`.
+
+    Raises:
+        ValueError: the file is damaged, or holds something else.
+    """
+    content = _read(path)
+    if not isinstance(content, dict) or not set(_RECORD) <= content.keys() or "data" not in content["job"]:
+        raise ValueError(f"'{path}' is not the record of a run; remove it, or put back what was there.")
+    return content
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise ValueError(f"'{path}' is damaged; remove it, or put back what was there.") from None
+
+
+def _digest(path: Path) -> str:
+    status = path.stat()
+    return _digest_of(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file, computed once while it stays as it is."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -183,7 +231,11 @@ def _outcomes(todo: dict[str, Job], workers: int, do: Callable[..., str | None])
         try:
             futures = {pool.submit(do, job): folder for folder, job in todo.items()}
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                try:
+                    error = future.result()
+                except BrokenProcessPool:
+                    error = "a worker process was killed, most likely for memory; try --workers 1"
+                yield futures[future], error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -208,11 +260,19 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 def _guarded(
     job: Job, root: Path, device: str | None, checkpoint_seconds: float, record: Record, show: bool = False
 ) -> str | None:
-    """Do a job; one that cannot be done does not stop the others. Returns the reason."""
+    """Do a job; one that cannot be done does not stop the others. Returns the reason.
+
+    Raises:
+        OSError: the disk is full, or a folder cannot be written: the others would fare no better.
+    """
     try:
         _do(job, root, device, checkpoint_seconds, record, show)
-    except (ValueError, ImportError, RuntimeError) as error:
-        return str(error).splitlines()[0]
+    except OSError:
+        raise
+    except Exception as error:
+        if not isinstance(error, ValueError | ImportError | RuntimeError):
+            traceback.print_exc()
+        return (str(error).splitlines() or [""])[0] or type(error).__name__
     return None
 
 
@@ -224,8 +284,11 @@ def _do(job: Job, root: Path, device: str | None, checkpoint_seconds: float, rec
     checkpoint = Checkpoint(final.with_name(f"{final.name}.training.pt"), checkpoint_seconds)
     partial = final.with_name(final.name + f".partial{os.getpid()}")
     for left in final.parent.glob(f"{final.name}.partial*"):
-        if not _alive(int(left.name.rpartition("partial")[2])) or left == partial:
+        process = left.name.rpartition("partial")[2]
+        if process.isdecimal() and (not _alive(int(process)) or left == partial):
             shutil.rmtree(left, ignore_errors=True)
+    if final.is_dir():
+        warnings.warn(f"'{final}' is of another file '{Path(job.data).name}', and is replaced.", stacklevel=2)
     partial.mkdir(parents=True)
     try:
         if job.kind == "shape":
@@ -243,7 +306,10 @@ def _do(job: Job, root: Path, device: str | None, checkpoint_seconds: float, rec
 
 
 def row_record(job: Job, folder: Path, record: Record) -> dict[str, Any]:
-    """All that a finished run is cited by: job, numbers, training curve, command, commit, hardware, seconds."""
+    """All that a finished run is cited by: job, numbers, training curve, command, commit, hardware, seconds.
+
+    ``data_sha256`` is of the file that was fitted; None for a named shape and for what is drawn.
+    """
     import torch
 
     data = Path(job.data)
@@ -260,6 +326,7 @@ def row_record(job: Job, folder: Path, record: Record) -> dict[str, Any]:
         "seed": job.fit.get("seed", 0),
         "seconds": history["seconds"][-1] if history["seconds"] else None,
         "job": content,
+        "data_sha256": _digest(data) if data.is_file() else None,
         "metrics": json.loads((folder / "metrics.json").read_text()),
         "curve": thinned(history),
     }
@@ -270,7 +337,9 @@ def keep_rows(results: list[dict[str, Any]], rows: Path) -> None:
     rows.mkdir(parents=True, exist_ok=True)
     for folder in [result["folder"] for result in results if "folder" in result]:
         kept, record = rows / f"{folder.name}.json", folder / "row.json"
-        if not kept.is_file():
+        if not record.is_file():
+            print(f"{folder} is of an earlier version and has no record to keep; remove it to run it again")
+        elif not kept.is_file():
             write_atomically(kept, record.read_bytes())
             print(f"kept as {kept}")
         elif kept.read_bytes() != record.read_bytes():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from reproduction.compare import Results, run_rows
 from reproduction.context import Context
-from reproduction.costs import shape_step_seconds
+from reproduction.costs import kind_of_seconds, shape_step_seconds
 from reproduction.rows import Row, load_row, merge
+from reproduction.runs import read_record
 from reproduction.shapes import error_picture, shape_job, shape_results
 from reproduction.tables import where_and_when
 from sasnet_ns.fitting import pictures
@@ -33,12 +33,12 @@ def losses(context: Context) -> None:
 def time_to_loss(context: Context) -> None:
     """Supp. Fig. 2: the same over time (its caption says image, its text and numbers the Armadillo).
 
-    Steps times the processor time of one, measured in turns now: the runs' own clocks saw other work on the machine.
+    Steps times the time of one, measured in turns now: the runs' own clocks saw other work on the machine.
     """
     note = "in the paper SASNet has SIREN's after about 10 of SIREN's 58 minutes"
     rows, results = shape_results(context, ("armadillo",))
     fits = {row.name: shape_job(context, row, "armadillo", context.seeds[0]).fit for row in rows}
-    title, what = "Supp. Figure 2: training loss on the Armadillo over time", "processor seconds"
+    title, what = "Supp. Figure 2: training loss on the Armadillo over time", kind_of_seconds(context.device)
     _curves(context, rows, results, "supp_fig2", title, what, shape_step_seconds(context, fits), note)
 
 
@@ -93,7 +93,7 @@ def _curves(
 
 def _curve(result: dict[str, Any]) -> dict[str, list[float]]:
     """The training curve of a result, of its run or of a kept row."""
-    return result["curve"] if "curve" in result else json.loads((result["folder"] / "row.json").read_text())["curve"]
+    return result["curve"] if "curve" in result else read_record(result["folder"] / "row.json")["curve"]
 
 
 def error_maps(context: Context) -> None:

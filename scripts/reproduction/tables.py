@@ -157,7 +157,8 @@ def order_notes(metrics: tuple[Metric, ...], rows: list[TableRow]) -> list[str]:
         gaps = sum((here.index(r) - there.index(r)) ** 2 for r in both)
         alike = 1 - 6 * gaps / (n * (n * n - 1))
         same = "as in the paper" if here[0] is there[0] else f"in the paper {there[0].label}"
-        notes.append(f"{metric.label}: {here[0].label} is first, {same}; rank correlation of the orders {alike:+.2f}.")
+        orders = f"rank correlation of the orders of {n} methods {alike:+.2f}"
+        notes.append(f"{metric.label}: {here[0].label} is first, {same}; {orders}.")
     return notes
 
 
@@ -184,6 +185,12 @@ def where_and_when(context: Context, made: list[dict[str, Any]]) -> str:
     parts = [*sorted({run["hardware"] for run in made}), _range(dates)]
     minutes = sorted(run["seconds"] / 60 for run in made if run["seconds"] is not None)
     parts += [f"{_range([f'{minute:.3g}' for minute in minutes])} minutes a run"] if minutes else []
+    threads = sorted({run["threads"] for run in made})
+    parts += [f"{threads[0]} to {threads[-1]} threads"] if len(threads) > 1 else []
+    commits = {run["commit"] for run in made}
+    parts += [f"of {len(commits)} commits"] if len(commits) > 1 else []
+    changed = sum(run["commit"].endswith("with changes") for run in made)
+    parts += [f"{changed} of them by a program with changes that its commit does not have"] if changed else []
     return "; ".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -136,6 +137,40 @@ def test_what_fails_becomes_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert rows["works"] == [{"name": "works", "ok": True, "value": 1.25e-7}]
     table = (tmp_path / "out" / "gpu_check.md").read_text()
     assert "| works | yes | 1.25e-07 |" in table and "**no**" in table
+
+
+def test_a_kernel_that_leaves_nan_fails() -> None:
+    from gpu_checks.agreement import compare
+
+    def sine(backend: str, x: torch.Tensor) -> torch.Tensor:
+        return x.sin() + (0 * x**1.5 if backend == "triton" else 0)  # whose second derivative at 0 is 0 * inf
+
+    assert compare("right", sine, [torch.tensor([0.5, 1.0])])["ok"]
+    row = compare("wrong", sine, [torch.tensor([0.5, 0.0])])
+    assert row["first"] < 1e-6 and row["second"] != row["second"] and not row["ok"]
+
+
+def test_steps_that_memory_is_too_small_for_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import step
+
+    networks, rounds = itertools.count(), itertools.count()
+
+    def passes(*_: object) -> dict[str, str]:
+        number = next(networks)
+        return {work: f"{number} {work}" for work in step.PASSES}
+
+    def clock(work: str, *_: object) -> float:
+        if work == "1 step, Eikonal" and next(rounds) == 1:  # after one round
+            raise torch.OutOfMemoryError
+        return 2.0
+
+    monkeypatch.setattr(step, "candidates", lambda: [(n, "torch", "siren", {"width": 8}) for n in ("siren", "wire")])
+    monkeypatch.setattr(step, "peak_memory", lambda *_: 0.0)
+    monkeypatch.setattr(step, "passes", passes)
+    monkeypatch.setattr(step, "clock", clock)
+    rows = step.time_networks(10, torch.device("cpu"), 2)
+    there = [("siren", work) for work in step.PASSES] + [("wire", work) for work in step.PASSES[:2]]
+    assert [(row.network, row.work) for row in rows] == there and {row.over_siren for row in rows} == {1.0}
 
 
 def test_every_section_has_a_function() -> None:

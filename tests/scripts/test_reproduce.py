@@ -27,6 +27,7 @@ GROUPS = (
     ("ablation", images.ABLATION, (2, 3), ("quick", "medium")),
     ("volumes", volumes.ROWS, (3, 1), ("quick", "medium")),
     ("shapes", (*shapes.ROWS, *shapes.ON_REQUEST), (3, 1), ("quick", "medium")),
+    ("tiger", ("p_masks",), (2, 3), ("quick", "medium")),
 )
 
 
@@ -147,6 +148,77 @@ def test_a_kept_row_counts_as_done(tmp_path, monkeypatch, capsys):
     assert found == [again, {"error": runs.NOT_DONE}]
 
 
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A run of a volume that is a file, in a folder, done without training."""
+    from reproduction import runs
+
+    np.save(tmp_path / "v.npy", np.zeros((4, 4, 4), np.float32))
+    job = Job("volume", str(tmp_path / "v.npy"), {"network": "siren"})
+
+    def fit(job: Job, folder: Path, *rest: object) -> None:
+        (folder / "metrics.json").write_text(json.dumps({"psnr": float(np.load(job.data).mean())}))
+        (folder / "history.json").write_text('{"step": [1], "seconds": [2.0], "loss": [3.0]}')
+
+    monkeypatch.setattr(runs, "_fit_grid", fit)
+    runs.run_jobs([job], tmp_path / "out", 1, "cpu")
+    return job
+
+
+def test_a_file_of_the_same_name_and_size_is_another(finished, tmp_path):
+    from reproduction import runs
+
+    out, rows = tmp_path / "out", tmp_path / "rows"
+    runs.keep_rows([finished.result(out)], rows)
+    assert finished.result(tmp_path / "none", rows)["psnr"] == 0.0
+    np.save(tmp_path / "v.npy", np.ones((4, 4, 4), np.float32))
+    assert finished.result(tmp_path / "none", rows) is None
+    with pytest.warns(UserWarning, match="is of another file 'v.npy', and is replaced"):
+        assert runs.run_jobs([finished], out, 1, "cpu")[0]["psnr"] == 1.0
+
+
+def test_rows_that_are_damaged_or_no_rows_are_named(finished, tmp_path):
+    from reproduction import runs
+
+    row = finished.folder(tmp_path / "out") / "row.json"
+    whole = row.read_text()
+    for text in ("{}", "{", "[1]", json.dumps({**json.loads(whole), "job": {}})):
+        row.write_text(text)
+        with pytest.raises(ValueError, match=r"row\.json' is (not the record of a run|damaged); remove it"):
+            finished.result(tmp_path / "out")
+    row.unlink()
+    assert finished.result(tmp_path / "out")["psnr"] == 0.0
+    runs.keep_rows([finished.result(tmp_path / "out")], tmp_path / "rows")  # says that there is no record
+    assert not list((tmp_path / "rows").iterdir())
+    finished.folder(tmp_path / "out").with_name(f"{finished.folder(tmp_path).name}.partial_old").mkdir()
+    finished.fit["seed"] = 1
+    assert runs.run_jobs([finished], tmp_path / "out", 1, "cpu")[0]["psnr"] == 0.0
+
+
+def _killed(job: Job, **_: object) -> str | None:
+    import os
+
+    os._exit(9)
+
+
+def test_a_killed_worker_and_an_error_without_text_are_said(monkeypatch, tmp_path, capsys):
+    from reproduction import runs
+
+    jobs = {name: Job("image", "toy:8", {"network": name}) for name in ("a", "b")}
+    assert {error for _, error in runs._outcomes(jobs, 2, _killed)} == {
+        "a worker process was killed, most likely for memory; try --workers 1"
+    }
+
+    def fails(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(runs, "_do", fails)
+    assert runs.run_jobs([jobs["a"]], tmp_path, 1, "cpu") == [{"error": "NotImplementedError"}]
+    monkeypatch.setattr(runs, "_do", lambda *_: {}["missing"])
+    assert runs.run_jobs([jobs["a"]], tmp_path, 1, "cpu") == [{"error": "'missing'"}]
+    assert "KeyError" in capsys.readouterr().err
+
+
 def test_tables_of_kept_rows_need_no_data(tmp_path):
     """Who has the repository and no DIV2K makes the page's numbers from the rows; a file of another size has none."""
     context = Context(tmp_path / "out", tmp_path / "data", size="medium", item="table1", limit=1, no_fit=True)
@@ -223,7 +295,7 @@ def test_tables_show_spread_differences_and_order(tmp_path):
     assert (tmp_path / "table.csv").read_text().splitlines()[2].startswith("B,103,29.0,0.0,33.0,-4.0")
     assert (tmp_path / "table.png").read_bytes()[:4] == b"\x89PNG"
     assert order_notes(IMAGE_METRICS[:1], rows) == [
-        "PSNR: A is first, in the paper B; rank correlation of the orders -1.00."
+        "PSNR: A is first, in the paper B; rank correlation of the orders of 2 methods -1.00."
     ]
 
 
@@ -236,7 +308,7 @@ def test_a_table_of_kept_rows_says_what_is_missing_and_compares_what_is_there(tm
     from reproduction.compare import each_item, table_rows
     from reproduction.runs import NOT_DONE
 
-    made = {"hardware": "a machine", "threads": 1, "date": "2026-01-02", "seconds": 90.0}
+    made = {"hardware": "a machine", "threads": 1, "date": "2026-01-02", "seconds": 90.0, "commit": "c0"}
     psnr = {"siren": (30.0, 32.0, None), "sasnet": (31.0, 34.0, 35.0)}
     rows = [load_row("images", name) for name in psnr]
     results = {
@@ -259,6 +331,36 @@ def test_a_table_of_kept_rows_says_what_is_missing_and_compares_what_is_there(tm
     measured = write_table(context, "t", "T", IMAGE_METRICS, [TableRow("SIREN", 10, {"psnr": [1.0]})], [])
     assert f"- {context.hardware()}; {datetime.date.today().isoformat()}; one seed" in measured
     assert each_item(context, "t", rows, results, ["a"], IMAGE_METRICS[0]) is None
+
+
+def test_where_there_is_nothing_to_do_it_ends_with_a_sentence(tmp_path):
+    folder = tmp_path / "images" / "kodak"
+    folder.mkdir(parents=True)
+    for name in ("a.png", "._a.png"):
+        (folder / name).write_bytes(b"no image")
+    usual = ("supp_table3", "--quick", "--rows", "siren", "--data", str(tmp_path), "--output", str(tmp_path / "out"))
+    for more, sentence in (
+        (("--limit", "0"), "0 is not 1 or more"),
+        (("--workers", "-1"), "-1 is not 1 or more"),
+        (("--device", "gpu"), "there is no device 'gpu' on this machine"),
+        ((), "reproduce supp_table3: 2 of the runs could not be done:"),
+    ):
+        result = call(*usual, *more)
+        assert result.returncode and sentence in result.stderr and "Traceback" not in result.stderr, result.stderr
+
+
+def test_a_folder_has_only_what_can_be_read(tmp_path):
+    context = Context(tmp_path, tmp_path, size="medium", item="table3")
+    for folder, names in (("meshes", ("lucy.mtl", "lucy.obj")), ("images/kodak", ("._a.png", "a.png", "b.txt"))):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / folder / name).touch()
+    assert context.shape("lucy") == str(tmp_path / "meshes" / "lucy.obj")
+    assert [path.name for path in context.files("images/kodak", None)] == ["a.png"]
+    (tmp_path / "meshes" / "dragon.ply").touch()
+    assert Path(context.shape("dragon")).name == "dragon.ply"
+    context.no_fit = True
+    assert Path(context.shape("dragon")).name == "dragon.npz", "the file of the kept rows"
 
 
 def test_missing_data_is_named_with_its_source(tmp_path):
