@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from sdf_tools._cli_shapes import Evaluate, Info, ReadsFiles, Repair, inside_found, mesh_and_notes, shape_and_notes
+from sdf_tools._cli_shapes import Evaluate, Info, ReadsFiles, Repair, inside_found, shape_and_notes
 from sdf_tools.errors import MissingLibraryError, file_trouble
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.io.limits import allow_memory
@@ -37,12 +37,17 @@ class Sample(ReadsFiles):
     """Laplace scale of near-surface samples, in the mesh's units; 1 % of its longest side if left out."""
     seed: int = 0
     """Same seed, same points."""
+    orientation: Literal["check", "trust"] = "check"
+    """check: find the inside as training does, so that normals point out of it, and say what was mended; trust: take
+    triangles as they are."""
 
     def run(self) -> None:
         from sdf_tools import sampling
         from sdf_tools.io.writing import save_points
 
-        mesh = _mesh(self.shape)
+        mesh = inside_found(str(self.shape), self.orientation)
+        if not isinstance(mesh, Mesh):
+            raise ValueError(f"'{self.shape}' is a point cloud; this command needs a mesh with faces.")
         if self.count < 1:
             raise ValueError(f"--count must be at least 1, not {self.count}.")
         if self.scale is not None and not self.scale > 0:
@@ -198,6 +203,8 @@ class Extract(ReadsFiles):
                 refine_steps=self.refine_steps,
                 cap=self.cap,
             )
+        if extraction.leaves_box(mesh, corners) and not self.fill_holes:
+            print("sdf-tools: the surface leaves the box and is cut off there; --cap closes it.", file=sys.stderr)
         if self.largest_component:
             mesh = extraction.largest_component(mesh)
         if self.fill_holes:
@@ -342,10 +349,6 @@ class Render(ReadsFiles):
                 raise ValueError(f"--{name} must be finite, not {angle:g}.")
         if self.largest is not None and not 0 < self.largest < math.inf:
             raise ValueError(f"--largest must be positive and finite, not {self.largest:g}.")
-
-
-def _mesh(path: str | Path) -> Mesh:
-    return mesh_and_notes(path)[0]
 
 
 Command = Info | Repair | Sample | Normals | Distance | Extract | Reconstruct | Evaluate | Render

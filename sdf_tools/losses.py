@@ -75,7 +75,8 @@ def coarse_to_fine_loss(
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum'; got '{reduction}'.")
     uniform = coarse_weight if uniform_weight is None else uniform_weight
-    weight = torch.where(kind == UNIFORM, uniform, torch.where(kind == FINE, 1.0, coarse_weight)).to(predicted.dtype)
+    weight = torch.full_like(predicted, coarse_weight, requires_grad=False)
+    weight = weight.masked_fill(kind == FINE, 1.0).masked_fill(kind == UNIFORM, uniform)
     error = weight * (predicted - target).square()
     return error.sum() if reduction == "sum" else _mean(error)
 
@@ -237,14 +238,16 @@ def heat_loss(
     return _mean(heat * (gradient.square().sum(-1) + 1) / 2)
 
 
-def mask_sparsity_loss(masks: Sequence[Float[Tensor, "*batch groups"]]) -> Float[Tensor, ""]:
+def mask_sparsity_loss(masks: Sequence[Float[Tensor, "*batch groups"] | None]) -> Float[Tensor, ""]:
     """Mean over points of the sum of all mask values, ``mean |m|_1`` (SASNet's sparsity term).
 
-    The paper publishes no weight for it; note that this grows with the number of groups.
+    None stands for a layer without masks, as in what ``SASNet.masks`` returns. The paper publishes no weight for it;
+    note that this grows with the number of groups.
     """
-    if not masks:
+    there = [mask for mask in masks if mask is not None]
+    if not there:
         return torch.zeros(())
-    return torch.stack([_mean(mask.abs().sum(-1)) for mask in masks]).sum()
+    return torch.stack([_mean(mask.abs().sum(-1)) for mask in there]).sum()
 
 
 def gradient(values: Float[Tensor, "*batch"], points: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:

@@ -132,22 +132,31 @@ def _first_layer(network: Network) -> tuple[Float[Tensor, "n d"], Float[Tensor, 
     return stretched * scale * weight.detach().cpu().double(), scale * bias.detach().cpu().double(), omega_0
 
 
+def _steps(values: Float[Tensor, "N"], apart: float) -> Int[Tensor, "N"]:
+    """How many gaps wider than ``apart`` lie below each value: the same number for those that are close."""
+    ordered, order = values.sort()
+    steps = torch.zeros(len(values), dtype=torch.int64)
+    steps[order[1:]] = (ordered.diff() > apart).cumsum(0)
+    return steps
+
+
 def merge_frequencies(series: SineSeries) -> SineSeries:
     """The same series with equal and opposite frequencies brought together.
 
-    Frequencies count as equal where they agree to 1e-6 cycles per unit, as the integer combinations of a frozen
-    embedding do. Every frequency comes twice: all sines first (phase 0), then all cosines (phase pi/2).
+    Frequencies count as equal where they agree to 1e-5 cycles per unit, as the integer combinations of a frozen
+    embedding do, which has them in single precision. Every frequency comes twice: all sines first (phase 0), then all
+    cosines (phase pi/2).
     """
-    leading = series.frequencies.sign()
-    nonzero = leading != 0
-    first = nonzero.double().argmax(1)
+    apart = 2 * math.pi * 1e-5
+    leading = torch.where(series.frequencies.abs() > apart, series.frequencies.sign(), 0.0)
+    first = (leading != 0).double().argmax(1)
     sign = torch.gather(leading, 1, first[:, None])[:, 0]
     sign = torch.where(sign == 0, 1.0, sign)
     frequencies = series.frequencies * sign[:, None]
     phases = series.phases * sign
     amplitudes = series.amplitudes * sign[:, None]
-    rounded = (frequencies / (2 * math.pi * 1e-6)).round()
-    unique, group = rounded.unique(dim=0, return_inverse=True)
+    places = torch.stack([_steps(column, apart) for column in frequencies.T], 1)
+    unique, group = places.unique(dim=0, return_inverse=True)
     sine = torch.zeros(len(unique), amplitudes.shape[1], dtype=torch.float64)
     cosine = sine.clone()
     sine.index_add_(0, group, amplitudes * phases.cos()[:, None])

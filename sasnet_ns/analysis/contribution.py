@@ -43,7 +43,7 @@ def neuron_contributions(network: Network, x: Float[Tensor, "N d"]) -> dict[str,
 
     Returns:
         By the name of the next layer's weight, in the order of evaluation: (N, neurons), real. Layers whose input are
-        the coordinates themselves, mask decoders, and layers without one row a point (modulators) are left out.
+        the coordinates, perhaps scaled, mask decoders, and layers without one row a point (modulators) are left out.
     """
     masks = {p.data_ptr() for p in network.parameter_roles().get("masks", [])}
     weights = {p.data_ptr(): name for name, p in network.named_parameters() if p.data_ptr() not in masks}
@@ -51,11 +51,18 @@ def neuron_contributions(network: Network, x: Float[Tensor, "N d"]) -> dict[str,
         network(x)
     maps: dict[str, Tensor] = {}
     for name, (h, weight) in calls.seen.items():
-        if h.shape[-1] == network.in_dim or h.numel() != len(x) * h.shape[-1]:
+        if h.numel() != len(x) * h.shape[-1] or _are_multiples(h, x):
             continue
         part = h * weight.sum(0)
         maps[name] = (part.real if part.is_complex() else part).reshape(len(x), -1)
     return maps
+
+
+def _are_multiples(h: Tensor, x: Tensor) -> bool:
+    """Whether a layer's input is the coordinates times a number."""
+    if h.shape != x.shape or h.is_complex():
+        return False
+    return torch.allclose(h, (h * x).sum() / x.square().sum() * x, rtol=1e-4, atol=1e-6)
 
 
 def group_contributions(contributions: Float[Tensor, "N neurons"], groups: int) -> Float[Tensor, "N groups"]:

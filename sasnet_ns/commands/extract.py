@@ -59,6 +59,8 @@ class Arguments:
     """Cells along the longest side of the lattice that the search begins on; finer finds smaller separate pieces."""
     thorough: bool = False
     """Evaluate every node of the lattice: nothing that it holds is missed, and it takes as long as it takes."""
+    cap: bool = False
+    """Close the surface where it leaves the box."""
     simplify_mesh: int | None = None
     """Simplify to about this many triangles."""
     normals: bool = False
@@ -103,7 +105,7 @@ def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
     import torch
     from rich.console import Console
 
-    from sdf_tools.extraction import drop_specks, extract_mesh, largest_component, simplify
+    from sdf_tools.extraction import drop_specks, extract_mesh, largest_component, leaves_box, simplify
     from sdf_tools.geometry import Mesh, NormalizedShape
 
     frame = NormalizedShape(
@@ -131,10 +133,13 @@ def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
             lipschitz=arguments.lipschitz,
             coarse_resolution=arguments.coarse_resolution,
             thorough=arguments.thorough,
+            cap=arguments.cap,
             normals=arguments.normals and arguments.simplify_mesh is None,
             device=surface.device,
             progress=lambda stage, count: status.update(f"extracting: {stage}, {count:,} evaluations"),
         )
+    if leaves_box(mesh, corners.tolist()):
+        warnings.warn("the surface leaves the box and is cut off there; --cap closes it.", stacklevel=1)
     if arguments.largest_component:
         mesh = largest_component(mesh)
     mesh, left_out = drop_specks(mesh, arguments.min_component_faces)

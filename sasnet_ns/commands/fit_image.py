@@ -7,6 +7,9 @@ sasnet fit-image --checkpoint outputs/photo/checkpoint.pt --scale 16 --window 10
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +20,8 @@ from sasnet_ns.commands._training_folder import GOES_ON, training_in
 
 if TYPE_CHECKING:
     from sasnet_ns.fitting.grid_field import GridField
-    from sasnet_ns.fitting.grid_fit import GridFit
+    from sasnet_ns.fitting.grid_fit import FittedGrid, GridFit
+    from sasnet_ns.fitting.signal import Signal
 
 BYTES_OF_A_VALUE = 16
 """Memory for each value of a picture: as computed, joined, and converted for its file."""
@@ -77,15 +81,16 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Fit or load, write everything."""
     from sasnet_ns.fitting.grid_field import GridField
-    from sasnet_ns.fitting.grid_fit import FittedGrid, fit_grid
+    from sasnet_ns.fitting.grid_fit import fit_grid
     from sasnet_ns.fitting.image import write_image_results
     from sasnet_ns.fitting.signal import read_image, shrink
     from sasnet_ns.training.devices import chosen_device
-    from sasnet_ns.training.loop import History
 
     device = chosen_device(arguments.device)
     if arguments.image is None and arguments.checkpoint is None:
         raise ValueError("give an --image to fit, or a --checkpoint to render.")
+    if arguments.checkpoint is not None:
+        refuse_fitting(arguments)
     signal = read_image(arguments.image, arguments.size) if arguments.image else None
     if arguments.checkpoint is not None:
         loaded = GridField.load(arguments.checkpoint, device if arguments.device else "cpu")
@@ -99,7 +104,9 @@ def run(arguments: Arguments) -> None:
                     f"'{arguments.image}' has {signal.grid} pixels of {signal.channels} channels, the checkpoint "
                     f"{loaded.grid} of {loaded.channels}; give the image that it was fitted to."
                 )
-            report(write_image_results(FittedGrid(loaded, signal, History()), arguments.output))
+            # The fit's own folder has its pictures already, and one of the network before training.
+            own = arguments.output.resolve() == arguments.checkpoint.resolve().parent
+            report(write_image_results(fit_of(loaded, signal, arguments.checkpoint), arguments.output, draw=not own))
         render(loaded, arguments)
         return
     assert signal is not None
@@ -118,6 +125,45 @@ def run(arguments: Arguments) -> None:
             print(GOES_ON)
         else:
             checkpoint.remove()
+
+
+FITTING = ("network", "config", "steps", "learning_rate", "batch", "parameters", "network_config", "masks",
+           "evaluate_every", "seed")  # fmt: skip
+
+
+def refuse_fitting(arguments: Arguments) -> None:
+    """Say that a checkpoint is not fitted any further.
+
+    Raises:
+        ValueError: an option of fitting was given.
+    """
+    usual = Arguments(arguments.output)
+    given = [name for name in FITTING if getattr(arguments, name) != getattr(usual, name)]
+    if given:
+        names = ", ".join("--no-masks" if name == "masks" else f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(
+            f"--checkpoint renders and measures what was fitted, and {names} would change nothing; leave that out, or "
+            "--checkpoint to fit anew."
+        )
+
+
+def fit_of(loaded: GridField, signal: Signal, checkpoint: Path) -> FittedGrid:
+    """A fit that was kept, with its history where that still lies beside the checkpoint."""
+    from sasnet_ns.fitting.grid_fit import FittedGrid
+    from sasnet_ns.training.loop import History
+
+    def beside(name: str) -> dict[str, Any]:
+        try:
+            content = json.loads((checkpoint.parent / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    names = [item.name for item in dataclasses.fields(History)]
+    known = beside("history.json")
+    history = History(**{name: known[name] for name in names}) if known.keys() >= set(names) else History()
+    history.psnr = [math.nan if value is None else value for value in history.psnr]
+    return FittedGrid(loaded, signal, history, interrupted=bool(beside("metrics.json").get("interrupted")))
 
 
 def fit_configuration(arguments: Arguments, channels: int) -> GridFit:

@@ -12,6 +12,7 @@ on, unless --shape names another.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -306,7 +307,8 @@ def _draw_curves(arguments: Arguments) -> None:
 
 
 def _history(path: Path) -> list[Row]:
-    """A run's numbers: history.json of ns-train, or losses.json of fit-shape (every tenth step)."""
+    """A run's numbers: history.json, or losses.json of fit-shape (every tenth step and the last)."""
+    from sasnet_ns.networks import SignedDistanceField
     from sasnet_ns.viewer.curves import read_history
 
     folder = path if path.is_dir() else path.parent
@@ -318,7 +320,10 @@ def _history(path: Path) -> list[Row]:
         values = json.loads(losses.read_text())
     except ValueError:
         raise ValueError(f"'{losses}' is not JSON.") from None
-    return [{"step": 10.0 * (index + 1), "loss": float(value)} for index, value in enumerate(values)]
+    steps = 10 * len(values)
+    with contextlib.suppress(ValueError):
+        steps = SignedDistanceField.load_with_step(folder / "field.pt")[1] or steps
+    return [{"step": float(min(10 * index, steps)), "loss": float(value)} for index, value in enumerate(values, 1)]
 
 
 def main(args: Sequence[str] | None = None, program: str | None = None) -> None:

@@ -107,7 +107,7 @@ def write_image_results(
         fitted: the fit.
         folder: created if it is missing.
         region: how edges are found.
-        draw: write pictures besides the reconstruction.
+        draw: write pictures besides the reconstruction; without it those of an earlier fit stay.
 
     Returns:
         The content of ``metrics.json``.
@@ -130,7 +130,7 @@ def write_image_results(
     files = reconstruction_files(signal, prediction)
     if draw:
         files |= image_pictures(fitted, prediction, metrics, edges)
-    for name in ("reconstruction.tif", "gradient.png", "masks.png", "contributions.png"):
+    for name in ("reconstruction.tif", *(("gradient.png", "masks.png", "contributions.png") if draw else ())):
         if name not in files:  # of an earlier fit in the same folder
             (folder / name).unlink(missing_ok=True)
     for name, data in files.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import sys
 import warnings
 
 import torch
@@ -48,24 +49,32 @@ def transformed(*tensors: Tensor | None) -> bool:
     )
 
 
+def recorded() -> bool:
+    """Whether torch.jit.trace or make_fx records torch's operations, of which hand-written kernels are none."""
+    if torch.compiler.is_compiling():
+        return False
+    tracing = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    return torch.jit.is_tracing() or (tracing is not None and tracing.get_proxy_mode() is not None)
+
+
 def choose(implementation: str, device: torch.device, fast_dtype: bool, allowed: tuple[str, ...]) -> str:
     """Backend for tensors on ``device``: ``torch``, ``numba``, ``triton`` or ``tcnn``.
 
     Args:
-        implementation: a backend's name or ``auto``.
+        implementation: a backend's name or ``auto``, which is ``torch`` while operations are recorded.
         device: where the tensors are.
         fast_dtype: whether the fast backends handle the dtype; if not, ``auto`` is ``torch``.
         allowed: the names that this kernel knows.
 
     Raises:
         MissingLibraryError: if a backend is asked for by name and cannot be loaded.
-        ValueError: if the name is unknown or the backend cannot run on the device.
+        ValueError: if the name is unknown, the backend cannot run on the device, or its work cannot be recorded.
     """
     if implementation == "torch":
         return "torch"
     if implementation == "auto":
         backend = {"cpu": "numba", "cuda": "triton"}.get(device.type, "torch")
-        if not fast_dtype or backend == "torch":
+        if not fast_dtype or backend == "torch" or recorded():
             return "torch"
         reason = _load_error(backend)
         if reason is not None:
@@ -74,6 +83,10 @@ def choose(implementation: str, device: torch.device, fast_dtype: bool, allowed:
         return backend
     if implementation not in allowed:
         raise ValueError(f"Unknown implementation {implementation!r}; choose from auto, torch, {', '.join(allowed)}.")
+    if recorded():
+        raise ValueError(
+            f"torch.jit.trace and make_fx cannot record implementation={implementation!r}; use 'auto' or 'torch'."
+        )
     reason = _load_error(implementation)
     if reason is not None:
         raise MissingLibraryError(f"implementation={implementation!r} cannot run: {reason}; {INSTALL[implementation]}.")

@@ -298,4 +298,4 @@ def _run_and_sum(
     networks, rows = size
     sums = torch.zeros(networks, threads_for(rows, ROWS_PER_THREAD), width + APART)
     run(launcher, kernel, sums.shape[1], *arguments, sums.numpy())
-    return sums[:, 0, :width] if sums.shape[1] == 1 else sums[:, :, :width].sum(1)
+    return sums[:, 0, :width].contiguous() if sums.shape[1] == 1 else sums[:, :, :width].sum(1)

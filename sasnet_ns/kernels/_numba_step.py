@@ -159,7 +159,7 @@ def activate(layer, omega, weights, neurons, work):  # type: ignore[no-untyped-d
         elif kind == RELU:
             for b in range(BLOCK):
                 z = out[b] + bias
-                out[b] = z if z > ZERO else ZERO
+                out[b] = ZERO if z <= ZERO else z  # what is not a number stays so
         elif kind == SIGMOID:
             for b in range(BLOCK):
                 out[b] = _sigmoid(out[b] + bias)
@@ -192,7 +192,7 @@ def _deactivate(layer, omega, neurons, work):  # type: ignore[no-untyped-def]
         elif kind == RELU:
             out = work[target + j]
             for b in range(BLOCK):
-                g[b] *= ONE if out[b] > ZERO else ZERO
+                g[b] *= ZERO if out[b] <= ZERO else ONE
         elif kind == SIGMOID:
             out = work[target + j]
             for b in range(BLOCK):

@@ -46,6 +46,11 @@ class Operator:
 
             @staticmethod
             def backward(ctx: Any, *cotangents: Any) -> Any:
+                if any(c is not None and torch._C._functorch.is_legacy_batchedtensor(c) for c in cotangents):
+                    raise RuntimeError(
+                        "compiled kernels take one gradient at a time, not is_grads_batched=True or vectorize=True; "
+                        "use torch.func (jacrev, hessian, vmap), or a network with implementation='torch'."
+                    )
                 return backward(ctx, *cotangents)
 
         self._plain = Plain

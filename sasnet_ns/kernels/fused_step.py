@@ -58,10 +58,15 @@ class FusedStep:
             implementation = "torch"
         self.backend = choose(implementation, device, fast, ("numba",))
         self._run = self._by_autograd
+        self._trained: tuple[bool, ...] = ()
         if self.backend == "numba":
-            from sasnet_ns.kernels._numba_step_plan import CompiledStep
+            self._compile()
 
-            self._run = CompiledStep(form)  # type: ignore[assignment]
+    def _compile(self) -> None:
+        from sasnet_ns.kernels._numba_step_plan import CompiledStep
+
+        self._trained = tuple(tensor.requires_grad for tensor in self._tensors)
+        self._run = CompiledStep(self.form)  # type: ignore[assignment]
 
     def __call__(
         self,
@@ -122,6 +127,8 @@ class FusedStep:
         shapes = (tuple(x.shape), tuple(target.shape), None if weight is None else tuple(weight.shape))
         if shapes != wanted or not points:
             raise ShapeError(f"FusedStep takes x, target and weight of shapes {wanted}, N at least 1; got {shapes}.")
+        if self.backend == "numba" and self._trained != tuple(tensor.requires_grad for tensor in self._tensors):
+            self._compile()  # some have been frozen since, or trained again
         return self._run(x, target, PointLoss() if loss is None else loss, weight, scale)
 
     def _by_autograd(
@@ -131,7 +138,7 @@ class FusedStep:
             predicted = evaluate(self.form, scale * x)
             value = loss(predicted, target, weight)
         trained = [tensor for tensor in self._tensors if tensor.requires_grad]
-        gradients = zip(trained, torch.autograd.grad(value, trained), strict=True)
+        gradients = zip(trained, torch.autograd.grad(value, trained) if trained else (), strict=True)
         return value.detach(), predicted.detach(), list(gradients)
 
 

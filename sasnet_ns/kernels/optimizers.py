@@ -57,12 +57,17 @@ def muon_step(
     parts = min(torch.get_num_threads(), len(parameters))
     arguments = (addresses, shapes, rates, np.float32(momentum), ns_steps)
     run(_numba_update.muon, _numba_update.muon_part, parts, *arguments)
+    _changed(parameters)
+
+
+_TORCHS_OWN = ("amsgrad", "weight_decay", "maximize", "capturable", "differentiable")
 
 
 class Adam(torch.optim.Adam):
-    """``torch.optim.Adam(..., fused=True)`` without its other options, in one compiled call where there is one.
+    """``torch.optim.Adam(..., fused=True)`` in one compiled call where there is one.
 
-    States and checkpoints are torch's. Where :func:`compiled_updates` does not hold, torch's own step runs.
+    States and checkpoints are torch's. Where :func:`compiled_updates` does not hold, where a group has one of torch's
+    other options (weight decay, maximize, ...), and under a GradScaler, torch's own step runs.
 
     Args:
         params: parameters or parameter groups.
@@ -86,8 +91,9 @@ class Adam(torch.optim.Adam):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One update from the parameters' gradients; returns the closure's loss if there is one."""
         trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        largest = any(group["amsgrad"] for group in self.param_groups)
-        if largest or not compiled_updates([*trained, *(p.grad for p in trained if p.grad is not None)]):
+        more = any(group.get(name) for group in self.param_groups for name in _TORCHS_OWN)
+        scaled = any(getattr(self, name, None) is not None for name in ("grad_scale", "found_inf"))
+        if more or scaled or not compiled_updates([*trained, *(p.grad for p in trained if p.grad is not None)]):
             return super().step(closure)
         loss = None
         if closure is not None:
@@ -121,6 +127,13 @@ class Adam(torch.optim.Adam):
         arguments = (_addresses(parameters, gradients, *moments), sizes, np.array(factors, np.float32), *numbers)
         parts = threads_for(int(sizes.sum()), SIZE_PER_THREAD)
         run(_numba_update.adam, _numba_update.adam_part, parts, *arguments)
+        _changed(parameters)
+
+
+def _changed(tensors: Iterable[Tensor]) -> None:
+    """Tell autograd, which refuses to go back through a graph whose tensors have changed since."""
+    for tensor in tensors:
+        torch.autograd.graph.increment_version(tensor)
 
 
 def _addresses(*columns: Sequence[Tensor]) -> np.ndarray:

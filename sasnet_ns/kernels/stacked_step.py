@@ -40,10 +40,15 @@ class StackedStep:
         fast = all(tensor.dtype == torch.float32 for tensor in self._tensors)
         self.backend: Implementation = choose(implementation, self._tensors[0].device, fast, ("numba", "triton"))  # type: ignore[assignment]
         self._run = self._by_autograd
+        self._trained: tuple[bool, ...] = ()
         if self.backend == "numba":
-            from sasnet_ns.kernels._numba_stacked_step import CompiledStackedStep
+            self._compile()
 
-            self._run = CompiledStackedStep(form)  # type: ignore[assignment]
+    def _compile(self) -> None:
+        from sasnet_ns.kernels._numba_stacked_step import CompiledStackedStep
+
+        self._trained = tuple(tensor.requires_grad for tensor in self._tensors)
+        self._run = CompiledStackedStep(self.form)  # type: ignore[assignment]
 
     def __call__(
         self,
@@ -74,6 +79,8 @@ class StackedStep:
         shapes = (tuple(x.shape), tuple(target.shape), (networks, points) if weight is None else tuple(weight.shape))
         if shapes != wanted or not points:
             raise ShapeError(f"StackedStep takes x, target and weight of shapes {wanted}, N at least 1; got {shapes}.")
+        if self.backend == "numba" and self._trained != tuple(tensor.requires_grad for tensor in self._tensors):
+            self._compile()  # some have been frozen since, or trained again
         values, predicted, gradients = self._run(x, target, PointLoss() if loss is None else loss, weight, scale)
         for tensor, gradient in gradients:
             tensor.grad = gradient
@@ -87,5 +94,5 @@ class StackedStep:
             values = loss(predicted, target, weight)
         trained = [tensor for tensor in self._tensors if tensor.requires_grad]
         # No network is in the loss of another, so the gradient of the sum is that of each.
-        gradients = zip(trained, torch.autograd.grad(values.sum(), trained), strict=True)
+        gradients = zip(trained, torch.autograd.grad(values.sum(), trained) if trained else (), strict=True)
         return values.detach(), predicted.detach(), list(gradients)

@@ -89,7 +89,7 @@ class PointLoss:
     :func:`sdf_tools.losses.distance_weighted_loss`.
 
     Raises:
-        ValueError: ``power`` is neither 1 nor 2.
+        ValueError: ``power`` is neither 1 nor 2, or ``near`` is not positive.
     """
 
     power: int = 2
@@ -106,6 +106,8 @@ class PointLoss:
     def __post_init__(self) -> None:
         if self.power not in (1, 2):
             raise ValueError(f"PointLoss takes power 1 or 2, not {self.power}.")
+        if self.near is not None and not self.near > 0:
+            raise ValueError(f"near is a distance above 0, or None for no weight; not {self.near}.")
 
     def __call__(
         self,

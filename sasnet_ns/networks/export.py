@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from sdf_tools.errors import needs
+from sdf_tools.errors import MissingLibraryError
 from sdf_tools.io.writing import write_atomically
 
 if TYPE_CHECKING:
@@ -74,8 +74,13 @@ def export_field(field: SignedDistanceField, path: Path | str, bits: int = 32) -
 
 
 def _save_onnx(program: torch.export.ExportedProgram, frame: dict[str, object], path: Path) -> None:
-    with needs("onnxscript", "ONNX export"):
+    try:
         import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingLibraryError(
+            "ONNX export needs onnxscript, which is not installed: pip install onnxscript in an environment of its own "
+            "(its protobuf is not nerfstudio's), and export the run's field.pt there; a .pt2 needs nothing more."
+        ) from error
     onnx_program = torch.onnx.export(
         program, input_names=["points"], output_names=["signed_distance"], dynamo=True, verbose=False
     )

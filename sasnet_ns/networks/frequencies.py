@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+_MOST_CANDIDATES = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,20 @@ class FrequencyBands:
 
 
 def _half_space(first: np.ndarray, others: np.ndarray, in_dim: int) -> np.ndarray:
-    """All integer vectors whose first component is from ``first`` (k and -k give the same sinusoids)."""
-    return np.array(list(itertools.product(first, *([others] * (in_dim - 1)))), dtype=np.int64)
+    """All integer vectors whose first component is from ``first`` (k and -k give the same sinusoids).
+
+    Raises:
+        ValueError: they are too many to be listed.
+    """
+    count = len(first) * len(others) ** (in_dim - 1)
+    if count > _MOST_CANDIDATES:
+        raise ValueError(
+            f"the ranges leave {count:,} frequencies in {in_dim} dimensions to draw from, more than "
+            f"{_MOST_CANDIDATES:,}; take a smaller band_limit or low_range."
+        )
+    short = np.int16 if max(map(abs, (*first[-1:], *others[-1:])), default=0) < 1 << 15 else np.int64
+    axes = np.meshgrid(first.astype(short), *([others.astype(short)] * (in_dim - 1)), indexing="ij")
+    return np.stack(axes, -1).reshape(-1, in_dim)
 
 
 def _draw(rng: np.random.Generator, candidates: np.ndarray, count: int) -> np.ndarray:

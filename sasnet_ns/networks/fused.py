@@ -6,14 +6,16 @@ import itertools
 import math
 import operator
 import weakref
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from sasnet_ns.kernels import Activation, FusedStep, FusedValues, StepForm, StepLayer
-from sasnet_ns.kernels._choose import transformed
+from sasnet_ns.kernels._choose import recorded, transformed
 from sasnet_ns.networks.base import Network
 from sasnet_ns.networks.baselines.encoded_relu import EncodedReLU
 from sasnet_ns.networks.baselines.ffn import FFN
@@ -48,9 +50,9 @@ def fused_step(network: Network, bands: int | None = None) -> FusedStep | None:
         step = FusedStep(form, coordinate_scale=_factor(network))
     elif type(network) is Wire and network.sigma > 0:
         step = WireStep(network)
-    elif type(network) is FFN:
+    elif type(network) is FFN and _relus(network.layers) is not None:
         step = FusedStep(_with_waves(network))
-    elif type(network) is PEMLP or type(network) is SAPE:
+    elif (type(network) is PEMLP or type(network) is SAPE) and _relus(network.layers) is not None:
         step = FusedStep(_behind_encoding(network), encode=network.encoder())
     return step if step is not None and step.backend == "numba" else None
 
@@ -93,7 +95,7 @@ def _values(network: Network, x: Tensor, bands: int | None) -> FusedValues | Non
     # Subclasses of tensors stand for something else: a trace, a batch under vmap.
     if type(x) is not Tensor or x.device.type != "cpu" or x.shape[-1] != network.in_dim or not _compiles(network):
         return None
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or recorded():
         return None
     if isinstance(network, SASNet) and bands is not None and not 0 <= bands <= network.config.bands:
         return None
@@ -114,12 +116,14 @@ def _same(a: StepForm, b: StepForm) -> bool:
 
 
 def _compiles(network: Network) -> bool:
-    """Whether nobody looks into the network's layers, or asks for other kernels."""
+    """Whether nobody looks into the network's layers, makes their weights of others, or asks for other kernels."""
     settings = (network, network.config) if isinstance(network, SASNet) else (network,)
     if any(getattr(part, "implementation", "auto") not in ("auto", "numba") for part in settings):
         return False
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
-    return not hooked and _plain(network)
+    looked_at = any(
+        module._forward_hooks or module._forward_pre_hooks or is_parametrized(module) for module in network.modules()
+    )
+    return not looked_at and _plain(network)
 
 
 def _factor(network: Network) -> float:
@@ -144,10 +148,21 @@ def _chain(network: Network, bands: int | None = None) -> StepForm | None:
     if type(network) is Gauss:
         return _waves(network, "gauss", network.scale)
     if type(network) is HashGridMLP:
-        *hidden, output = [layer for layer in network.mlp if isinstance(layer, nn.Linear)]
-        chain = [StepLayer(layer.weight, layer.bias, "relu") for layer in hidden]
+        *hidden, output = network.mlp
+        chain = _relus(hidden)
+        if chain is None or type(output) is not nn.Linear:
+            return None
         return StepForm(network.in_dim, (*chain, _affine(output)), network.table, network.layout)
     return None
+
+
+def _relus(layers: Iterable[nn.Module]) -> list[StepLayer] | None:
+    """Linear layers, each with a ReLU behind it; None where somebody has put in others."""
+    found = list(layers)
+    kinds = (nn.Linear, nn.ReLU) * (len(found) // 2)
+    if len(found) != len(kinds) or any(type(layer) is not kind for layer, kind in zip(found, kinds, strict=True)):
+        return None
+    return [StepLayer(layer.weight, layer.bias, "relu") for layer in found[::2] if isinstance(layer, nn.Linear)]
 
 
 def _plain(network: Network) -> bool:
@@ -163,8 +178,7 @@ def _waves(network: Siren | Gauss, activation: Activation, omega: float) -> Step
 
 def _behind_encoding(network: EncodedReLU) -> StepForm:
     """What a ReLU network does with its encoding."""
-    hidden = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
-    chain = [StepLayer(layer.weight, layer.bias, "relu") for layer in hidden]
+    chain = _relus(network.layers) or ()
     return StepForm(network.encoding_dim, (*chain, _affine(network.output)))
 
 

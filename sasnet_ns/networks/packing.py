@@ -45,8 +45,11 @@ def pack_state(state: Mapping[str, Tensor], trained: Iterable[str], bits: int) -
             packed[name] = tensor.half()
             continue
         runs = torch.nn.functional.pad(flat, (0, -len(flat) % RUN)).reshape(-1, RUN)
-        # Rounded up, so that no q leaves its range.
-        scales = (runs.abs().amax(1) / 127 * (1 + 2**-10)).clamp_min(2**-24).half()
+        # Rounded up, so that no q leaves its range; where halves are too far apart for that, to the next one.
+        largest = runs.abs().amax(1)
+        scales = (largest / 127 * (1 + 2**-10)).clamp_min(2**-24).half()
+        short = (scales.float() * 127 < largest).to(torch.int16)
+        scales = (scales.view(torch.int16) + short).view(torch.float16)
         whole = (runs / scales.float()[:, None]).round().clamp(-127, 127).to(torch.int8).reshape(-1)[: len(flat)]
         deflated = zlib.compress(whole.numpy().tobytes(), 9)
         packed[name] = torch.from_numpy(np.frombuffer(deflated, np.uint8).copy())

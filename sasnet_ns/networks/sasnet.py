@@ -393,5 +393,7 @@ def _check(config: SASNetConfig) -> None:
             f"groups has {len(config.groups)} entries for {len(config.hidden_widths)} hidden layers; give one each."
         )
     for width, groups in zip(config.hidden_widths, config.groups, strict=True):
+        if groups < 0:
+            raise ValueError(f"groups are numbers of masks, 0 for none; not {groups}.")
         if groups and width % groups:
             raise ValueError(f"a hidden width of {width} does not divide into {groups} groups; choose a multiple.")

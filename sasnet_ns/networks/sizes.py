@@ -67,10 +67,11 @@ def sized_options(name: str, in_dim: int, out_dim: int, parameters: int, **confi
     give its size.
 
     Raises:
-        ValueError: even the smallest such network is more than a tenth larger.
+        ValueError: even the smallest such network is more than a tenth larger, or an option is none of the network's.
     """
     preset = {"sasnet": None, "sasnet-paper": "sdf", "sasnet-grid": "sdf_grid"}
     if name in preset:
+        parameter_count(name, in_dim, out_dim, **config)  # says what is wrong with the options
         set_size = _sasnet_size(config if preset[name] is None else {"preset": preset[name], **config})
     else:
         set_size = _named_size(_SIZE_OPTIONS.get(name, "width"))

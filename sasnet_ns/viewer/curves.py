@@ -12,11 +12,15 @@ Row = dict[str, float]
 
 
 def read_history(folder: Path) -> list[Row]:
-    """Rows of a run, oldest first; none for runs without the file."""
+    """Rows of a run or of a fit of an image or a volume, oldest first; none for runs without the file."""
     try:
         rows = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
+    if isinstance(rows, dict):  # a list for each quantity, as fits of images have it
+        lists = {name: values for name, values in rows.items() if isinstance(values, list)}
+        columns = zip(*lists.values(), strict=False)
+        rows = [{name: v for name, v in zip(lists, row, strict=True) if v is not None} for row in columns]
     return [row for row in rows if isinstance(row, dict) and "step" in row] if isinstance(rows, list) else []
 
 

@@ -7,6 +7,7 @@ from sdf_tools.extraction._postprocess import (
     drop_specks,
     fill_holes,
     largest_component,
+    leaves_box,
     simplify,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "extract_meshes",
     "fill_holes",
     "largest_component",
+    "leaves_box",
     "simplify",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from sdf_tools.errors import needs
 from sdf_tools.geometry import Mesh, for_numpy, require_finite
-from sdf_tools.topology import drop_unreferenced, face_components
+from sdf_tools.topology import drop_unreferenced, edge_table, face_components
 
 
 def _keep_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
@@ -71,6 +72,21 @@ def drop_specks(mesh: Mesh, min_faces: int = 100) -> tuple[Mesh, str | None]:
         f"Left out {pieces} of {int(gone.sum()):,} triangles in all, none wider than {across[small].max():.2g} "
         f"(all of it: {float(np.linalg.norm(np.ptp(vertices, axis=0))):.2g})."
     )
+
+
+def leaves_box(mesh: Mesh, bounds: Sequence[Sequence[float]]) -> bool:
+    """Whether an extracted mesh is cut off by its box: open edges lie on the faces of it.
+
+    Args:
+        mesh: as extracted, before it is simplified.
+        bounds: the two corners that it was extracted in.
+    """
+    faces = mesh.faces.numpy()
+    table = edge_table(faces)
+    border = mesh.vertices.double().numpy()[np.unique(table.edges[table.count == 1])]
+    corners = np.asarray(bounds, dtype=float)
+    near = 1e-6 * float((corners[1] - corners[0]).max())
+    return bool((np.abs(border[:, None] - corners).min(1) < near).any())
 
 
 def largest_component(mesh: Mesh) -> Mesh:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sasnet_ns.commands.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -62,6 +64,49 @@ def test_a_checkpoint_renders_a_window_and_refuses_another_image(fitted):
     )
     assert result.returncode == 1 and "give the image that it was fitted to" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1 and not (ROOT / "x").exists()
+
+
+def test_measuring_a_fit_again_keeps_how_it_was_trained(fitted):
+    folder, _ = fitted
+    run, image = folder / "run", str(folder / "ramp.png")
+    kept = {path.name: path.read_bytes() for path in run.iterdir()}
+    for output in (run, folder / "measured"):
+        result = call(
+            "scripts/fit_image.py",
+            "--checkpoint",
+            str(run / "checkpoint.pt"),
+            "--image",
+            image,
+            "--output",
+            str(output),
+        )
+        assert result.returncode == 0, result.stderr
+    own, other = (json.loads((place / "metrics.json").read_text()) for place in (run, folder / "measured"))
+    before = json.loads(kept["metrics.json"])
+    for metrics in (own, other):
+        assert metrics.pop("noisiness") == pytest.approx(before["noisiness"], rel=1e-5)
+    assert own == other == {name: value for name, value in before.items() if name != "noisiness"}
+    now = {path.name: path.read_bytes() for path in run.iterdir()}
+    written = ("checkpoint.pt", "metrics.json")
+    assert now.keys() == kept.keys() and all(now[name] == kept[name] for name in now if name not in written)
+    assert (folder / "measured" / "history.json").read_bytes() == kept["history.json"]
+    assert {"error.png", "curves.png", "spectrum.png"} <= {path.name for path in (folder / "measured").iterdir()}
+
+
+def test_a_checkpoint_is_not_fitted_with_other_options(fitted):
+    folder, _ = fitted
+    result = call(
+        "scripts/fit_image.py", "--checkpoint", str(folder / "run" / "checkpoint.pt"), "--network", "finer",
+        "--steps", "99", "--no-masks", "--output", str(folder / "other"),
+    )  # fmt: skip
+    assert result.returncode == 1 and not (folder / "other").exists()
+    assert "--network, --steps, --no-masks would change nothing" in result.stderr
+
+
+def test_curves_of_a_fitted_image_are_drawn(fitted):
+    folder, _ = fitted
+    main(["picture", str(folder / "run"), "--show", "curves", "--output-path", str(folder / "c.svg")])
+    assert "<svg" in (folder / "c.svg").read_text()
 
 
 @pytest.mark.parametrize(

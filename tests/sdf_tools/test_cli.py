@@ -16,6 +16,7 @@ from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.io.loading import load
 from sdf_tools.io.writing import save_mesh, save_points
 from sdf_tools.mesh.summary import summarize
+from sdf_tools.topology import is_watertight
 
 
 @pytest.fixture
@@ -50,6 +51,27 @@ def test_sample_then_distance(run, ball, tmp_path):
     run("distance", ball, tmp_path / "points.ply", "--output-path", tmp_path / "distance.npy")
     distance = np.load(tmp_path / "distance.npy")
     assert distance.shape == (500,) and np.abs(distance).max() < 1e-4
+
+
+def test_samples_of_a_body_inside_out_have_normals_that_point_out_of_it(run, tmp_path, capsys):
+    cube = box()
+    save_mesh(Mesh(cube.vertices, cube.faces.flip(1)), tmp_path / "inward.ply")
+    for orientation, share in (("check", 1.0), ("trust", 0.0)):
+        run("sample", tmp_path / "inward.ply", "--output-path", tmp_path / "s.npz", "--orientation", orientation)
+        cloud = load(tmp_path / "s.npz")
+        outward = ((cloud.points - cube.vertices.mean(0)) * cloud.normals).sum(-1) > 0
+        assert float(outward.double().mean()) == share
+        assert ("turned" in capsys.readouterr().err) == (orientation == "check")
+
+
+def test_a_surface_that_leaves_the_box_is_said_to_be_cut_off(run, tmp_path, capsys):
+    save_mesh(box(), tmp_path / "box.ply")
+    low = [float(x) for x in box().vertices.mean(0)]
+    for more, said in (([], True), (["--cap"], False)):
+        run("extract", tmp_path / "box.ply", "--output-path", tmp_path / "m.ply", "--resolution", 24,
+            "--bounding-box-min", *low, *more)  # fmt: skip
+        assert ("leaves the box and is cut off there" in capsys.readouterr().err) == said
+        assert is_watertight(load(tmp_path / "m.ply").faces.numpy()) != said
 
 
 def test_distance_and_extract_find_the_inside_as_training_does(run, tmp_path, capsys):

@@ -29,6 +29,12 @@ def test_coarse_to_fine_by_hand():
     assert weighted.item() == pytest.approx(0.17 + 0.5 * 0.04)
 
 
+def test_coarse_to_fine_weighs_in_the_precision_of_the_values():
+    kind = torch.tensor([losses.COARSE, losses.FINE, losses.UNIFORM])
+    one = torch.ones(3, dtype=torch.float64)
+    assert losses.coarse_to_fine_loss(one, 0 * one, kind, uniform_weight=0.1, reduction="sum") == 0.01 + 1 + 0.1
+
+
 def test_coarse_to_fine_refuses_shapes_that_would_broadcast():
     with pytest.raises(ValueError, match="one shape"):
         losses.coarse_to_fine_loss(torch.zeros(4, 1), torch.zeros(4), torch.zeros(4, dtype=torch.uint8))
@@ -87,6 +93,12 @@ def test_normal_terms():
     assert losses.normal_alignment_loss(gradient, normals).item() == pytest.approx((2 + 1) / 2)
     assert losses.normal_alignment_loss(gradient, normals, signed=False).item() == pytest.approx((0 + 1) / 2)
     assert losses.normal_difference_loss(gradient, normals).item() == pytest.approx((3 + math.sqrt(2)) / 2)
+
+
+def test_layers_without_masks_have_no_sparsity():
+    mask = torch.rand(5, 3)
+    assert losses.mask_sparsity_loss([None, mask]) == losses.mask_sparsity_loss([mask])
+    assert losses.mask_sparsity_loss([None]) == 0
 
 
 def test_mask_sparsity_sums_groups_and_averages_points():

@@ -79,6 +79,29 @@ def test_a_frozen_embedding_gives_a_fourier_series():
     assert amplitude.max() > 0.01
 
 
+@pytest.mark.parametrize("period", [2.0, 2 / 0.95, 1.7])
+def test_equal_frequencies_of_a_frozen_embedding_are_brought_together(period):
+    """They are sums of numbers in single precision; 11 % of these lines used to be split."""
+    torch.manual_seed(0)
+    network = build_network(
+        "sasnet", 2, 1, embedding_width=6, hidden_widths=(5,), groups=(0,), masks=False, band_limit=20, low_range=4,
+        bands=1, period=period,
+    )  # fmt: skip
+    series = expand_network(network, tolerance=1e-5)
+    merged = merge_frequencies(series)
+    whole = (series.frequencies * period / (2 * math.pi)).round()
+    sign = torch.where(whole[:, 0] != 0, whole[:, 0].sign(), whole[:, 1].sign())
+    distinct = (whole * torch.where(sign == 0, 1.0, sign)[:, None] + 0.0).unique(dim=0)
+    assert len(merged.frequencies) == 2 * len(distinct)
+    x = torch.rand(50, 2, dtype=torch.float64) * 2 - 1
+    assert (merged(x) - series(x)).abs().max() < 1e-4
+
+
+def test_a_hidden_layer_as_wide_as_the_input_has_contributions():
+    found = neuron_contributions(build_network("siren", 2, 1, width=2, coordinate_scale=0.5), torch.rand(7, 2) - 0.5)
+    assert list(found) == ["hidden.0.weight", "hidden.1.weight", "output.weight"]
+
+
 def test_what_cannot_be_expanded_says_so():
     for network in (build_network("siren", 2, 1, width=4), build_network("finer", 2, 1, width=4, hidden_layers=1)):
         with pytest.raises(ValueError, match="one hidden layer"):

@@ -22,6 +22,7 @@ from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.networks.packing import pack_state, unpack_state
 from sasnet_ns.viewer.page import write_page
 from sdf_tools.geometry import Mesh
+from sdf_tools.topology import is_watertight
 
 FAR = (5e5, 5e6, 100.0)
 
@@ -41,6 +42,18 @@ def read_page(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     assert found is not None
     data = json.loads(found[1])
     return data, np.frombuffer(base64.b64decode(data["vertices"]), "<f4").reshape(-1, 3)
+
+
+def test_an_offset_that_leaves_the_box_is_said_and_can_be_closed(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    field = ball((0.0, 0.0, 0.0))
+    surface = LoadedSurface(field, torch.tensor([[-0.5] * 3, [0.5] * 3]), field.center, 1.0)
+    arguments = extract.Arguments(tmp_path, resolution=24, level=0.25)
+    open_mesh = extract.extract(surface, arguments)
+    assert [str(w.message) for w in recwarn] == ["the surface leaves the box and is cut off there; --cap closes it."]
+    closed = extract.extract(surface, dataclasses.replace(arguments, cap=True))
+    assert [is_watertight(mesh.faces.numpy()) for mesh in (open_mesh, closed)] == [False, True] and len(recwarn) == 1
 
 
 def test_a_page_far_away_is_the_page_at_zero(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sasnet_ns.commands import picture
 from sasnet_ns.commands._run_shape import run_shape
 from sasnet_ns.commands.cli import main
 from sasnet_ns.models.run_description import write_description
+from sasnet_ns.networks import SignedDistanceField
 from sasnet_ns.viewer.cameras import default_front
 from sasnet_ns.viewer.pictures import camera_towards, comparison_sheet, curve_figure
 from sdf_tools.extraction import extract_mesh
@@ -99,6 +100,13 @@ def test_plots(fitted: Path, tmp_path: Path) -> None:
     draw(fitted, tmp_path / "curves.png", "--show", "curves")
     main(["picture", str(fitted), "--show", "curves", "--output-path", str(tmp_path / "curves.svg")])
     assert "<svg" in (tmp_path / "curves.svg").read_text()
+
+
+def test_the_last_loss_of_a_fit_stands_at_its_last_step(fitted: Path, tmp_path: Path) -> None:
+    for steps, wanted in ((25, [10.0, 20.0, 25.0]), (30, [10.0, 20.0, 30.0])):
+        SignedDistanceField("siren", {"width": 8}).save(tmp_path / "field.pt", step=steps)
+        (tmp_path / "losses.json").write_text("[3, 2, 1]")
+        assert [row["step"] for row in picture._history(tmp_path)] == wanted
 
 
 @pytest.mark.parametrize(

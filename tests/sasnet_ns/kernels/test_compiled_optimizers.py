@@ -35,6 +35,37 @@ def test_muon(shape: tuple[int, int]) -> None:
     assert all((b - m).norm() < 1e-6 * m.norm() for b, m in zip(buffers, moments, strict=True))
 
 
+@pytest.mark.parametrize("more", [{"weight_decay": 0.5}, {"maximize": True}])
+def test_adam_obeys_the_options_of_a_group(more: dict[str, object]) -> None:
+    found, wanted = (torch.full((5,), 3.0, requires_grad=True) for _ in range(2))
+    mine, theirs = Adam([{"params": [found], **more}], lr=0.1), torch.optim.Adam([wanted], lr=0.1, **more)  # type: ignore[arg-type]
+    for _ in range(5):
+        for p, optimizer in ((found, mine), (wanted, theirs)):
+            optimizer.zero_grad()
+            (p - 1).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(found, wanted)
+
+
+def test_adam_passes_a_step_over_that_a_grad_scaler_found_infinite() -> None:
+    p = torch.ones(5, requires_grad=True)
+    optimizer, scaler = Adam([p], lr=0.1), torch.amp.GradScaler("cpu")
+    scaler.scale((p * float("inf")).sum()).backward()
+    scaler.step(optimizer)
+    assert p.tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("kind", [Adam, lambda p: Muon(p, lr=0.1)])
+def test_autograd_notices_an_update(kind: object) -> None:
+    p = torch.ones(4, 4, requires_grad=True)
+    optimizer = kind([p])  # type: ignore[operator]
+    loss = p.pow(3).sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_adam(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten steps of torch's, its state dictionary, and a parameter that has no gradient at first."""

@@ -282,6 +282,12 @@ def test_losses_of_signed_distances(name: str) -> None:
     assert loss(found[1], target[:, None], weight).item() == pytest.approx(found[0].item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("near", [0.0, -1.0, float("nan")])
+def test_a_distance_that_is_none_is_refused(near: float) -> None:
+    with pytest.raises(ValueError, match="near is a distance above 0"):
+        PointLoss(near=near)
+
+
 def test_an_unknown_power_is_refused() -> None:
     with pytest.raises(ValueError, match="power"):
         PointLoss(3)

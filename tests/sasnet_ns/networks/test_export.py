@@ -106,6 +106,16 @@ def test_eight_bits_are_within_half_a_step_of_their_run(count: int) -> None:
     assert unpack_state(pack_state(zero, zero, 8), zero)["weight"].abs().max() == 0
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-4, 1e-5])
+def test_eight_bits_hold_small_weights_too(size: float) -> None:
+    """Scales of small weights are halves far apart; the largest value of a run used to be cut off."""
+    weight = size * torch.randn(40, 64, generator=torch.Generator().manual_seed(0))
+    state = {"w": weight}
+    found = unpack_state(pack_state(state, ["w"], 8), state)["w"]
+    runs, error = weight.reshape(-1), (found - weight).abs()
+    assert error.max() < max(0.0045 * runs.abs().max(), 2**-24)
+
+
 def test_bytes_that_are_not_the_networks_are_refused(field: SignedDistanceField, tmp_path: Path) -> None:
     state = {"weight": torch.randn(300)}
     packed = pack_state(state, state, 8)

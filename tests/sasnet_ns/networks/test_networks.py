@@ -341,6 +341,25 @@ def test_options_that_make_no_network_are_refused_in_a_sentence(name, options, s
         build_network(name, 3, 1, **options)
 
 
+@pytest.mark.parametrize(("options", "said"), [({"preset": "foo"}, "preset"), ({"nonsense": 3}, "nonsense")])
+def test_a_network_that_cannot_be_is_not_sized_either(options, said):
+    from sasnet_ns.networks.sizes import sized_options
+
+    with pytest.raises(ValueError, match=said):
+        sized_options("sasnet", 3, 1, 20_000, **options)
+
+
+def test_ranges_of_too_many_frequencies_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="more than 50,000,000; take a smaller band_limit"):
+        build_network("sasnet", 3, 1, band_limit=400, low_range=300)
+    content = {"network": "sasnet", "network_config": {"band_limit": 3000, "low_range": 2999}}
+    torch.save({"description": content, "state": {"scale": torch.ones(())}}, tmp_path / "field.pt")
+    with pytest.raises(ValueError, match="is not a field written by"):
+        SignedDistanceField.load(tmp_path / "field.pt")
+    with pytest.raises(ValueError, match="groups are numbers of masks"):
+        SASNetConfig(groups=(-8, 8)).setup()
+
+
 @pytest.mark.parametrize("in_dim", [5, 6])
 def test_more_coordinates_than_a_hash_grid_takes_go_without_masks(in_dim):
     assert build_network("sasnet", in_dim, 1, masks=False)(torch.rand(3, in_dim)).shape == (3, 1)
