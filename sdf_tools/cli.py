@@ -203,7 +203,8 @@ class Extract(ReadsFiles):
                 refine_steps=self.refine_steps,
                 cap=self.cap,
             )
-        if extraction.leaves_box(mesh, corners) and not self.fill_holes:
+        cell = max(high - low for low, high in zip(*corners, strict=True)) / self.resolution
+        if extraction.leaves_box(mesh, corners, cell * (self.method == "dual_contouring")) and not self.fill_holes:
             print("sdf-tools: the surface leaves the box and is cut off there; --cap closes it.", file=sys.stderr)
         if self.largest_component:
             mesh = extraction.largest_component(mesh)

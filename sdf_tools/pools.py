@@ -23,7 +23,7 @@ from sdf_tools.io.loading import validate_for_fitting
 from sdf_tools.losses import COARSE, FINE, UNIFORM
 from sdf_tools.ranges import LARGEST_SEED, require
 from sdf_tools.sampling import near_surface, surface_points
-from sdf_tools.topology import vertex_normals
+from sdf_tools.topology import drop_unreferenced, is_watertight, signed_volume, vertex_normals
 
 __all__ = ["COARSE", "FINE", "UNIFORM", "PoolConfig", "RenewedPool", "SDFBatch", "SDFPool", "build_sdf_pool"]
 
@@ -81,8 +81,9 @@ class SDFPool:
     def batch(self, count: int, step: int) -> SDFBatch:
         """The ``count`` points of a training step, in the pool's fixed proportions.
 
-        The pool is dealt like a shuffled deck: a step takes the next points of each kind, so all are seen before one is
-        seen again, and a batch depends on its step alone. Slices of the pool cost neither a gather nor a random number.
+        The pool is dealt like a shuffled deck: a step takes the next points of each kind, so that all are seen about
+        equally often, and a batch depends on its step alone. Slices of the pool cost neither a gather nor a random
+        number.
 
         Args:
             count: points of a batch; the same in every step.
@@ -353,6 +354,9 @@ def _oriented_points(shape: Shape) -> PointCloud:
     """A mesh's vertices with their normals; clouds as they are."""
     if not isinstance(shape, Mesh):
         return shape
-    shape = for_numpy(shape)
-    normals = torch.from_numpy(vertex_normals(shape.vertices.numpy(), shape.faces.numpy()))
+    shape = drop_unreferenced(for_numpy(shape))
+    vertices, faces = shape.vertices.numpy(), shape.faces.numpy()
+    if is_watertight(faces) and signed_volume(vertices, faces) < 0:
+        faces = faces[:, ::-1]
+    normals = torch.from_numpy(vertex_normals(vertices, faces))
     return PointCloud(shape.vertices, normals, name=shape.name)

@@ -298,7 +298,8 @@ def sample_near_surface(
         bounds: draw noise again that leaves [-bounds, bounds]^3; None lets it go anywhere.
 
     Raises:
-        ValueError: the count or the seed is negative, the scale negative or not finite, or ``bounds`` not positive.
+        ValueError: the count or the seed is negative, the scale negative or not finite, or ``bounds`` not positive or
+            smaller than the shape.
         ShapeError: a mesh has no area, or a cloud no points.
     """
     _require_count(count)
@@ -308,6 +309,8 @@ def sample_near_surface(
         raise ValueError(f"bounds must be more than 0, not {bounds}.")
     rng = _generator(seed)
     points = surface_points(shape, count, rng)
+    if bounds is not None and (np.abs(points) > bounds).any():
+        raise ValueError(f"the shape reaches {np.abs(points).max():.6g} from the origin, beyond bounds {bounds:g}.")
     return torch.from_numpy(near_surface(points, scale, rng, noise, np.inf if bounds is None else bounds))
 
 

@@ -91,8 +91,8 @@ class DTU(DataParser):
             camera_to_worlds=turned[rows, :3].float(),
             fx=intrinsics[rows, 0, 0].float(),
             fy=intrinsics[rows, 1, 1].float(),
-            cx=intrinsics[rows, 0, 2].float(),
-            cy=intrinsics[rows, 1, 2].float(),
+            cx=intrinsics[rows, 0, 2].float() + 0.5,  # whole numbers are centres of pixels there, their corners here
+            cy=intrinsics[rows, 1, 2].float() + 0.5,
             width=width,
             height=height,
             camera_type=CameraType.PERSPECTIVE,

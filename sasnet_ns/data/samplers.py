@@ -60,10 +60,19 @@ class MaskSampler(PixelSampler):
         device: torch.device | str,
     ) -> Int[Tensor, "num_samples 3"]:
         """(num_samples, 3) picture, row and column within the mask."""
-        if num_images > 1:
-            return super().rejection_sample_mask(mask, num_samples, num_images, image_height, image_width, device)
-        # nerfstudio squeezes away the axis of a single picture: it gets the mask twice.
-        twice = mask.expand(2, *mask.shape[1:])
-        indices = super().rejection_sample_mask(twice, num_samples, 1, image_height, image_width, device)
-        indices[:, 0] = 0
+        if num_images == 1:
+            # nerfstudio squeezes away the axis of a single picture: it gets the mask twice.
+            mask = mask.expand(2, *mask.shape[1:])
+        rejects = self.config.rejection_sample_mask
+        try:
+            indices = super().rejection_sample_mask(mask, num_samples, num_images, image_height, image_width, device)
+            gave_up = rejects and not self.config.rejection_sample_mask
+        finally:
+            self.config.rejection_sample_mask = rejects
+        if gave_up:
+            # For good, which a resumed run does not know, and with Python's generator, which no step seeds.
+            inside = torch.nonzero(mask[:num_images, ..., 0]).to(device)
+            indices = inside[torch.randint(len(inside), (num_samples,), device=device)]
+        if num_images == 1:
+            indices[:, 0] = 0
         return indices

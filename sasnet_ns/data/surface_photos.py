@@ -90,6 +90,7 @@ class SurfaceDataset(ForegroundDataset):
             # Omnidata's maps as sdfstudio keeps them: (3, H, W) in [0, 1], in OpenCV's axes of the camera.
             picture = torch.from_numpy(np.load(listed[index])).float().movedim(0, -1) * 2 - 1
             picture = picture * torch.tensor([1.0, -1.0, -1.0])
+            picture = torch.where(picture.isfinite().all(-1, keepdim=True), picture, 0.0)
             found["normal"] = _resize(self._to_scene(picture, index, "camera"), height, width)
         return found
 
@@ -98,7 +99,8 @@ class SurfaceDataset(ForegroundDataset):
 
         scale = self.metadata.get("depth_unit_scale_factor", 1.0) * self._dataparser_outputs.dataparser_scale
         try:
-            return get_depth_image_from_path(filepath=path, height=height, width=width, scale_factor=scale).float()
+            depth = get_depth_image_from_path(filepath=path, height=height, width=width, scale_factor=scale).float()
+            return depth.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # where nothing was measured
         except (AttributeError, OSError, ValueError, EOFError):  # cv2 gives None for what it cannot read
             raise ShapeError(f"the depth map '{path}' is missing or damaged.") from None
 

@@ -70,15 +70,15 @@ class SceneGeometry(nn.Module):
         self.register_buffer("units", torch.tensor(half_side))
         self.register_buffer("sphere", torch.tensor([0.0, 1.0] if sphere_radius is None else [1.0, sphere_radius]))
         self.register_buffer("center", center)
-        if sphere_radius is not None:
-            self._silence()
+        self._silence(distance=sphere_radius is not None)
 
-    def _silence(self) -> None:
-        """Start the network's distance at zero, and let every band that opens later begin from nothing."""
+    def _silence(self, distance: bool) -> None:
+        """Let every band that opens later begin from nothing, and the distance, to which that of a sphere is added."""
         with torch.no_grad():
-            output = output_layer(self.network)
-            output.weight[0].zero_()
-            output.bias[0].zero_()
+            if distance:
+                output = output_layer(self.network)
+                output.weight[0].zero_()
+                output.bias[0].zero_()
             if isinstance(self.network, SASNet) and self.network.config.bands:
                 hidden = self.network.hidden[0]
                 assert isinstance(hidden, nn.Linear)
@@ -114,10 +114,13 @@ class SceneGeometry(nn.Module):
         return (square + rounding).sqrt() - (radius.square() + rounding).sqrt()
 
     def masks(self, points: Float[Tensor, "N 3"]) -> list[Float[Tensor, "N groups"]]:
-        """The masks of a SASNet at (N, 3) scene coordinates; empty for other networks."""
+        """The masks of a SASNet at (N, 3) scene coordinates, open bands only; empty for other networks."""
         if not isinstance(self.network, SASNet):
             return []
-        return [mask for mask in self.network.masks(self.network_points(points).clamp(-1, 1)) if mask is not None]
+        masks = list(self.network.masks(self.network_points(points).clamp(-1, 1)))
+        if masks[0] is not None and self.bands is not None:
+            masks[0] = masks[0][:, : self.bands]
+        return [mask for mask in masks if mask is not None and mask.shape[-1]]
 
     def start_from(self, field: SignedDistanceField, world_to_scene: Float[Tensor, "3 4"] | None = None) -> None:
         """Take over the surface of a fitted field, exactly; only the features are still to be learned.

@@ -47,16 +47,16 @@ def metric_depth_loss(
     depth: Float[Tensor, "R"], measured: Float[Tensor, "R"], valid: Bool[Tensor, "R"]
 ) -> Float[Tensor, ""]:
     """``mean |d - measured|`` over valid rays, scene units."""
-    return ((depth - measured).abs() * valid).sum() / valid.sum().clamp_min(1)
+    return (depth[valid] - measured[valid]).abs().sum() / valid.sum().clamp_min(1)
 
 
 def normal_prior_loss(
     normals: Float[Tensor, "R 3"], prior: Float[Tensor, "R 3"], valid: Bool[Tensor, "R"]
 ) -> Float[Tensor, ""]:
     """``mean |n - prior|_1 + |1 - n . prior|`` over valid rays, both made unit vectors (MonoSDF, eq. 14)."""
-    normals, prior = (torch.nn.functional.normalize(value, dim=-1) for value in (normals, prior))
+    normals, prior = (torch.nn.functional.normalize(value[valid], dim=-1) for value in (normals, prior))
     error = (normals - prior).abs().sum(-1) + (1 - (normals * prior).sum(-1)).abs()
-    return (error * valid).sum() / valid.sum().clamp_min(1)
+    return error.sum() / valid.sum().clamp_min(1)
 
 
 def opacity_loss(opacity: Float[Tensor, "R"], mask: Float[Tensor, "R"]) -> Float[Tensor, ""]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.models.base_surface_model import SurfaceModel, SurfaceModelConfig
 from torch import Tensor, nn
 
@@ -88,6 +89,8 @@ class SASNetSurfaceModel(SurfaceModel):
         with lpips_without_download():
             super().populate_modules()
         self.config = config
+        if config.sdf_field.use_spatial_distortion:  # what is contracted lies outside the box that samples are cut to
+            self.collider = NearFarCollider(config.near_plane, config.far_plane)  # type: ignore[assignment]
         self.step, self.max_steps = 0, 0
         self.register_buffer("all_bands", torch.tensor(False))
         self.register_buffer("plain_background", torch.full((3,), -1.0))  # not known
@@ -176,10 +179,9 @@ class SASNetSurfaceModel(SurfaceModel):
             unit = torch.tensor([1.0, 0.0, 0.0], device=own.device)
             outputs["eik_grad"] = torch.where(own, outputs["eik_grad"], unit)
         else:
-            if self.config.background_model == "none":
-                # Far away, not at the average of weights that are next to nothing: ns-export tsdf carves by it.
-                missed = outputs["accumulation"] < 0.5
-                outputs["depth"] = torch.where(missed, self.config.far_plane_bg, outputs["depth"])
+            # Far away, not at the average of weights that are next to nothing: ns-export tsdf carves by it.
+            missed = outputs["accumulation"] < 0.5
+            outputs["depth"] = torch.where(missed, self.config.far_plane_bg, outputs["depth"])
             del outputs["weights"], outputs["directions_norm"]
         return outputs
 

@@ -93,7 +93,8 @@ class SurfacePipeline(VanillaPipeline):
                 "[yellow]The pictures are opaque, without masks and not plain at their borders: all that they show "
                 "will be built inside the scene box. Real surroundings need --pipeline.model.background-model mlp "
                 "--pipeline.model.background-color black; an object alone needs transparency (RGBA), foreground masks "
-                "(neus-data) or mask_path in transforms.json; a room --pipeline.model.sdf-field.inside-outside True."
+                "(neus-data) or mask_path in transforms.json; a room --pipeline.model.sdf-field.inside-outside True, "
+                "and nerfstudio-data --scale-factor 0.3 or so, which puts its walls inside the scene box."
             )
         if training:
             CONSOLE.print(text, highlight=False)

@@ -27,7 +27,7 @@ class NormalCheck:
 
     Attributes:
         missing: share of normals that are zero.
-        opposed: share of pairs of nearly parallel neighbours that point opposite ways.
+        opposed: share of pairs of nearly parallel neighbours, on one sheet, that point opposite ways.
         inward: share of points where the winding number of the cloud says that the normals point inward.
         winding: its median on the points: one half of a closed surface with outward normals, 0 of a flat sheet or where
             as many normals point in as out.
@@ -56,7 +56,12 @@ def check_normals(cloud: PointCloud) -> NormalCheck:
     probes, sides = np.ascontiguousarray(points[chosen]), normals[chosen]
     _, near = nearest_neighbours(points)(probes, 9)
     cosine = np.einsum("ij,ikj->ik", sides, normals[near[:, 1:]])
-    parallel = np.abs(cosine) > 0.7
+    # Neighbours on the other side of a thin wall are none of the same sheet.
+    away = points[near[:, 1:]] - probes[:, None]
+    flat = 0.3 * np.linalg.norm(away, axis=-1)
+    beside = np.abs(np.einsum("ikj,ij->ik", away, sides)) < flat
+    beside &= np.abs(np.einsum("ikj,ikj->ik", away, normals[near[:, 1:]])) < flat
+    parallel = (np.abs(cosine) > 0.7) & beside
     opposed = float((cosine[parallel] < 0).mean()) if parallel.any() else 0.0
     around = _winding(probes, sides)
     return NormalCheck(missing, opposed, float((around < INWARD).mean()), float(np.median(around)))

@@ -166,7 +166,7 @@ class _ScaleTable:
 
     def __init__(self, points: np.ndarray, chosen: np.ndarray) -> None:
         self.points, self.samples = points, points[chosen]
-        self.scales = [k for k in SCALES if k <= len(points)]
+        self.scales = [k for k in SCALES if k <= len(points)] or [len(points)]
         self._search = nearest_neighbours(points)
         self._found = np.full((len(self.scales), len(chosen), 4), np.nan)
 

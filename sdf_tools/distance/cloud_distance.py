@@ -13,6 +13,7 @@ from sdf_tools.spatial.closest_triangles import SurfacePoints
 from sdf_tools.spatial.neighbours import nearest_neighbours
 from sdf_tools.spatial.winding_tree import WindingTree
 from sdf_tools.threads import in_threads
+from sdf_tools.topology import first_occurrences
 from sdf_tools.vectors import unit_vectors
 
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -77,31 +78,40 @@ class CloudDistance:
                 f"'{cloud.name}' has no normals (or only zeros), so its inside is unknown; estimate and orient them "
                 "first (sdf_tools.estimate_normals, sdf_tools.orient_normals)."
             )
-        self.points = np.ascontiguousarray(cloud.points.double().numpy())
-        self.normals = np.ascontiguousarray(normals.double().numpy())
+        given = cloud.points.double().numpy()
+        # Points that are there several times would be each other's neighbours, and stand for no area.
+        self._kept, place = first_occurrences(given + 0.0)
+        times = np.bincount(place)
+        self.points = np.ascontiguousarray(given[self._kept])
+        self.normals = np.zeros_like(self.points)
+        np.add.at(self.normals, place, unit_vectors(normals.double().numpy()))
+        self.normals /= times[:, None]
         self.method, self.unsigned = method, unsigned
         self.sign = "unsigned" if unsigned else method
         self._search = nearest_neighbours(self.points)
         self._k = min(NEAREST, len(self.points))
         self._tree: WindingTree | None = None
         self._frame: tuple[np.ndarray, np.ndarray, Search, bool] | None = None
-        self.trust = self.weights = np.ones(len(self.points))
+        self._trust = np.ones(len(self.points))
+        self.weights = np.ones(len(given))
         if method == "imls":
             distance, index = self._search(self.points, self._k)
             # Half the distance to the 7th neighbour is about one spacing on a surface.
             spacing = np.maximum(distance[:, -1] / 2, 1e-9)
-            self._spacing = np.minimum(spacing, MOST_UNEVEN**0.5 * float(np.median(spacing)))
+            # Beside its neighbours: most points of the cloud may lie on a small dense part of it.
+            self._spacing = np.minimum(spacing, MOST_UNEVEN**0.5 * np.median(spacing[index], axis=1))
             # Areas of the discs that the points stand for.
             area = np.pi * np.maximum(distance[:, -1], 1e-9) ** 2 / self._k
-            most = MOST_UNEVEN * float(np.median(area))
+            most = MOST_UNEVEN * np.median(area[index], axis=1)
             # A stray that was left would stand for a surface as wide as the emptiness around it.
             self._lone = area > most
             self._area = np.minimum(area, most)
             self._weigh(distance, index)
             if cloud.confidence is not None:
-                self.trust = self.trust * cloud.confidence.double().numpy()
+                self._trust = self._trust * cloud.confidence.double().numpy()[self._kept]
             share = np.maximum(self._area / np.median(self._area), 1 / MOST_UNEVEN)
-            self.weights = np.maximum(self.trust, LEAST_TRUST) * share
+            self.weights = (np.maximum(self._trust, LEAST_TRUST) * share / times)[place]
+        self.trust = self._trust[place]
 
     def _weigh(self, distance: np.ndarray, index: np.ndarray) -> None:
         """Find how far points agree with their neighbours; trust them accordingly, and widen the mean where few do."""
@@ -110,7 +120,7 @@ class CloudDistance:
         height, _ = self._local(self.points, distance[:, 1:], index[:, 1:])
         disagreement = np.abs(height) / self._spacing
         usual = np.median(disagreement[index], axis=1)
-        self.trust = 1 / (1 + (disagreement / np.maximum(4 * usual, 4 * SCATTER)) ** 4)
+        self._trust = 1 / (1 + (disagreement / np.maximum(4 * usual, 4 * SCATTER)) ** 4)
         # A mean over n neighbours leaves the n-th part of the variance.
         wider = float(np.clip(np.median(disagreement) / SCATTER, 1, 2))
         self._k = min(round(NEAREST * wider**2), MOST, len(self.points))
@@ -125,7 +135,10 @@ class CloudDistance:
             normal = _sided(self.normals, index, self.unsigned).mean(1)
             signed = np.einsum("ij,ij->i", points - self.points[nearest], normal)
             return SurfacePoints(
-                self.points[nearest], unit_vectors(normal), np.abs(signed) if self.unsigned else signed, nearest
+                self.points[nearest],
+                unit_vectors(normal),
+                np.abs(signed) if self.unsigned else signed,
+                self._kept[nearest],
             )
         signed, normal = self._local(points, distance, index)
         reach = distance[:, 0] / self._spacing[nearest]
@@ -148,7 +161,7 @@ class CloudDistance:
                 away = self._across_holes(points[far], distance[far, 0], side[far], away)
             signed[far] = share[far] * signed[far] + (1 - share[far]) * away
             closest[far] = foot
-        return SurfacePoints(closest, normal, np.abs(signed) if self.unsigned else signed, nearest)
+        return SurfacePoints(closest, normal, np.abs(signed) if self.unsigned else signed, self._kept[nearest])
 
     def signed_distance(self, points: np.ndarray) -> np.ndarray:
         """(N,) signed distances of (N, 3) points."""
@@ -160,12 +173,12 @@ class CloudDistance:
 
     def trust_at(self, points: np.ndarray) -> np.ndarray:
         """(N,) trust in the point of the cloud that is nearest to each of (N, 3) points."""
-        return self.trust[self._search(points, 1)[1][:, 0]]
+        return self._trust[self._search(points, 1)[1][:, 0]]
 
     def _local(self, points: np.ndarray, distance: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Distance to the sphere of the nearest points, and its normal."""
         width = WIDTH * self._spacing[index[:, 0]]
-        return spheres(points, distance, index, self.points, self.normals, self.trust, width, self.unsigned)
+        return spheres(points, distance, index, self.points, self.normals, self._trust, width, self.unsigned)
 
     def _foot(self, points: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The surface point below each far point, and its normal.

@@ -14,18 +14,30 @@ from sdf_tools.spatial.closest_triangles import SurfacePoints, TriangleTree
 from sdf_tools.spatial.neighbours import morton_order
 from sdf_tools.spatial.ray_winding import RayWinding
 from sdf_tools.topology import (
+    EdgeTable,
     degenerate_faces,
     edge_table,
     face_cross,
     first_occurrences,
     pseudo_normals,
-    signed_volume,
+    repeated_faces,
     touching_bodies,
 )
 from sdf_tools.vectors import unit_vectors
 
 OFF = 1e-5  # how far in front of a face its side is asked about, in sizes of the face
 TURNED = [2, 1, 0, 4, 3, 5, 6]  # the regions of a face, as pseudo_normals counts them, with its corners the other way
+
+
+def _closed_volume(vertices: np.ndarray, faces: np.ndarray, table: EdgeTable) -> float:
+    """Signed volume of a mesh, an open one closed by fans around the middle of its open edges.
+
+    About another centre, such as that of the bounding box, an open mesh would have another volume.
+    """
+    border = np.unique(table.edges[table.balance != 0])
+    center = vertices[border].mean(0) if len(border) else vertices[faces.ravel()].mean(0)
+    a, b, c = (vertices[faces[:, i]] - center for i in range(3))
+    return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
 
 
 class MeshDistance:
@@ -49,8 +61,13 @@ class MeshDistance:
             # Joined by position, so that seams do not count as holes.
             keep, index = first_occurrences(vertices + 0.0)
             self.vertices, self.faces = np.ascontiguousarray(vertices[keep]), index[self.faces]
-            self.sealed = bool((edge_table(self.faces).balance == 0).all())
-            self._flip = -1.0 if signed_volume(self.vertices, self.faces) < 0 else 1.0
+            table = edge_table(self.faces)
+            self.sealed = bool((table.balance == 0).all())
+            if not self.sealed:  # a face that is there twice would count twice in the winding number
+                once = ~repeated_faces(self.faces)
+                self.faces, self._original = self.faces[once], self._original[once]
+                table = edge_table(self.faces)
+            self._flip = -1.0 if _closed_volume(self.vertices, self.faces, table) < 0 else 1.0
         if sign == "rays" and not self.sealed:
             raise ShapeError(f"'{mesh.name}' has holes, so rays cannot tell its inside; use sign='winding'.")
         if sign in ("auto", "winding"):

@@ -279,6 +279,11 @@ def _extract(
             sampled.stage = "surface"
             lattice.seed(*_edges_near(grid, seeds), level)
         count = lattice.close(level)
+        if count == 0 and cap and (grid.cells < 3).any():
+            raise ShapeError(
+                f"The lattice has {' x '.join(map(str, grid.cells.tolist()))} cells, and --cap (cap=True) closes the "
+                "surface one cell inside the box: take a higher resolution or a thicker box."
+            )
         if count == 0:
             raise ShapeError(
                 f"The field has no surface at level {value:g} in the box {_box(bounds)}: its values there run from "
@@ -288,6 +293,10 @@ def _extract(
         leaps = normals and leaps_everywhere(lattice)
         if method == "dual_contouring":
             vertices, faces = _dual_contour(sampled, lattice, level, refine_steps)
+            if len(faces) == 0:
+                raise ShapeError(
+                    "Dual contouring has no face here, as each needs four cells around it; take a higher resolution."
+                )
         else:
             vertices, done = np.empty((count, 3)), 0
             for edges in lattice.edge_parts():

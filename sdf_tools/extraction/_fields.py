@@ -109,6 +109,7 @@ class SampledField:
         self.lowest, self.highest = np.inf, -np.inf
         self.numpy: bool | None = None
         self.returns_tensors = True
+        self._differentiable: bool | None = None
 
     def subtract(self, offset: float) -> None:
         """Give values less ``offset`` from now on, taken off in float64 so that large values keep their digits."""
@@ -223,7 +224,9 @@ class SampledField:
         result = np.empty((len(positions), 3))
         for start in range(0, len(positions), self.chunk):
             part = positions[start : start + self.chunk]
-            gradient = self._autograd(part) if self.returns_tensors and not self.numpy else None
+            if self._differentiable is None and len(part):
+                self._differentiable = self._is_differentiable(part[:64], step)
+            gradient = self._autograd(part) if self._differentiable else None
             if gradient is None:
                 gradient = self._differences(part, step)
             else:
@@ -234,6 +237,19 @@ class SampledField:
                     gradient[flat] = self._differences(part[flat], step)
             result[start : start + len(part)] = gradient
         return result
+
+    def _is_differentiable(self, positions: np.ndarray, step: np.ndarray) -> bool:
+        """Whether automatic differentiation finds the slopes that differences do: a function may hide some of its terms
+        from it, as distances to a mesh are; a network does not."""
+        if self.numpy or not self.returns_tensors:
+            return False
+        found = self._autograd(positions)
+        if found is None or isinstance(self.field, torch.nn.Module):
+            return found is not None
+        wanted = self._differences(positions, 10 * step)
+        size = np.linalg.norm(wanted, axis=1)
+        known = size > 0
+        return not known.any() or float(np.median(np.linalg.norm(found - wanted, axis=1)[known] / size[known])) < 0.1
 
     def _differences(self, positions: np.ndarray, step: np.ndarray) -> np.ndarray:
         gradient = np.empty((len(positions), 3))

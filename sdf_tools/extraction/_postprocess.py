@@ -74,18 +74,19 @@ def drop_specks(mesh: Mesh, min_faces: int = 100) -> tuple[Mesh, str | None]:
     )
 
 
-def leaves_box(mesh: Mesh, bounds: Sequence[Sequence[float]]) -> bool:
+def leaves_box(mesh: Mesh, bounds: Sequence[Sequence[float]], within: float = 0.0) -> bool:
     """Whether an extracted mesh is cut off by its box: open edges lie on the faces of it.
 
     Args:
         mesh: as extracted, before it is simplified.
         bounds: the two corners that it was extracted in.
+        within: how far from the faces it may end; a cell for dual contouring, whose vertices lie inside cells.
     """
     faces = mesh.faces.numpy()
     table = edge_table(faces)
     border = mesh.vertices.double().numpy()[np.unique(table.edges[table.count == 1])]
     corners = np.asarray(bounds, dtype=float)
-    near = 1e-6 * float((corners[1] - corners[0]).max())
+    near = within + 1e-6 * float((corners[1] - corners[0]).max())
     return bool((np.abs(border[:, None] - corners).min(1) < near).any())
 
 

@@ -174,7 +174,7 @@ def _spacing(cloud: PointCloud) -> float:
 
 def _iou(a: Shape, b: Shape, count: int, seed: int) -> float:
     """Overlap where both have an inside, NaN otherwise."""
-    if any(isinstance(s, PointCloud) and s.normals is None for s in (a, b)):
+    if any(isinstance(s, PointCloud) and (s.normals is None or not s.normals.any()) for s in (a, b)):
         return float("nan")
     low = torch.minimum(positions(a).amin(0), positions(b).amin(0))
     high = torch.maximum(positions(a).amax(0), positions(b).amax(0))

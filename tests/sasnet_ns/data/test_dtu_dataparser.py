@@ -47,7 +47,8 @@ def scene(tmp_path_factory):
     to_sphere = np.eye(4)
     to_sphere[:3, :3] *= SCALE
     to_sphere[:3, 3] = CENTER
-    intrinsics = np.array([[FOCAL, 0, SIZE[1] / 2], [0, FOCAL, SIZE[0] / 2], [0, 0, 1]])
+    # Whole numbers are the centres of pixels (NeuS, models/dataset.py, gen_rays_at).
+    intrinsics = np.array([[FOCAL, 0, (SIZE[1] - 1) / 2], [0, FOCAL, (SIZE[0] - 1) / 2], [0, 0, 1]])
     for i, pose in enumerate(poses):
         view = renderer.view(pose, FOCAL, SIZE, 1)
         Image.fromarray((view.rgb.numpy() * 255).astype(np.uint8)).save(folder / "image" / f"{i:06d}.png")
@@ -66,7 +67,7 @@ def test_cameras_are_recovered(scene):
     intrinsics, found, world_to_sphere = read_cameras(folder / "cameras_sphere.npz", 9)
     assert torch.allclose(found, poses, atol=1e-4)
     assert torch.allclose(intrinsics[:, 0, 0], torch.full((9,), FOCAL, dtype=torch.float64), rtol=1e-4)
-    assert torch.allclose(intrinsics[:, :2, 2], torch.tensor([16.0, 12.0], dtype=torch.float64), atol=1e-2)
+    assert torch.allclose(intrinsics[:, :2, 2], torch.tensor([15.5, 11.5], dtype=torch.float64), atol=1e-2)
     point = torch.tensor([*(CENTER + SCALE * np.array([0.1, 0.2, 0.3])), 1.0], dtype=torch.float64)
     assert torch.allclose(world_to_sphere @ point, torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64), atol=1e-6)
 

@@ -139,6 +139,22 @@ def test_masks_of_fewer_pixels_than_a_batch(pictures: int) -> None:
     assert sampler.sample_method(500, pictures, SIZE, SIZE, mask).shape == (500, 3)
 
 
+@pytest.mark.filterwarnings("ignore:[^!]*Masked sampling failed")
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_a_draw_depends_on_torchs_generator_alone(pictures: int) -> None:
+    """Not on whether an earlier one failed, nor on Python's generator: a resumed run knows of neither."""
+    mask = torch.zeros(pictures, SIZE, SIZE, 1, dtype=torch.bool)
+    mask[:, 2:4, 3:] = True
+    sampler = MaskSampler(PixelSamplerConfig(max_num_iterations=1))
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        drawn.append(sampler.sample_method(40, pictures, SIZE, SIZE, mask))
+    assert torch.equal(*drawn) and sampler.config.rejection_sample_mask
+    picture, row, column = drawn[0].T
+    assert mask[picture, row, column].all() and len(drawn[0].unique(dim=0)) > 10
+
+
 def test_masks_in_the_alpha_channel(tmp_path: Path, make_folder: Make, capsys: pytest.CaptureFixture[str]) -> None:
     cutout = np.full((SIZE, SIZE, 4), 255, np.uint8)
     cutout[..., 3] = square()

@@ -52,6 +52,21 @@ def test_maps_of_pictures_of_two_sizes(tmp_path: Path, make_folder: Make) -> Non
         assert torch.equal(batch["normal"][row], data[picture][y, x])
 
 
+@pytest.mark.parametrize("nothing", [float("nan"), float("inf"), -float("inf")])
+def test_depths_that_were_not_measured_are_none(nothing: float, tmp_path: Path, make_folder: Make) -> None:
+    folder = make_folder(tmp_path / "data", mode="RGB")
+    (folder / "depths").mkdir()
+    meta = json.loads((folder / "transforms.json").read_text())
+    for index, frame in enumerate(meta["frames"]):
+        depth = np.full((SIZE, SIZE), 2.0, np.float32)
+        depth[3, 4] = nothing
+        np.save(folder / "depths" / f"{index}.npy", depth)
+        frame["depth_file_path"] = f"depths/{index}.npy"
+    (folder / "transforms.json").write_text(json.dumps(meta))
+    found = surface_manager(with_normals(folder)).train_dataset[0]["depth"]
+    assert found.isfinite().all() and found[3, 4] == 0 and (found > 0).sum() == SIZE * SIZE - 1
+
+
 def test_normal_maps_beside_a_named_camera_file_and_grey_ones(tmp_path: Path, make_folder: Make) -> None:
     folder = with_normals(make_folder(tmp_path / "data"))
     assert surface_manager(folder / "transforms.json").train_dataset[0]["normal"].shape == (SIZE, SIZE, 3)

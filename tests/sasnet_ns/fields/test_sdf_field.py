@@ -129,6 +129,18 @@ def test_outside_the_box_the_distance_goes_on_growing() -> None:
     assert torch.allclose(field.sdf(60 * directions) - field.sdf(50 * directions), torch.full((50,), 10.0), rtol=0.05)
 
 
+@pytest.mark.parametrize("geometric_init", [True, False])
+def test_a_band_begins_from_nothing_when_it_is_opened(geometric_init: bool) -> None:
+    geometry = _field(geometric_init=geometric_init).geometry
+    points, found, masks = torch.rand(20, 3) - 0.5, [], []
+    for bands in (0, 2, None):
+        geometry.bands = bands
+        found.append(geometry(points))
+        masks.append([mask.shape[-1] for mask in geometry.masks(points)])
+    assert torch.allclose(found[0], found[1], atol=1e-6) and torch.allclose(found[0], found[2], atol=1e-6)
+    assert [len(kinds) for kinds in masks] == [2, 3, 3] and masks[1][0] == 2 < masks[2][0], "open bands only"
+
+
 def test_spatial_distortion_covers_all_of_space() -> None:
     field = _field(use_spatial_distortion=True)
     far = 1e4 * torch.nn.functional.normalize(torch.randn(20, 3), dim=-1)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from primitives import box
 
+from sdf_tools.distance import SignedDistance
 from sdf_tools.errors import ShapeError
-from sdf_tools.extraction import extract_mesh, extract_meshes
+from sdf_tools.extraction import extract_mesh, extract_meshes, leaves_box
 from sdf_tools.geometry import Mesh, PointCloud
 from sdf_tools.pictures.plots import sample_slice
 from sdf_tools.reconstruction import reconstruct
@@ -253,3 +256,36 @@ class TestPrecision:
                 return points.norm(dim=1) - self.radius.float()
 
         assert radius_error(extract_mesh(Mixed(), 32), radius=0.3125) < 1e-3
+
+
+def test_slopes_of_terms_that_autograd_does_not_see_are_measured() -> None:
+    """Distances to a mesh come without a graph; the ripple's slope alone would be its normal."""
+    distance = SignedDistance(box())
+
+    def rippled(points: torch.Tensor) -> torch.Tensor:
+        return distance(points) + 0.01 * torch.sin(8 * points[:, 0])
+
+    bounds = ((-1.0,) * 3, (1.0,) * 3)
+    mesh = extract_mesh(rippled, 24, bounds, normals=True)
+    faces = unit_face_normals(mesh.vertices.numpy(), mesh.faces.numpy())
+    cosine = (torch.from_numpy(faces) * mesh.vertex_normals[mesh.faces[:, 0]]).sum(1)  # type: ignore[index]
+    assert cosine.median() > 0.98
+    sharp = extract_mesh(rippled, 24, bounds, method="dual_contouring")
+    assert rippled(sharp.vertices).abs().mean() < 1e-3
+
+
+@pytest.mark.parametrize("method", ["marching_cubes", "dual_contouring"])
+def test_a_tube_is_cut_off_by_its_box(method: Literal["marching_cubes", "dual_contouring"]) -> None:
+    tube = extract_mesh(lambda p: p[:, :2].norm(dim=1) - 0.3, 16, method=method)
+    box_ = ((-0.5,) * 3, (0.5,) * 3)
+    assert leaves_box(tube, box_, 1 / 16 if method == "dual_contouring" else 0.0)
+    ball = extract_mesh(lambda p: p.norm(dim=1) - 0.3, 16, method=method)
+    assert not leaves_box(ball, box_, 1 / 16)
+
+
+def test_boxes_too_thin_for_what_is_asked_are_said() -> None:
+    thin = ((-0.5, -0.5, -0.1), (0.5, 0.6, 0.1))
+    with pytest.raises(ShapeError, match="closes the surface one cell inside the box: take a higher resolution"):
+        extract_mesh(lambda p: p.norm(dim=1) - 0.4, 5, thin, cap=True)
+    with pytest.raises(ShapeError, match="Dual contouring has no face here"):
+        extract_mesh(lambda p: p.norm(dim=1) - 0.4, 5, thin, method="dual_contouring")
