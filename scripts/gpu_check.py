@@ -12,6 +12,7 @@ Exit code 1 if a comparison or a section failed.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import importlib
 import importlib.util
@@ -48,6 +49,7 @@ SECTIONS: dict[str, tuple[str, str, int]] = {
 def main() -> int:
     """Run the sections one after the other."""
     do_without_jaxtyping()
+    do_without_lazy_loader()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu (Triton's interpreter)")
     parser.add_argument("--output", type=Path, default=Path("gpu_check"), help="folder of the JSON file and the table")
@@ -71,6 +73,7 @@ def run_section(arguments: argparse.Namespace) -> int:
 
             device = torch.device(arguments.device)
             if device.type == "cuda":
+                device = torch.device("cuda", device.index or 0)  # set_device refuses one without a number
                 torch.cuda.set_device(device)
             module, function = SECTIONS[name][0].split(":")
             for row in getattr(importlib.import_module(module), function)(Context(device, arguments.tiny)):
@@ -157,6 +160,33 @@ def do_without_jaxtyping() -> None:
             return type(name, (), {"__class_getitem__": classmethod(lambda cls, item: Any)})
 
     sys.modules["jaxtyping"] = Names("jaxtyping")
+
+
+def do_without_lazy_loader() -> None:
+    """Where lazy_loader is missing: names of the packages' stubs, imported when they are asked for."""
+    if importlib.util.find_spec("lazy_loader") is not None:
+        return
+
+    def attach_stub(package: str, filename: str) -> tuple[Any, Any, list[str]]:
+        places: dict[str, tuple[str, str]] = {}
+        for node in ast.parse(Path(filename).with_suffix(".pyi").read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                module = "." * node.level + (node.module or "")
+                places |= {alias.asname or alias.name: (module, alias.name) for alias in node.names}
+
+        def find(name: str) -> Any:
+            if name not in places:
+                raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            module, there = places[name]
+            if not module.strip("."):
+                return importlib.import_module(f"{module}{there}", package)
+            return getattr(importlib.import_module(module, package), there)
+
+        return find, lambda: sorted(places), sorted(places)
+
+    stand_in = types.ModuleType("lazy_loader")
+    stand_in.attach_stub = attach_stub  # type: ignore[attr-defined]
+    sys.modules["lazy_loader"] = stand_in
 
 
 def describe_machine(device: str) -> dict[str, str]:

@@ -48,6 +48,7 @@ def measure_step_cost(
         held_bytes: memory of parameters, optimiser and data that live before the step; the CPU's trace does not see
             it, CUDA's allocator does.
     """
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile, record_function
 
     device = torch.device(device)
@@ -62,7 +63,9 @@ def measure_step_cost(
                     step()
                     if cuda:
                         torch.cuda.synchronize(device)
-        means.append(statistics.fmean(e.cpu_time_total for e in profiler.events() if e.name == _RANGE))
+        # With CUDA every range is listed a second time, as an annotation of the GPU's, without the processor's time.
+        own = [e for e in profiler.events() if e.name == _RANGE and e.device_type == DeviceType.CPU]
+        means.append(statistics.fmean(e.cpu_time_total for e in own))
     spread = statistics.stdev(means) if runs > 1 else 0.0
     return StepCost(statistics.fmean(means), spread, _peak(step, device, held_bytes) / 2**20, runs, steps, str(device))
 

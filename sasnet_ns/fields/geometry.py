@@ -88,7 +88,8 @@ class SceneGeometry(nn.Module):
         """Coordinates of the network at (..., 3) scene coordinates; beyond [-1, 1] outside its cube."""
         if self.distortion is not None:
             return self.distortion(points) / 2
-        return points @ self.to_network[:, :3].T + self.to_network[:, 3]
+        with torch.autocast(points.device.type, enabled=False):  # in half precision cells of the grid would be steps
+            return points.to(self.to_network.dtype) @ self.to_network[:, :3].T + self.to_network[:, 3]
 
     def forward(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1+features"]:
         """Signed distance in scene units, then the features, at (..., 3) scene coordinates."""
@@ -102,7 +103,8 @@ class SceneGeometry(nn.Module):
             nearest = points
             if self.distortion is None:
                 turn = self.to_network[:, :3]  # scale times rotation: its inverse is its transpose by the square
-                nearest = points - (u - inside) @ turn / turn[0].square().sum()
+                with torch.autocast(points.device.type, enabled=False):
+                    nearest = points - (u - inside) @ turn / turn[0].square().sum()
             sdf = sdf + self.sign * self._sphere_distance(nearest)
         return torch.cat([sdf, values[..., 1:]], dim=-1)
 

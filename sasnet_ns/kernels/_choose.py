@@ -27,6 +27,11 @@ def _load_error(backend: str) -> str | None:
         importlib.import_module(MODULES[backend])
     except Exception as error:  # a broken installation may raise anything
         return f"importing {MODULES[backend]} failed ({error})"
+    if backend == "triton" and torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        try:
+            importlib.import_module("triton.runtime").driver.active.get_current_device()
+        except Exception as error:  # no C compiler, no header of Python, a GPU that it does not know
+            return f"Triton does not start ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
     return None
 
 

@@ -26,10 +26,12 @@ def _axis(x_ptr, points, valid, axis: tl.constexpr, resolution, in_dim: tl.const
     x = tl.load(x_ptr + points * in_dim + axis, mask=valid, other=0.0)
     scale = (resolution - 1).to(x.dtype)
     rate = scale * 0.5
-    clamped = tl.minimum(tl.maximum(x, -1.0), 1.0)
+    # what is not a number stays so: Triton's extrema drop it unless they are told
+    clamped = tl.maximum(x, -1.0, propagate_nan=tl.PropagateNan.ALL)
+    clamped = tl.minimum(clamped, 1.0, propagate_nan=tl.PropagateNan.ALL)
     slope = tl.where(clamped == x, rate, 0.0)
     # no addition after the product here, so that fusing the two cannot pick another cell than the other backends
-    cell = tl.minimum(tl.floor((clamped + 1.0) * 0.5 * scale), scale - 1.0)
+    cell = tl.minimum(tl.floor((clamped + 1.0) * 0.5 * scale), scale - 1.0, propagate_nan=tl.PropagateNan.ALL)
     t = clamped * rate + (rate - cell)
     bend = slope * 0.0
     if smooth:

@@ -29,7 +29,7 @@ def _loss_kernel(  # type: ignore[no-untyped-def]
     if weighted:
         weight *= tl.load(weight_ptr + places // channels, mask=inside, other=0.0)
     if relative:
-        far = tl.maximum(near / (tl.abs(t) + near), tl.load(far_ptr))
+        far = tl.maximum(near / (tl.abs(t) + near), tl.load(far_ptr), propagate_nan=tl.PropagateNan.ALL)
         weight *= tl.where(error > sign_margin * tl.abs(t), 1.0, far)
     # the slope of |x| at 0 is 0, as torch has it
     slope = (difference > 0).to(tl.float32) - (difference < 0).to(tl.float32)

@@ -228,12 +228,13 @@ class DeviceSteps:
                 parameter.grad = None
             graph = torch.cuda.CUDAGraph()
             # other threads, a viewer's say, may go on with what a recording forbids
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # and on this device's stream: torch has one for all recordings, of the device that recorded first
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 for _ in range(count):
                     self._one()
             self._check(graph, count, before)
             self._graphs[count] = graph
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:  # the latter from optimisers that cannot be recorded
             self._graphs.clear()
             self.graph = False
             reason = str(error).splitlines()[0].removesuffix(".")

@@ -34,6 +34,7 @@ MISSING = (
     "matplotlib",
     "rich",
     "jaxtyping",
+    "lazy_loader",
     "tyro",
     "yaml",
 )
@@ -171,6 +172,30 @@ def test_steps_that_memory_is_too_small_for_are_left_out(monkeypatch: pytest.Mon
     rows = step.time_networks(10, torch.device("cpu"), 2)
     there = [("siren", work) for work in step.PASSES] + [("wire", work) for work in step.PASSES[:2]]
     assert [(row.network, row.work) for row in rows] == there and {row.over_siren for row in rows} == {1.0}
+
+
+def test_a_gpu_without_a_number_is_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.cuda.set_device refuses torch.device("cuda"), with which every section would have ended."""
+    import argparse
+
+    chosen: list[torch.device] = []
+
+    def set_device(device: torch.device) -> None:
+        torch.cuda._utils._get_device_index(device)  # torch's own check
+        chosen.append(device)
+
+    def seen(context: Context) -> Iterator[dict[str, Any]]:
+        yield {"name": str(context.device)}
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    monkeypatch.setitem(sys.modules, "seen", type(sys)("seen"))
+    monkeypatch.setattr(sys.modules["seen"], "seen", seen, raising=False)
+    monkeypatch.setattr(gpu_check, "SECTIONS", {"seen": ("seen:seen", "", 1)})
+    for name, wanted in (("cuda", "cuda:0"), ("cuda:1", "cuda:1")):
+        rows = tmp_path / "rows"
+        arguments = argparse.Namespace(sections=["seen"], rows=rows, device=name, tiny=True)
+        assert gpu_check.run_section(arguments) == 0, rows.read_text()
+        assert json.loads(rows.read_text())["name"] == wanted == str(chosen[-1])
 
 
 def test_every_section_has_a_function() -> None:

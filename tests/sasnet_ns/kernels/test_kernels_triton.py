@@ -112,7 +112,7 @@ print("half agrees")
 
 SINES = """
 import torch
-from sasnet_ns.kernels import masked_sine
+from sasnet_ns.kernels import HashGridLayout, hash_grid, masked_sine
 
 def error(limit):
     x = torch.linspace(-limit, limit, 40 * 512).reshape(-1, 512)
@@ -129,6 +129,14 @@ for limit in (1.0, 30.0, 800.0, 25_000.0):
 odd = torch.tensor([[float("nan"), float("inf"), -float("inf"), 1e30, 3e7]])
 found = masked_sine(odd, torch.zeros(5), 1.0, None, (), "triton")
 assert found[0, :3].isnan().all() and (found[0, 3:].abs() <= 1).all(), found
+
+layout = HashGridLayout(3, (3, 9), 6, 2)
+x, table = torch.rand(4, 3), torch.randn(layout.total_entries, 2)
+x[1, 2] = float("nan")
+for interpolation in ("linear", "smoothstep"):
+    layout = HashGridLayout(3, (3, 9), 6, 2, interpolation)
+    found = hash_grid(x, table, layout, "triton")
+    assert found.isnan().all(1).tolist() == [False, True, False, False], found
 print("sines agree")
 """
 
