@@ -72,8 +72,8 @@ def gaussian_sum(
     if len(points) == 0:
         return points.new_zeros(0, channels)
     grid = _tiles(points.detach(), tile)
-    seen = torch.compiler.is_compiling() or transformed(*tensors)
-    if backend == "torch" or seen or (points.requires_grad and torch.is_grad_enabled()):
+    traced = torch.compiler.is_compiling() or transformed(*tensors)
+    if backend == "torch" or traced or (points.requires_grad and torch.is_grad_enabled()):
         return _by_torch(points, center, cholesky, color, grid)
     return _ByNumba.apply(points, center, cholesky, color, grid)
 

@@ -227,8 +227,8 @@ class DeviceSteps:
             for parameter in self._parameters:
                 parameter.grad = None
             graph = torch.cuda.CUDAGraph()
-            # other threads, a viewer's say, may go on with what a recording forbids
-            # and on this device's stream: torch has one for all recordings, of the device that recorded first
+            # Other threads, a viewer's say, may go on with what a recording forbids. The stream is this device's: torch
+            # has one for all recordings, of the device that recorded first.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 for _ in range(count):
                     self._one()
@@ -237,7 +237,7 @@ class DeviceSteps:
         except (RuntimeError, AssertionError) as error:  # the latter from optimisers that cannot be recorded
             self._graphs.clear()
             self.graph = False
-            reason = str(error).splitlines()[0].removesuffix(".")
+            reason = (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
             warnings.warn(f"Training goes on without CUDA graphs, more slowly: {reason}.", stacklevel=4)
         self._take_back(before)
 
