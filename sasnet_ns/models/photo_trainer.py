@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nerfstudio.models.nerfacto import NerfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
@@ -23,6 +24,18 @@ class PhotoTrainerConfig(RunConfig):
     """Class to build."""
     steps_per_report: int = 100
     """Steps between two lines with loss and PSNR in the terminal and in TensorBoard; 0 for none."""
+
+    def save_config(self) -> None:
+        """Refuse a background that the parser paints over, otherwise as every run."""
+        model, parser = self.pipeline.model, self.pipeline.datamanager.dataparser
+        painted = getattr(parser, "alpha_color", None)
+        if isinstance(model, NerfactoModelConfig) and model.background_color == "random" and painted is not None:
+            raise SystemExit(
+                f"{self.method_name}: --pipeline.model.background-color random needs the pictures' transparency, and "
+                f"the parser paints it {painted}, so that empty space would become opaque; add --alpha-color None "
+                "after the parser's name."
+            )
+        super().save_config()
 
     def print_to_terminal(self) -> None:
         """What will happen, in a line; config.yml holds the whole configuration."""

@@ -86,6 +86,15 @@ def make(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     writer.GLOBAL_BUFFER.clear()
 
 
+def test_a_random_background_needs_transparency(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"paints it white.*--alpha-color None"):
+        make(pipeline__model__background_color="random")
+    assert not (tmp_path / "outputs").exists()
+    trainer = make(BlenderDataParserConfig(alpha_color=None), pipeline__model__background_color="random")
+    _, batch = trainer.pipeline.datamanager.next_train(0)
+    assert batch["image"].shape[-1] == 4 and float(batch["image"][:, 3].min()) == 0.0
+
+
 def weights(trainer: Any) -> dict[str, torch.Tensor]:
     state = trainer.pipeline.model.state_dict()
     return {name: value.clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
