@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,9 +14,10 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
-from numpy.lib.npyio import NpzFile
 
 from sasnet_ns.data.terminal import silence_nerfstudio
+from sdf_tools.errors import ShapeError
+from sdf_tools.io.limits import Archive
 
 # Imported while nerfstudio collects its dataparsers: nothing here may import a nerfstudio datamanager.
 silence_nerfstudio()
@@ -82,7 +82,13 @@ class DTU(DataParser):
                 f"'{config.data}' has {len(images)} pictures in image/ and {len(masks)} in mask/; there must be a mask "
                 "for each, or use --masks none."
             )
-        intrinsics, poses, world_to_sphere = read_cameras(config.data / config.cameras, len(images))
+        for image, mask in zip(images, masks, strict=False):
+            if _number(image) != _number(mask):
+                raise ValueError(
+                    f"'{image.name}' in image/ and '{mask.name}' in mask/ would belong together by their order, and "
+                    "their numbers differ; give each picture its mask, or use --masks none."
+                )
+        intrinsics, poses, world_to_sphere = read_cameras(config.data / config.cameras, len(images), images)
         turned, turn = auto_orient_and_center_poses(poses.float(), method=config.orientation, center_method="none")
         chosen = split_indices(len(images), config.eval_interval, split)
         width, height = _size(images[0])
@@ -127,12 +133,15 @@ def split_indices(count: int, eval_interval: int, split: str) -> list[int]:
     return training if split == "train" else evaluation
 
 
-def read_cameras(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def read_cameras(
+    path: Path, count: int, images: list[Path] | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cameras of a NeuS-format file.
 
     Args:
         path: the ``.npz``.
         count: number of pictures.
+        images: the pictures, the numbers in whose names choose where the file has more cameras; None takes the first.
 
     Returns:
         intrinsics: (N, 3, 3) float64, pixels.
@@ -144,21 +153,14 @@ def read_cameras(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor, to
         ValueError: it has too few cameras, a matrix that is no camera, or scale matrices that differ or are no
             similarity.
     """
-    world, scale = _read_matrices(path, count)
-    for name, matrices, shapes in (("world_mat", world, [(4, 4), (3, 4)]), ("scale_mat", scale, [(4, 4)])):
-        for i, matrix in enumerate(matrices):
-            if matrix.shape not in shapes:
-                size = " x ".join(map(str, matrix.shape)) or "1"
-                raise ValueError(f"{name}_{i} in '{path}' has {size} numbers; it is a matrix of 4 x 4.")
-            if not np.isfinite(matrix).all():
-                raise ValueError(f"{name}_{i} in '{path}' has a number that is NaN or infinite.")
+    indices, world, scale = _read_matrices(path, count, images)
     if any(np.abs(s - scale[0]).max() > 1e-6 * np.abs(scale[0]).max() for s in scale):
         raise ValueError(f"the scale matrices in '{path}' differ; all pictures must share one scene.")
     factor = scale[0][0, 0]
     if not factor > 0 or np.abs(scale[0][:3, :3] - factor * np.eye(3)).max() > 1e-6 * factor:
         raise ValueError(f"the scale matrix in '{path}' must scale all axes alike, without rotation.")
     parts = [
-        decompose((w @ s)[:3], f"world_mat_{i} in '{path}'") for i, (w, s) in enumerate(zip(world, scale, strict=True))
+        decompose((w @ s)[:3], f"world_mat_{i} in '{path}'") for i, w, s in zip(indices, world, scale, strict=True)
     ]
     inverse = np.linalg.inv(scale[0])[:3]
     stacked = (torch.from_numpy(np.stack(values)) for values in zip(*parts, strict=True))
@@ -166,24 +168,53 @@ def read_cameras(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor, to
     return intrinsics, poses, torch.from_numpy(inverse)
 
 
-def _read_matrices(path: Path, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _read_matrices(
+    path: Path, count: int, images: list[Path] | None
+) -> tuple[list[int], list[np.ndarray], list[np.ndarray]]:
+    """The camera of each picture: its index in the file, its projection and the scale matrix."""
+    if not path.is_file():
+        raise OSError(f"there is no readable camera file '{path}'.")
     try:
-        content = np.load(path, allow_pickle=False)
-        if not isinstance(content, NpzFile):
-            raise TypeError("a single array")
-        with content:
-            world = [content[f"world_mat_{i}"].astype(np.float64) for i in range(count)]
-            scale = [content[f"scale_mat_{i}"].astype(np.float64) for i in range(count)]
+        archive = Archive(path)
+        indices = list(range(count)) if images is None else _indices(archive.names, images, path)
+        world = [_matrix(archive, f"world_mat_{i}", [(4, 4), (3, 4)], path) for i in indices]
+        scale = [_matrix(archive, f"scale_mat_{i}", [(4, 4)], path) for i in indices]
     except KeyError as error:
         raise ValueError(f"'{path}' lacks {error.args[0]} although there are {count} pictures.") from None
-    except OSError as error:
-        raise OSError(f"there is no readable camera file '{path}' ({error}).") from None
-    # NotImplementedError: zipfile's, for a compression that it does not know.
-    except (EOFError, ValueError, TypeError, NotImplementedError, BadZipFile, zlib.error):
+    except ShapeError:
         raise OSError(
             f"'{path}' is not a whole .npz of matrices of numbers; copy it again, or make it anew by numpy.savez."
         ) from None
-    return world, scale
+    return indices, world, scale
+
+
+def _indices(names: list[str], images: list[Path], path: Path) -> list[int]:
+    """Which camera of a file each picture has: the next one, or where pictures are missing the one of its number."""
+    known = {int(name[len("world_mat_") :]) for name in names if re.fullmatch(r"world_mat_\d+", name)}
+    if len(known) <= len(images):
+        return list(range(len(images)))
+    numbers = [_number(image) for image in images]
+    if len(set(numbers)) < len(numbers) or not all(number in known for number in numbers):
+        raise ValueError(
+            f"'{path}' has {len(known)} cameras for {len(images)} pictures, whose names do not say which are theirs; "
+            "name each picture after its camera's number (world_mat_7: 007.png)."
+        )
+    return [number for number in numbers if number is not None]
+
+
+def _matrix(archive: Archive, name: str, shapes: list[tuple[int, int]], path: Path) -> np.ndarray:
+    if name not in archive.names:
+        raise KeyError(name)
+    shape, kind = archive.declared(name) or (None, None)
+    if kind is None or kind.kind not in "fiu":
+        raise ShapeError(f"'{name}' holds no numbers.")
+    if shape not in shapes:
+        size = " x ".join(map(str, shape or ())) or "1"
+        raise ValueError(f"{name} in '{path}' has {size} numbers; it is a matrix of 4 x 4.")
+    matrix = archive.read(name)
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{name} in '{path}' has a number that is NaN or infinite.")
+    return matrix.astype(np.float64)
 
 
 def decompose(projection: np.ndarray, where: str = "the matrix") -> tuple[np.ndarray, np.ndarray]:
@@ -222,10 +253,23 @@ def decompose(projection: np.ndarray, where: str = "the matrix") -> tuple[np.nda
 def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise OSError(f"there is no folder '{folder}'.")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not found:
         raise OSError(f"'{folder}' holds no pictures ({', '.join(SUFFIXES)}).")
+    numbers = [_number(path) for path in found]
+    alike = len({re.sub(r"\d+", "0", path.stem) for path in found}) == 1
+    if alike and None not in numbers and numbers != sorted(numbers, key=lambda n: n or 0):
+        raise ValueError(
+            f"the pictures in '{folder}' are in another order by their names than by their numbers, and cameras go by "
+            "the order; write the numbers with leading zeros (002.png before 010.png)."
+        )
     return found
+
+
+def _number(path: Path) -> int | None:
+    """The last number in a file's name, None where there is none."""
+    found = re.findall(r"\d+", path.stem)
+    return int(found[-1]) if found else None
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -59,7 +59,7 @@ def read_picture(path: Path, alpha: bool | None = None, scale_factor: float = 1.
         wanted = has_transparency(picture) if alpha is None else alpha
         try:
             if picture.mode in _WIDE:
-                picture = Image.fromarray(_eight_bits(np.asarray(picture)))
+                picture = Image.fromarray(_eight_bits(np.asarray(picture), scaled=picture.mode.startswith("I;16")))
             picture = picture.convert("RGBA" if wanted else "RGB")
         except (OSError, SyntaxError, ValueError) as error:
             raise ShapeError(f"the picture '{path}' is damaged or ends too early ({_brief(error)}).") from None
@@ -111,7 +111,7 @@ def _mask_channels(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.ui
     with open_picture(path) as picture:
         try:
             if picture.mode in _WIDE:
-                values = _eight_bits(np.asarray(picture))
+                values = _eight_bits(np.asarray(picture), scaled=False)
             elif has_transparency(picture):
                 pixels = np.asarray(picture.convert("RGBA"))
                 return pixels[..., :3].max(axis=-1), pixels[..., 3]
@@ -123,12 +123,17 @@ def _mask_channels(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.ui
     return values, np.full_like(values, 255)
 
 
-def _eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """Integers of 16 bits by their upper half; floats are taken to lie in [0, 1]."""
+def _eight_bits(values: npt.NDArray[np.generic], scaled: bool) -> npt.NDArray[np.uint8]:
+    """Integers of 16 bits by their upper half; floats are taken to lie in [0, 1].
+
+    Args:
+        values: of one channel.
+        scaled: whether integers below 256 are very dark, else they are 8 bits in a wider field, as in masks.
+    """
     if values.dtype.kind == "f":
         return np.rint(np.clip(np.asarray(values, dtype=np.float64), 0, 1) * 255).astype(np.uint8)
     wide = np.asarray(values, dtype=np.int64)
-    return (wide if wide.max(initial=0) <= 255 else wide >> 8).clip(0, 255).astype(np.uint8)
+    return (wide if wide.max(initial=0) <= 255 and not scaled else wide >> 8).clip(0, 255).astype(np.uint8)
 
 
 def _brief(error: Exception) -> str:

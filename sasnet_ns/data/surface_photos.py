@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
@@ -23,6 +24,7 @@ from sasnet_ns.data.picture_files import open_picture, read_picture
 from sasnet_ns.data.samplers import MaskSampler
 from sasnet_ns.data.scene_box import box_advice, center_of
 from sdf_tools.errors import ShapeError
+from sdf_tools.io.limits import array_from
 
 RAYS_FOR_A_DEPTH_MAP = 64
 """Rays of a picture in one step, enough to fit the scale and shift of its depth map to."""
@@ -87,22 +89,18 @@ class SurfaceDataset(ForegroundDataset):
             picture = self._read_normals(self._normal_map(self.image_filenames[index]))
             found["normal"] = _resize(self._to_scene(picture, index, self.normals_frame), height, width)
         elif listed:
-            # Omnidata's maps as sdfstudio keeps them: (3, H, W) in [0, 1], in OpenCV's axes of the camera.
-            picture = torch.from_numpy(np.load(listed[index])).float().movedim(0, -1) * 2 - 1
+            # Omnidata's maps as sdfstudio keeps them: in OpenCV's axes of the camera.
+            picture = torch.from_numpy(_shares(Path(listed[index]))).movedim(0, -1) * 2 - 1
             picture = picture * torch.tensor([1.0, -1.0, -1.0])
             picture = torch.where(picture.isfinite().all(-1, keepdim=True), picture, 0.0)
             found["normal"] = _resize(self._to_scene(picture, index, "camera"), height, width)
         return found
 
     def _depth(self, path: Path, height: int, width: int) -> Float[Tensor, "H W 1"]:
-        from nerfstudio.data.utils.data_utils import get_depth_image_from_path
-
         scale = self.metadata.get("depth_unit_scale_factor", 1.0) * self._dataparser_outputs.dataparser_scale
-        try:
-            depth = get_depth_image_from_path(filepath=path, height=height, width=width, scale_factor=scale).float()
-            return depth.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # where nothing was measured
-        except (AttributeError, OSError, ValueError, EOFError):  # cv2 gives None for what it cannot read
-            raise ShapeError(f"the depth map '{path}' is missing or damaged.") from None
+        depth = torch.from_numpy(_distances(path).astype(np.float32)) * scale
+        depth = depth.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)  # where nothing was measured
+        return _resize(depth[..., None], height, width)
 
     def _read_normals(self, path: Path) -> Float[Tensor, "H W 3"]:
         with open_picture(path) as picture:
@@ -119,6 +117,52 @@ class SurfaceDataset(ForegroundDataset):
             turn = self.to_scene[:3, :3]
             rotation = turn / torch.linalg.det(turn).abs() ** (1 / 3)
         return normals @ rotation.to(normals).T
+
+
+def _distances(path: Path) -> npt.NDArray[np.generic]:
+    """(h, w) numbers of a depth map.
+
+    Raises:
+        ShapeError: it is missing, damaged or no such map.
+    """
+    if path.suffix == ".npy":
+        found = _array(path, "depth map")
+    else:
+        import cv2
+
+        found = cv2.imread(str(path.absolute()), cv2.IMREAD_UNCHANGED)
+        if found is None:
+            raise ShapeError(f"the depth map '{path}' is missing or damaged.")
+    flat = found.reshape([n for n in found.shape if n > 1]) if found.ndim > 2 else found
+    if flat.ndim != 2 or flat.dtype.kind not in "fiu":
+        raise ShapeError(
+            f"the depth map '{path}' holds {found.dtype} of shape {found.shape}; one number for each pixel is wanted."
+        )
+    return flat
+
+
+def _shares(path: Path) -> npt.NDArray[np.float32]:
+    """(3, h, w) shares of one of a normal map.
+
+    Raises:
+        ShapeError: it is missing, damaged or no such map.
+    """
+    found = _array(path, "normal map")
+    seen = found[np.isfinite(found)] if found.dtype.kind == "f" else np.zeros(0)
+    if found.ndim != 3 or found.shape[0] != 3 or found.dtype.kind != "f" or np.abs(seen - 0.5).max(initial=0) > 0.51:
+        raise ShapeError(
+            f"the normal map '{path}' holds {found.dtype} of shape {found.shape}; it has to be (3, rows, columns) of "
+            "(n + 1) / 2, from 0 to 1."
+        )
+    return found.astype(np.float32)
+
+
+def _array(path: Path, what: str) -> npt.NDArray[np.generic]:
+    try:
+        with path.open("rb") as stream:
+            return array_from(stream, path.stat().st_size, path.name)
+    except (OSError, ShapeError):
+        raise ShapeError(f"the {what} '{path}' is missing or damaged.") from None
 
 
 def _resize(picture: Float[Tensor, "h w c"], height: int, width: int) -> Float[Tensor, "H W c"]:

@@ -41,7 +41,7 @@ def read_picture(path: Path) -> np.ndarray:
         array = _read_deep_png(path)
     with Image.open(path, formats=_FORMATS) as image:
         if deep is not None:
-            return _turned(array, image, path) if "exif" in image.info else array
+            return _turned(array, image, path)
         require_picture_memory(math.prod(image.size) * len(image.getbands()), 4, path)
         array = np.asarray(_plain(image, path))
         if image.mode.startswith("I") and array.dtype.kind == "i":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import lzma
 import math
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,12 @@ import numpy as np
 
 from sasnet_ns.fitting.grid_files import require_picture_memory, upright
 from sdf_tools.errors import MissingLibraryError, ShapeError, ShapeWarning, needs
+from sdf_tools.io.limits import SMALL
 
 _MICROMETRES = {"Å": 1e-4, "pm": 1e-6, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}  # two mus
 _JPEG = (6, 7, 34892)  # compressions that libraries decode to RGB
+_DEFLATE, _LZMA = (8, 32946, 50013), 34925
+_RATIOS = {**dict.fromkeys(_DEFLATE, 1_032), _LZMA: 10_000}  # how far a byte can unpack
 _WIDER = {2: 85, 4: 17}  # what makes 8 bits of grey values of fewer
 
 
@@ -128,6 +133,7 @@ def _values(parts: list[Any], file: Any, path: Path) -> np.ndarray:
     palette = int(page.photometric) == 3
     count = len(parts) * math.prod(first.shape) * (3 if palette else 1)
     require_picture_memory(count, np.dtype(first.dtype).itemsize, path)
+    _check_packed(parts, file, path)
     arrays = [_laid_out(_decoded(part, path), part.axes, path) for part in parts]
     values = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
     if values.size == 0:  # what was declared is not there
@@ -137,6 +143,29 @@ def _values(parts: list[Any], file: Any, path: Path) -> np.ndarray:
     if palette:
         _require_one_palette(parts, path)
     return _coloured(values, page, palette, path)
+
+
+def _check_packed(parts: list[Any], file: Any, path: Path) -> None:
+    """Refuse strips and tiles that unpack to more than their page has room for: tifffile would unpack all of it."""
+    for part in parts:
+        page = part.keyframe
+        method = int(page.compression)
+        room = math.prod(page.chunks) * page.dtype.itemsize + (1 << 20)
+        for one in part.pages if method in _RATIOS else []:
+            for offset, size in zip(one.dataoffsets, one.databytecounts, strict=True) if one is not None else ():
+                if size * _RATIOS[method] <= max(SMALL, room):
+                    continue
+                file.filehandle.seek(offset)
+                packed = file.filehandle.read(size)
+                if method == _LZMA:
+                    unpacked = len(lzma.LZMADecompressor().decompress(packed, room + 1))
+                else:
+                    unpacked = len(zlib.decompressobj().decompress(packed, room + 1))
+                if unpacked > room:
+                    raise ShapeError(
+                        f"'{path.name}' unpacks to more than the {page.imagewidth} x {page.imagelength} pixels that it "
+                        "declares; save it again."
+                    )
 
 
 def _laid_out(array: np.ndarray, axes: str, path: Path) -> np.ndarray:
@@ -171,7 +200,9 @@ def _coloured(values: np.ndarray, page: Any, palette: bool, path: Path) -> np.nd
     if kind == 5 and values.shape[-1] >= 4 and values.dtype.kind == "u" and page.tags.valueof(332, default=1) == 1:
         return _without_inks(values)
     if kind == 0 and values.dtype.kind in "biu":
-        values = ~values if values.dtype.kind != "u" else values.dtype.type(2**bits - 1) - values
+        grey = values[..., :1]  # what is behind it is no light
+        inverted = ~grey if grey.dtype.kind != "u" else grey.dtype.type(2**bits - 1) - grey
+        values = np.concatenate([inverted, values[..., 1:]], -1)
     if kind in (0, 1) and values.dtype == np.uint8 and bits in _WIDER:
         values = values * np.uint8(_WIDER[bits])
     return values

@@ -199,16 +199,18 @@ def _from_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
 def _from_nrrd(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
     with needs("pynrrd", f"'{path.name}'"):
         import nrrd
-    _check_nrrd(path, nrrd.read_header(str(path)))
+    _check_nrrd(path)
     array, header = nrrd.read(str(path), index_order="C")
     lengths = _nrrd_lengths(header)[::-1]
-    places = [i for i, length in enumerate(lengths) if math.isfinite(length)]
-    if len(lengths) == array.ndim == 4 and len(places) == 3:
+    places = [i for i, kind in enumerate(reversed(header.get("kinds", []))) if kind in ("domain", "space")]
+    if len(places) != 3:  # or the file does not say
+        places = [i for i, length in enumerate(lengths) if math.isfinite(length)]
+    if array.ndim == 4 and len(places) == 3:
         (other,) = set(range(4)) - set(places)
         array = np.moveaxis(array, other, -1)
     else:
         array = _channels_last(array)
-    return array, tuple(lengths[i] for i in places)
+    return array, tuple(lengths[i] for i in places) if lengths else ()
 
 
 def _nrrd_lengths(header: dict[str, Any]) -> list[float]:
@@ -219,15 +221,22 @@ def _nrrd_lengths(header: dict[str, Any]) -> list[float]:
     return [] if spacings is None else [float(s) for s in spacings]
 
 
-def _check_nrrd(path: Path, header: dict[str, Any]) -> None:
+def _check_nrrd(path: Path) -> None:
     """Refuse data in another file, and data that unpack to more than the header declares."""
+    import nrrd
+
+    with path.open("rb") as stream:
+        header = nrrd.read_header(stream)
+        for _ in range(int(header.get("line skip", 0))):
+            stream.readline()
+        data = stream.read()
     if any(name in header for name in ("data file", "datafile")):
         raise _Refusal(f"'{path.name}' keeps its values in another file, which is not opened; save it as one file.")
     declared = 8 * math.prod(int(n) for n in header["sizes"])
     require_memory(2 * declared, path.name)
     if str(header.get("encoding", "raw")).lower() not in ("gzip", "gz", "bzip2", "bz2"):
         return
-    data = path.read_bytes().partition(b"\n\n")[2]
+    declared += max(0, int(header.get("byte skip", 0)))
     opened = gzip.open if header["encoding"].lower().startswith("g") else bz2.open
     total = 0
     with opened(io.BytesIO(data)) as stream:
@@ -260,8 +269,7 @@ def _slices(folder: Path) -> tuple[np.ndarray, tuple[float, ...]]:
     files = [p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff") and not p.name.startswith(".")]
     if not files:
         raise _Refusal(f"'{folder}' holds no .tif slices.")
-    # slice2 before slice10.
-    files.sort(key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)])
+    files = _in_order(files)
     first = _slice(files[0])
     require_memory(2 * (first.itemsize + 4) * first.size * len(files), folder.name)
     slices = [first, *(_slice(p) for p in files[1:])]
@@ -269,7 +277,24 @@ def _slices(folder: Path) -> tuple[np.ndarray, tuple[float, ...]]:
         if one.shape != first.shape:
             sizes = [s.shape[:2] if s.shape[2] == first.shape[2] else s.shape for s in (one, first)]
             raise _Refusal(f"'{file.name}' has {sizes[0]} pixels, '{files[0].name}' {sizes[1]}; slices are alike.")
+        if one.dtype != first.dtype:
+            raise _Refusal(f"'{file.name}' holds {one.dtype}, '{files[0].name}' {first.dtype}; slices are alike.")
     return np.stack(slices), ()
+
+
+def _in_order(files: list[Path]) -> list[Path]:
+    """Slices by the numbers in their names: 2 before 10, and -1 before 0 where the others have no dash there."""
+    names = [re.split(r"(\d+)", file.name.lower()) for file in files]
+    texts = {tuple(name[::2]) for name in names}
+    signed = len(texts) > 1 and len({tuple(text.removesuffix("-") for text in parts) for parts in texts}) == 1
+
+    def key(name: list[str]) -> list[str | int]:
+        words: list[str | int] = [text.removesuffix("-") if signed else text for text in name]
+        for i in range(1, len(name), 2):
+            words[i] = int(name[i]) * (-1 if signed and name[i - 1].endswith("-") else 1)
+        return words
+
+    return [file for _, file in sorted(zip(map(key, names), files, strict=True))]
 
 
 def _slice(file: Path) -> np.ndarray:

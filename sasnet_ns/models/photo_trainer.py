@@ -27,8 +27,8 @@ class PhotoTrainerConfig(RunConfig):
 
     def save_config(self) -> None:
         """Refuse a background that the parser paints over, otherwise as every run."""
-        model, parser = self.pipeline.model, self.pipeline.datamanager.dataparser
-        painted = getattr(parser, "alpha_color", None)
+        model, data = self.pipeline.model, self.pipeline.datamanager
+        painted = getattr(getattr(data, "dataparser", None), "alpha_color", None)
         if isinstance(model, NerfactoModelConfig) and model.background_color == "random" and painted is not None:
             raise SystemExit(
                 f"{self.method_name}: --pipeline.model.background-color random needs the pictures' transparency, and "

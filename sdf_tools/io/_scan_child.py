@@ -23,12 +23,15 @@ def read_laz(path: str) -> dict[str, np.ndarray]:
 
 
 def las_arrays(cloud: Any) -> dict[str, np.ndarray]:
-    """The same of a cloud that laspy has read."""
-    arrays = {"points": np.stack([np.asarray(cloud[axis], np.float64) for axis in "xyz"], 1)}
+    """The same of a cloud that laspy has read, without the points that LAS calls withheld: not to be processed."""
+    kept = np.asarray(cloud.withheld) == 0
+    arrays = {"points": np.stack([np.asarray(cloud[axis], np.float64)[kept] for axis in "xyz"], 1)}
     if {"red", "green", "blue"} <= set(cloud.point_format.dimension_names):
-        colors = np.stack([np.asarray(cloud[c], np.float64) for c in ("red", "green", "blue")], 1)
+        colors = np.stack([np.asarray(cloud[c])[kept] for c in ("red", "green", "blue")], 1)
         if colors.any():  # all zero: the format has a place for colours, the scanner had none
             arrays["colors"] = colors
+    if not kept.all():
+        arrays["notes"] = np.array([f"left out {int((~kept).sum()):,} of {len(kept):,} points marked as withheld"])
     return arrays
 
 
@@ -43,7 +46,7 @@ def read_e57(path: str) -> dict[str, np.ndarray]:
         points.append(np.stack([np.asarray(scan[f"cartesian{axis}"], np.float64) for axis in "XYZ"], 1))
         channels = [f"color{c}" for c in ("Red", "Green", "Blue")]
         if all(c in scan for c in channels):
-            colors.append(np.stack([np.asarray(scan[c], np.float64) for c in channels], 1))
+            colors.append(np.stack([np.asarray(scan[c]) for c in channels], 1))
         scans.append(np.full(len(points[-1]), index))
     if not points:
         raise ValueError("there are no scans in it")

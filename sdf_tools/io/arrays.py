@@ -12,24 +12,32 @@ from sdf_tools.errors import ShapeError
 from sdf_tools.io.columns import fields_of
 from sdf_tools.io.limits import Archive, array_from, read_bytes
 
+_FACES = ("faces", "triangles", "cells")
+_IN_SPACE = ("occupancies", "occupancy", "occ", "sdf", "sdfs", "tsdf", "distances", "distance")
+"""Arrays beside ``points`` that make these samples of a volume."""
+
 
 def read_npz(path: Path) -> dict[str, Any]:
     """Points or vertices with what belongs to them; other arrays of the archive are not unpacked.
 
     Raises:
-        ShapeError: no such archive, damaged, or arrays of another shape.
+        ShapeError: no such archive, damaged, arrays of another shape, samples of a volume, or what may be faces under a
+            name that says nothing.
     """
     archive = Archive(path)
     names = archive.names
-    key = next((k for k in ("vertices", "points") if k in names), None)
+    key = next((k for k in ("vertices", "verts", "points") if k in names), None)
     if key is None:
         listed = ", ".join(names[:10]) or "nothing"
         raise ShapeError(f"'{path.name}' has none of the arrays 'points' or 'vertices' (it has: {listed}).")
     fields: dict[str, Any] = {"points": archive.read(key)}
     _require_rows(fields["points"], f"'{key}' in '{path.name}'")
-    if "faces" in names:
-        fields["faces"] = archive.read("faces")
-        _require_rows(fields["faces"], f"'faces' in '{path.name}'")
+    faces = next((k for k in _FACES if k in names), None)
+    if faces is None:
+        _require_no_other_meaning(archive, key, len(fields["points"]))
+    else:
+        fields["faces"] = archive.read(faces)
+        _require_rows(fields["faces"], f"'{faces}' in '{path.name}'")
         fields["must_have_faces"] = True
     for field, keys in (
         ("normals", ("normals", "vertex_normals")),
@@ -43,6 +51,22 @@ def read_npz(path: Path) -> dict[str, Any]:
                 raise ShapeError(f"'{found}' in '{path.name}' must hold numbers, not {array.dtype}.")
             fields[field] = array
     return fields
+
+
+def _require_no_other_meaning(archive: Archive, key: str, count: int) -> None:
+    """Refuse points whose surface would be a guess."""
+    for name in archive.names:
+        shape, kind = archive.declared(name) or ((), np.dtype(float))
+        if name.lower() in _IN_SPACE and shape[:1] == (count,):
+            raise ShapeError(
+                f"'{archive.where}' has '{name}' for each of its points: samples of a volume, not of a surface; "
+                "give the mesh or the surface points."
+            )
+        if len(shape) == 2 and shape[1] == 3 and shape[0] != count and kind.kind in "iu" and kind.itemsize > 1:
+            raise ShapeError(
+                f"'{archive.where}' has whole numbers '{name}' of shape {shape} beside its '{key}', which may be the "
+                "faces of a mesh; name them 'faces', or leave them out."
+            )
 
 
 def read_npy(path: Path) -> dict[str, Any]:

@@ -75,12 +75,12 @@ def fields_of(
     if names is not None and len(names) != width:
         names = None  # names for other columns than there are say nothing
     if names is not None and known_names(names):
-        places, by = _named(names), "by the names in its header"
+        places, by = named(names), "by the names in its header"
     else:
         places, by = _guessed(rows, names, intensity_first), "by their values"
         if names is not None:
             _require_no_contradiction(names, places["points"], where)
-            places.update(_named(names))
+            places.update(named(names))
             by += f", since its header ({listed(names)}) does not name x, y and z"
     taken = {part: rows[:, columns].astype(np.float64) for part, columns in places.items()}
     fields: dict[str, Any] = {"points": taken["points"], "normals": taken.get("normals"), "colors": taken.get("colors")}
@@ -114,7 +114,8 @@ def _list(columns: list[int]) -> str:
     return "columns " + ", ".join(str(i + 1) for i in columns)
 
 
-def _named(names: list[str]) -> dict[str, list[int]]:
+def named(names: list[str]) -> dict[str, list[int]]:
+    """The columns of ``points``, ``normals`` and ``colors``, of those that have a name for each of their three."""
     at: dict[str, tuple[int, int]] = {}
     for i, name in enumerate(names):
         key, rank = _MEANING.get(_plain(name), ("", 0))
@@ -161,7 +162,7 @@ def _may_be_shifted(rows: np.ndarray, places: dict[str, list[int]], spare: list[
 
 
 def _require_no_contradiction(names: list[str], position: list[int], where: str) -> None:
-    others = [i for columns in _named(names).values() for i in columns]
+    others = [i for columns in named(names).values() for i in columns]
     for i, name in enumerate(names):
         key = meaning(name)
         if key in ("x", "y", "z"):

@@ -44,6 +44,7 @@ def plain_glb(data: bytes, where: str) -> tuple[bytes, list[str]]:
     try:
         scene = _Scene(data, where)
         _refuse_extensions(scene)
+        _place_all(scene)
         _spread_instances(scene)
         lines = _plain_primitives(scene)
         notes = _left_out(scene.tree, lines)
@@ -205,6 +206,17 @@ def _refuse_extensions(scene: _Scene) -> None:
             f"'{scene.where}' needs the glTF extension {re.sub(r'[^!-~]+', ' ', unknown[0])[:60]}, which is not read "
             "here and may change its geometry; export it without."
         )
+
+
+def _place_all(scene: _Scene) -> None:
+    """A scene of all that there is, where the file has none: it may leave that to who opens it."""
+    tree = scene.tree
+    if tree.get("scenes") or not tree.get("meshes"):
+        return
+    if not scene.nodes:
+        scene.nodes = tree["nodes"] = [{"mesh": i} for i in range(len(tree["meshes"]))]
+    below = {child for node in scene.nodes for child in node.get("children", [])}
+    tree["scenes"], tree["scene"] = [{"nodes": [i for i in range(len(scene.nodes)) if i not in below]}], 0
 
 
 def _spread_instances(scene: _Scene) -> None:

@@ -203,7 +203,7 @@ def _color_rows(colors: np.ndarray | None, count: int) -> np.ndarray | None:
         return None
     kind = np.asarray(colors).dtype
     largest = float(values.max(initial=0))
-    if kind in (np.uint8, np.uint16):
+    if kind.kind in "iu":
         whole = 255 if largest <= 255 else 65535  # bytes may stand in fields of two
     elif largest <= 1 or (largest <= 2 and (values % 1 != 0).any()):
         whole = 1  # shares, some of them a little too bright

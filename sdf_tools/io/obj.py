@@ -14,7 +14,9 @@ from sdf_tools.io.ply import checked_indices
 from sdf_tools.io.polygons import triangulate
 from sdf_tools.topology import first_occurrences
 
-_CONTINUED = (b"v ", b"v\t", b"vn", b"f ", b"f\t")
+_CONTINUED = (b"v ", b"v\t", b"vn", b"f ", b"f\t", b"fo")
+_UNREAD = {b"l", b"curv", b"curv2", b"surf", b"bsp", b"bzp", b"cdc", b"cdp", b"res"}
+"""Words of Wavefront's format for lines and free-form surfaces, of whose points a cloud would be no surface."""
 
 
 def read_obj(data: bytes, where: str, merge: bool = True) -> dict[str, Any]:
@@ -27,9 +29,9 @@ def read_obj(data: bytes, where: str, merge: bool = True) -> dict[str, Any]:
             of position, texture coordinate and normal, so that seams stay apart.
 
     Raises:
-        ShapeError: no OBJ file, or faces that name vertices it does not have.
+        ShapeError: no OBJ file, lines or free-form surfaces alone, or faces that name vertices it does not have.
     """
-    vertices, normals, faces, before = _collect(data)
+    vertices, normals, faces, before, unread = _collect(data)
     if not vertices:
         raise ShapeError(f"'{where}' holds no geometry: there are no vertices in it.")
     try:
@@ -43,8 +45,14 @@ def read_obj(data: bytes, where: str, merge: bool = True) -> dict[str, Any]:
     fields: dict[str, Any] = {"points": rows[:, :3]}
     if rows.shape[1] in (6, 7):
         fields["colors"] = rows[:, 3:6]
+    free_form = ", ".join(sorted(word.decode() for word in unread - {b"l"}))
     if not faces:
+        if unread:
+            what = f"free-form surfaces ({free_form})" if free_form else "lines"
+            raise ShapeError(f"'{where}' holds {what} and no faces; export it with triangles or polygons.")
         return fields
+    if free_form:
+        fields["notes"] = [f"its free-form surfaces ({free_form}) were left out"]
     corners, offsets = _corners(faces, before, len(rows), 0 if directions is None else len(directions), where)
     position = checked_indices(corners[:, 0], len(rows), where)
     named = corners[:, 2] if directions is not None and (corners[:, 2] >= 0).all() else None
@@ -68,24 +76,28 @@ def read_obj(data: bytes, where: str, merge: bool = True) -> dict[str, Any]:
     return fields
 
 
-def _collect(data: bytes) -> tuple[list[bytes], list[bytes], list[bytes], list[tuple[int, int]]]:
-    """Lines of vertices, normals and faces without their keyword, and how many of the first two precede each face."""
+def _collect(data: bytes) -> tuple[list[bytes], list[bytes], list[bytes], list[tuple[int, int]], set[bytes]]:
+    """Lines of vertices, normals and faces without their keyword, how many of the first two precede each face, and
+    the keywords of other shapes."""
     vertices: list[bytes] = []
     normals: list[bytes] = []
     faces: list[bytes] = []
     before: list[tuple[int, int]] = []
+    unread: set[bytes] = set()
     lines = data.splitlines()
     for raw in _continued(lines) if b"\\" in data else lines:
-        line = raw.strip()
+        line = raw.strip() if b"#" not in raw else raw.split(b"#")[0].strip()
         word = line[:2]
         if word in (b"v ", b"v\t"):
-            vertices.append(line[2:] if b"#" not in line else line[2:].split(b"#")[0])
+            vertices.append(line[2:])
         elif word == b"vn":
-            normals.append(line[2:] if b"#" not in line else line[2:].split(b"#")[0])
-        elif word in (b"f ", b"f\t"):
-            faces.append(line[2:] if b"#" not in line else line[2:].split(b"#")[0])
+            normals.append(line[2:])
+        elif word in (b"f ", b"f\t") or line[:3] in (b"fo ", b"fo\t"):  # fo: an older word for f
+            faces.append(line[2:].removeprefix(b"o"))
             before.append((len(vertices), len(normals)))
-    return vertices, normals, faces, before
+        elif word[:1] in (b"l", b"c", b"s", b"b", b"r"):
+            unread |= {line.split(None, 1)[0]} & _UNREAD
+    return vertices, normals, faces, before, unread
 
 
 def _continued(lines: list[bytes]) -> Iterator[bytes]:
@@ -111,23 +123,21 @@ def _corners(
     sizes = words_per_line(text)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     corners = np.full((int(offsets[-1]), 3), -1, np.int64)
+    slashes = _slashes(text, len(corners))
+    alike = int(slashes.max(initial=0)) if (slashes == slashes[:1]).all() else -1
     try:
-        if b"/" not in text:
+        if alike == 0:
             corners[:, 0] = _one_based(numbers(text))
-        elif (
-            text.count(b"//") == len(corners)
-            and not re.search(rb"//(\s|$)", text)
-            and text.count(b"/") == 2 * len(corners)
-        ):
+        elif alike == 2 and text.count(b"//") == len(corners) and not re.search(rb"//(\s|$)", text):
             both = _one_based(numbers(text.replace(b"//", b" "))).reshape(-1, 2)
             corners[:, 0], corners[:, 2] = both.T
-        elif text.count(b"/") == 2 * len(corners) and not re.search(rb"/([/\s]|$)", text):
-            corners[:] = _one_based(numbers(text.replace(b"/", b" "))).reshape(-1, 3)
+        elif alike in (1, 2) and not re.search(rb"/([/\s]|$)", text):
+            corners[:, : alike + 1] = _one_based(numbers(text.replace(b"/", b" "))).reshape(-1, alike + 1)
         else:
-            for at, word in enumerate(text.split()):
-                for column, index in enumerate(word.split(b"/")[:3]):
-                    if index:
-                        corners[at, column] = _one_based(np.array([float(index)]))[0]
+            words = [word.split(b"/") for word in text.split()]
+            for column in range(3):
+                rows = [i for i, parts in enumerate(words) if len(parts) > column and parts[column]]
+                corners[rows, column] = _one_based(np.array([float(words[i][column]) for i in rows]))
     except (ValueError, OverflowError):
         raise ShapeError(f"'{where}' has a face line that is not a list of vertex numbers; export it again.") from None
     relative = corners < -1
@@ -145,6 +155,14 @@ def _corners(
     if (corners[:, 0] < 0).any() or (normals and (corners[:, 2] >= normals).any()):
         raise ShapeError(f"'{where}' has faces that name vertices or normals it does not have; export it again.")
     return corners, offsets
+
+
+def _slashes(text: bytes, words: int) -> np.ndarray:
+    """How many slashes each word has."""
+    letters = np.frombuffer(text, np.uint8)
+    blank = letters <= 32
+    starts = ~blank & np.concatenate([[True], blank[:-1]])
+    return np.bincount(np.cumsum(starts, dtype=np.int32)[letters == ord("/")] - 1, minlength=words)
 
 
 def _one_based(values: np.ndarray) -> np.ndarray:

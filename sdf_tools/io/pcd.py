@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sdf_tools.errors import MissingLibraryError, ShapeError
+from sdf_tools.io.columns import meaning, named
 from sdf_tools.io.limits import require_memory
 from sdf_tools.io.numbers import table
 from sdf_tools.io.ply import header_lines
@@ -43,8 +44,10 @@ def read_pcd(data: bytes, where: str) -> dict[str, Any]:
     fields: dict[str, Any] = {"points": points[seen]}
     if not seen.all():
         fields["notes"] = [f"left out {int((~seen).sum()):,} of {len(points):,} points without a measurement (NaN)"]
-    if all(n in columns for n in ("normal_x", "normal_y", "normal_z")):
-        fields["normals"] = np.column_stack([columns[n] for n in ("normal_x", "normal_y", "normal_z")])[seen]
+    names = list(columns)
+    for part, places in named(names).items():
+        if part != "points":
+            fields[part] = np.column_stack([columns[names[i]] for i in places])[seen]
     packed = next((n for n in ("rgb", "rgba") if n in columns), None)
     if packed is not None:
         codes = _color_codes(columns[packed])
@@ -90,9 +93,9 @@ def _columns(data: bytes, header: _Header, where: str) -> dict[str, np.ndarray]:
         starts = np.cumsum([0, *header.counts])
         found = {n: rows[:, starts[i]] for i, n in enumerate(header.names)}
         # A packed colour was printed as the number that its bits make in its own type.
-        for name in ("rgb", "rgba"):
-            if name in found:
-                found[name] = found[name].astype(header.types[header.names.index(name)])
+        for name, kind in zip(header.names, header.types, strict=True):
+            if name in ("rgb", "rgba") or (meaning(name) in ("r", "g", "b") and np.isfinite(found[name]).all()):
+                found[name] = found[name].astype(kind)
         return found
     require_memory(2 * row * header.points, where)
     if header.form == "binary":

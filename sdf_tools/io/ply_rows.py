@@ -145,10 +145,11 @@ def _read_lines(element: Element, rows: list[list[bytes]]) -> Table:
 
 
 def _typed(values: np.ndarray, p: Property) -> np.ndarray:
-    """Columns of text as the bytes or 16-bit numbers that the header says, which tells colours from shares of one."""
-    if p.kind not in ("u1", "u2") or not values.size or values.dtype.kind != "f":
+    """Columns of text as the whole numbers that the header says, which tells colours from shares of one."""
+    if p.kind[0] not in "iu" or not values.size or values.dtype.kind != "f":
         return values
-    fits = np.isfinite(values).all() and values.min() >= 0 and values.max() <= np.iinfo(p.kind).max
+    range_ = np.iinfo(p.kind)
+    fits = np.isfinite(values).all() and values.min() >= range_.min and values.max() <= range_.max
     return values.astype(p.kind) if fits and (values % 1 == 0).all() else values
 
 

@@ -18,6 +18,9 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?")
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _QUOTED = re.compile(r'"([^"\n]*)"')
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
+_PLAIN = re.compile(r"[+-]?\d+(\.\d*)?")
+_GROUPED = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|\d{1,3}(\.\d{3})+,\d+|\d{1,3}( \d{3})+([.,]\d+)?|\d+,\d+)")
+"""Numbers with separators of thousands, or with a decimal comma."""
 _HEADER = 10_000  # characters of a line that may name columns
 _SEPARATORS = ";,\t"
 _PROBE = 100  # lines that decide on the separator
@@ -60,6 +63,11 @@ def read_text_cloud(data: bytes, where: str) -> dict[str, Any]:
     if decimal and len(probe) >= 3 * min(len(kept), _PROBE):
         text = text.replace(",", ".")
         notes.append("decimal commas were read as points")
+    elif _are_grouped(_first_lines(text, _PROBE)):
+        raise ShapeError(
+            f"'{where}' has commas or blanks inside of its numbers, for thousands or for decimals, which may part "
+            "columns as well; write the numbers without."
+        )
     ends = any(re.search(r"[,;]\s*$", line) for line in _first_lines(text, 1))
     packed = _spaced(text).encode("latin-1", "replace")
     widths = words_per_line(packed)
@@ -84,6 +92,21 @@ def read_text_cloud(data: bytes, where: str) -> dict[str, Any]:
     fields = fields_of(rows, where, names, intensity_first=where.lower().endswith(".pts"))
     fields["notes"] = notes + doubt + fields.get("notes", [])
     return fields
+
+
+def _are_grouped(lines: list[str]) -> bool:
+    """Whether the numbers between the strongest separators of every line have separators of their own."""
+    grouped = False
+    counts = set()
+    for line in lines:
+        parts = [r";", r"\t", r",\s", r"\s"]
+        mark = next((mark for mark in parts if re.search(mark, line.strip())), None)
+        words = [] if mark is None else [word.strip() for word in re.split(mark, line.strip(" ;\t,")) if word.strip()]
+        counts.add(len(words))
+        if not all(_PLAIN.fullmatch(word) or _GROUPED.fullmatch(word) for word in words):
+            return False
+        grouped |= not all(_PLAIN.fullmatch(word) for word in words)
+    return grouped and len(counts) == 1 and min(counts) >= 3
 
 
 def _without_counts(kept: list[tuple[int, str]]) -> tuple[list[tuple[int, str]], list[str]]:

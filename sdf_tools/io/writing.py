@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ def write_atomically(
 ) -> None:
     """Write a file so that it appears whole or not at all: under another name, then flushed to the disk, then renamed.
 
+    A file that is written over keeps its permissions; of a link it is the file that the link leads to.
+
     Args:
         path: the file; its folder is made.
         content: what to write, or a function that writes the file it is given (whose name ends as that of ``path``).
@@ -38,12 +41,14 @@ def write_atomically(
             then by the next process that writes there, see :func:`sweep_partials`.
     """
     path = Path(path)
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     place = Path(folder or path.parent)
     if place not in _swept:
         _swept.add(place)
         sweep_partials(place)
-    partial = place / f".partial-{os.getpid()}@{_machine()}-{secrets.token_hex(4)}-{path.name[-100:]}"
+    end = path.name.encode(errors="surrogateescape")[-100:].decode(errors="ignore")  # file names are limited in bytes
+    partial = place / f".partial-{os.getpid()}@{_machine()}-{secrets.token_hex(4)}-{end}"
     try:
         if callable(content):
             content(partial)
@@ -52,6 +57,8 @@ def write_atomically(
         # A rename may reach the disk before what was written: without this a power cut leaves an empty file.
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
+        if path.is_file():
+            shutil.copymode(path, partial)
         os.replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
@@ -165,7 +172,7 @@ def save_mesh(mesh: Mesh, path: str | Path) -> None:
 def save_points(cloud: PointCloud, path: str | Path) -> None:
     """Write a point cloud as .ply, .xyz, .npy or .npz, with normals (and, in .npz, scan ids) when it has them.
 
-    Colours are kept by .ply, .npz and .xyz (as whole numbers under a line of names).
+    Colours are kept by .ply, .npz and .xyz (as whole numbers under a line of names, very dark ones as shares).
 
     Raises:
         ShapeError: unknown suffix, or not one normal, colour or scan id for each point.
@@ -185,8 +192,11 @@ def save_points(cloud: PointCloud, path: str | Path) -> None:
         if colors is None:
             np.savetxt(buffer, rows, fmt="%.17g")
         else:
-            rows = np.hstack([rows, np.rint(np.clip(colors, 0, 1) * 255)])
-            np.savetxt(buffer, rows, fmt="%.17g", header=f"{names} r g b")
+            shares = np.clip(colors, 0, 1)
+            levels = np.rint(shares * 255)
+            dark = levels.max(initial=0) <= 1  # levels of 0 and 1 would be read as shares
+            rows = np.hstack([rows, shares if dark else levels])
+            np.savetxt(buffer, rows, fmt="%.17g", header=f"{names} rf gf bf" if dark else f"{names} r g b")
     elif suffix == ".npy":
         np.save(buffer, rows)
     elif suffix == ".npz":

@@ -308,3 +308,18 @@ def test_scenes_that_share_their_bytes_very_often(tmp_path: Path, monkeypatch: p
         rows = file.add(np.zeros((50, 3), "<i2"), {"byteStride": stride}, normalized=True)
         file.primitives.append({"attributes": {"POSITION": rows}})
         refused(tmp_path / "h.glb", file.write(tmp_path / "h.glb").read_bytes(), "damaged")
+
+
+@pytest.mark.parametrize("nodes", [True, False])
+def test_a_file_without_scenes_is_read_whole(tmp_path: Path, nodes: bool) -> None:
+    """glTF 2.0, 3.5.1: scenes may be missing."""
+    file = Glb()
+    file.cube()
+    del file.tree["scenes"], file.tree["scene"]
+    if nodes:
+        file.tree["nodes"] = [{"mesh": 0}, {"children": [0], "translation": [5, 0, 0]}, {"mesh": 0}]
+    else:
+        del file.tree["nodes"]
+    mesh, _ = quietly(file.write(tmp_path / "n.glb"))
+    found = summarize(mesh)
+    assert found.volume == pytest.approx(2 if nodes else 1) and found.high[0] == pytest.approx(6 if nodes else 1)
