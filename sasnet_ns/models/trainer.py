@@ -50,6 +50,9 @@ class ResumableTrainer(DescribedTrainer):
     :meth:`summary_rows`, :meth:`data_files`, :meth:`frame`, :meth:`collapsed` and :meth:`failure`.
     """
 
+    _training_state: Literal["training", "paused", "completed"] = "training"
+    _started = _paused_at = 0.0
+
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
             config.machine.device_type = "cpu"
@@ -69,6 +72,20 @@ class ResumableTrainer(DescribedTrainer):
         self._progress: Progress | None = None
         self._started = time.perf_counter()
         self.history: list[Row] = []
+
+    @property
+    def training_state(self) -> Literal["training", "paused", "completed"]:  # type: ignore[override]
+        """What the viewer's buttons set; the time of a pause is no time that steps took."""
+        return self._training_state
+
+    @training_state.setter
+    def training_state(self, state: Literal["training", "paused", "completed"]) -> None:
+        now, before = time.perf_counter(), self._training_state
+        if state == "paused" != before:
+            self._paused_at = now
+        elif before == "paused" != state:
+            self._started += now - max(self._started, self._paused_at)
+        self._training_state = state
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Read the data, build everything, load a checkpoint if one is named, describe the run."""

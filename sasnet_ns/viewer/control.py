@@ -58,7 +58,6 @@ class ShapeViewerControl(ViewerControl):
         self.session: Session | None = None
         self.panel: Panel | None = None
         self._cameras_seen = 0
-        self._paused_at = 0.0
 
     @property
     def settings(self) -> ViewSettings:
@@ -101,7 +100,7 @@ class ShapeViewerControl(ViewerControl):
         )  # fmt: skip
         self.header = gui.add_markdown("")
         self.pause = gui.add_button("Pause training", hint="Stop after this step; click again to go on.", visible=False)
-        self.pause.on_click(lambda _: self._toggle_training())
+        self.pause.on_click(viewer._toggle_training_state)
         tabs = gui.add_tab_group()
         with tabs.add_tab("Look"):
             assert self.session is not None
@@ -144,17 +143,6 @@ class ShapeViewerControl(ViewerControl):
             self._cameras_seen = cameras
             self.panel.show_cameras(bool(self.panel.cameras_box.value))
         self.panel.refresh()
-
-    def _toggle_training(self) -> None:
-        trainer: Any = self.shown_in.trainer if self.shown_in is not None else None
-        if trainer is not None and trainer.training_state != "completed":
-            if trainer.training_state == "training":
-                self._paused_at, trainer.training_state = time.perf_counter(), "paused"
-            else:
-                # What it has rested is no time that its steps took.
-                if getattr(trainer, "_started", None) is not None:
-                    trainer._started += time.perf_counter() - self._paused_at
-                trainer.training_state = "training"
 
     def _update_scene(self, step: int, num_rays_per_batch: int | None = None) -> None:
         """In place of nerfstudio's: note the step, and copy the weights if the session has asked for them."""

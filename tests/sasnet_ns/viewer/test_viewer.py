@@ -232,6 +232,10 @@ def test_the_real_viewer_starts_on_loopback_with_our_panel(make_trainer: Make) -
         large = model.get_outputs_for_camera(camera)["accumulation"].mean()
         session.update(level=0.0)
         assert large > model.get_outputs_for_camera(camera)["accumulation"].mean()
+        (press,) = control.pause._impl.update_cb
+        for state in ("paused", "training"):
+            press(None)
+            assert trainer.training_state == state
     finally:
         control.session.stop()
         viewer.viser_server.stop()
