@@ -79,6 +79,8 @@ class SASNetSurfaceModel(SurfaceModel):
     all_bands: Tensor
     plain_background: Tensor
     sparse_points: Tensor | None
+    world_to_scene: Float[Tensor, "3 4"]
+    """Similarity from the data set's own coordinates to the scene's, float64; the pipeline sets it."""
 
     def populate_modules(self) -> None:
         """Build the field; a running start is :meth:`start_from`, which knows the data set's coordinates."""
@@ -100,9 +102,11 @@ class SASNetSurfaceModel(SurfaceModel):
             points = points[((points > low) & (points < high)).all(dim=-1)]
         self.register_buffer("sparse_points", points, persistent=False)
         from sasnet_ns.viewer.photo_control import PhotoViewerControl
-        from sasnet_ns.viewer.shown_field import shown_scene
+        from sasnet_ns.viewer.shown_field import Frame, shown_scene
 
-        self.viewer_control = PhotoViewerControl(shown_scene(lambda: self.field.geometry, self.scene_box.aabb))
+        self.world_to_scene = torch.eye(4, dtype=torch.float64)[:3]
+        shown = shown_scene(lambda: self.field.geometry, self.scene_box.aabb, lambda: Frame.of(self.world_to_scene))
+        self.viewer_control = PhotoViewerControl(shown)
 
     def show_before(self, color: Float[Tensor, "3"]) -> None:
         """Render before a colour in [0, 1] that lies behind the object in all pictures; it is kept with the weights."""

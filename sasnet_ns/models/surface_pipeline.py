@@ -63,13 +63,12 @@ class SurfacePipeline(VanillaPipeline):
                 adopt_network(config.model.sdf_field, start)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         self._look_at_background()
+        data, model = self.datamanager, self.model
+        assert isinstance(data, SurfaceDataManager) and isinstance(model, SASNetSurfaceModel)
+        model.world_to_scene = outputs_to_scene(data.train_dataparser_outputs, data.config.dataparser)
         if start is not None:
-            model = self.model
-            assert isinstance(model, SASNetSurfaceModel)
-            assert isinstance(self.datamanager, SurfaceDataManager)
-            frame = outputs_to_scene(self.datamanager.train_dataparser_outputs, self.datamanager.config.dataparser)
             with _one_sentence():
-                model.start_from(SignedDistanceField.load(start, device), frame)
+                model.start_from(SignedDistanceField.load(start, device), model.world_to_scene)
 
     def _look_at_background(self) -> None:
         """For opaque pictures without masks: render before the colour of their borders, or say what else there is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import threading
 from pathlib import Path
@@ -50,6 +49,7 @@ class ExtractionJob:
         self.download_button = gui.add_button(
             "Download", visible=False, hint="Send the mesh to this browser, in the input's own units and position."
         )
+        self._of_mesh = (self.layer_box, self.file_type, self.download_button)
         self.button.on_click(lambda _: self.start())
         self.cancel_button.on_click(lambda _: self.cancel())
         self.download_button.on_click(lambda event: self._download(event.client))
@@ -60,8 +60,18 @@ class ExtractionJob:
         if self._thread is not None and self._thread.is_alive():
             return
         self._cancelled = False
+        self._forget()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def _forget(self) -> None:
+        """Take the former mesh away: what is offered is what the text tells of."""
+        self.mesh = None
+        if self._layer is not None:
+            self._layer.remove()
+            self._layer = None
+        for handle in self._of_mesh:
+            handle.visible = False
 
     def cancel(self) -> None:
         """Stop at the next part of the work."""
@@ -96,12 +106,12 @@ class ExtractionJob:
             self._layer = session.nodes.send_mesh(
                 "/extracted", surface.vertices, surface.faces, None, visible=self.layer_box.value, color=0x5B8DB8
             )
-            for handle in (self.layer_box, self.file_type, self.download_button):
+            for handle in self._of_mesh:
                 handle.visible = True
         except Outdated:
             self.text.content = "Cancelled."
-        except (ShapeError, MissingLibraryError) as error:
-            self.text.content = f"No mesh: {error}"
+        except Exception as error:  # a thread's traceback reaches the terminal alone
+            self.text.content = f"No mesh: {_sentence(error)}"
         finally:
             self.button.disabled, self.cancel_button.visible, self.bar.visible = False, False, False
 
@@ -120,7 +130,8 @@ class ExtractionJob:
         if self.mesh is None:
             raise ShapeError("There is no mesh yet; extract one first.")
         frame = self._session.field.frame
-        world = dataclasses.replace(self.mesh, vertices=frame.to_world(self.mesh.vertices))
+        faces = self.mesh.faces.flip(1) if frame.mirrors else self.mesh.faces
+        world = Mesh(frame.to_world(self.mesh.vertices), faces, name=self._name)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{self._name}.{self.file_type.value}"
             save_mesh(world, path)
@@ -129,7 +140,12 @@ class ExtractionJob:
     def _download(self, client: Any) -> None:
         try:
             name, content = self.file()
-        except (ShapeError, MissingLibraryError) as error:
-            self.text.content = f"No file: {error}"
+        except Exception as error:
+            self.text.content = f"No file: {_sentence(error)}"
             return
         client.send_file_download(name, content)
+
+
+def _sentence(error: Exception) -> str:
+    """What the panel says of an error: its own words where they are meant for users."""
+    return str(error) if isinstance(error, ShapeError | MissingLibraryError) else f"{type(error).__name__}: {error}"

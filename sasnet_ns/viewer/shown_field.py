@@ -20,19 +20,36 @@ Coordinates = Callable[[Any, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Frame:
-    """The way from a scene's coordinates to the shape's own: ``world = scene / scale + center``.
+    """The way from a scene's coordinates to the data's own: ``world = turn^T scene / scale + center``.
 
     Attributes:
         center: (3,) float64, world coordinates of the scene's origin.
         scale: scene units per world unit.
+        turn: (3, 3) float64, orthogonal, from the world's axes to the scene's; None where they are the same.
     """
 
     center: Float[Tensor, "3"]
     scale: float
+    turn: Float[Tensor, "3 3"] | None = None
+
+    @classmethod
+    def of(cls, world_to_scene: Float[Tensor, "3 4"]) -> Frame:
+        """The frame of a similarity [s R | t]."""
+        linear, shift = world_to_scene.double().cpu().split([3, 1], dim=1)
+        scale = float(torch.linalg.det(linear).abs() ** (1 / 3))
+        return cls(-torch.linalg.solve(linear, shift)[:, 0], scale, linear / scale)
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether left and right are exchanged on the way, and with them the two sides of a face."""
+        return self.turn is not None and float(torch.linalg.det(self.turn)) < 0
 
     def to_world(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """Scene coordinates to the shape's own, always float64."""
-        return points.double().cpu() / self.scale + self.center.cpu()
+        """Scene coordinates to the data's own, always float64."""
+        points = points.double().cpu()
+        if self.turn is not None:
+            points = points @ self.turn
+        return points / self.scale + self.center.cpu()
 
 
 class ShownField:
@@ -212,8 +229,11 @@ def shown_shape(source: Callable[[], SignedDistanceField], copies: bool = True, 
     return shown
 
 
-def shown_scene(source: Callable[[], nn.Module], aabb: Float[Tensor, "2 3"]) -> ShownField:
-    """The geometry of a scene that is learned from photographs (``SceneGeometry``), in scene units."""
+def shown_scene(source: Callable[[], nn.Module], aabb: Float[Tensor, "2 3"], frame: Callable[[], Frame]) -> ShownField:
+    """The geometry of a scene that is learned from photographs (``SceneGeometry``), in scene units.
+
+    ``frame``: gives the way to the data set's own units.
+    """
 
     def values(geometry: Any, points: Tensor, bands: int | None) -> Tensor:
         if bands is None:
@@ -227,5 +247,4 @@ def shown_scene(source: Callable[[], nn.Module], aabb: Float[Tensor, "2 3"]) -> 
     def coordinates(geometry: Any, points: Tensor) -> Tensor:
         return geometry.network_points(points).clamp(-1, 1)
 
-    frame = Frame(torch.zeros(3, dtype=torch.float64), 1.0)
-    return ShownField(source, values, coordinates, lambda geometry: geometry.network, aabb, lambda: frame)
+    return ShownField(source, values, coordinates, lambda geometry: geometry.network, aabb, frame)

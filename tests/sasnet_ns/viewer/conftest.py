@@ -40,12 +40,13 @@ def make_photo_trainer(ball_scene: Path, tmp_path: Path) -> Iterator[Callable[..
 
     trainers: list[Any] = []
 
-    def make(name: str, steps: int = 20) -> Any:
+    def make(name: str, steps: int = 20, parser: Any = None) -> Any:
+        parser = parser or BlenderDataParserConfig(data=ball_scene)
         config: Any = copy.deepcopy(getattr(methods, name).config)
         config.output_dir, config.timestamp, config.vis = tmp_path, "run", "viewer"
-        config.experiment_name, config.data = "scene", ball_scene
+        config.experiment_name, config.data = "scene", parser.data
         config.max_num_iterations, config.machine.device_type = steps, "cpu"
-        config.pipeline.datamanager.dataparser = BlenderDataParserConfig(data=ball_scene)
+        config.pipeline.datamanager.dataparser = parser
         config.pipeline.datamanager.train_num_rays_per_batch = 32
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

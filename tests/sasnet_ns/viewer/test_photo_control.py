@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,3 +89,23 @@ def test_real_viewer(name: str, make_photo_trainer: Callable[..., Any]) -> None:
     assert "Training done" in viewer.stats_markdown.content
     machine.draw(machine, state, 16, 16)  # which writes the picture's size there
     assert "Training done" in viewer.stats_markdown.content and "16x16px" in viewer.stats_markdown.content
+
+
+def test_what_leaves_the_viewer_is_in_the_units_and_axes_of_the_data_set(
+    make_photo_trainer: Callable[..., Any], ball_scene: Path, tmp_path: Path
+) -> None:
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    folder = shutil.copytree(ball_scene, tmp_path / "turned")
+    content = json.loads((folder / "transforms.json").read_text())
+    content |= {"applied_transform": [[0, 1, 0, 5], [1, 0, 0, 0], [0, 0, -1, 0]], "applied_scale": 0.5}
+    (folder / "transforms.json").write_text(json.dumps(content))
+    # nerfstudio turns, shifts and scales all of it.
+    parser = NerfstudioDataParserConfig(data=folder, center_method="focus", eval_mode="all")
+    trainer = make_photo_trainer("sasnet_neus", parser=parser)
+    frame = trainer.pipeline.model.viewer_control.field.frame
+    assert frame.scale != pytest.approx(1, abs=0.1)
+    poses = trainer.pipeline.datamanager.train_dataset.cameras.camera_to_worlds
+    written = torch.tensor([entry["transform_matrix"] for entry in content["frames"]], dtype=torch.float64)
+    found = frame.to_world(poses[:, :3, 3])
+    assert torch.cdist(found, written[:, :3, 3]).amin(dim=1).max() < 1e-4
