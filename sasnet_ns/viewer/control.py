@@ -252,11 +252,10 @@ def tell_state(viewer: Viewer, status: Status) -> str:
         "paused": f"**Paused** at step {done:,} of {total:,}",
         "completed": f"**{'Finished run' if trainer is None else 'Training done'}**, step {done:,}",
     }[state]
-    if status.message:
-        return f"{text}  \n{status.message}"
-    if status.vertices and status.shown_step >= 0:
-        return f"{text}  \nSurface of step {status.shown_step + 1:,}, {status.vertices:,} vertices"
-    return text
+    surface = status.message
+    if not surface and status.vertices and status.shown_step >= 0:
+        surface = f"Surface of step {status.shown_step + 1:,}, {status.vertices:,} vertices"
+    return "  \n".join(line for line in (text, surface, status.input_trouble) if line)
 
 
 def _time_left(trainer: Any, done: int) -> str:

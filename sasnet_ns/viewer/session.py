@@ -47,6 +47,7 @@ class Status:
         step: training steps of the weights that are trained, or were.
         shown_step: of those in the picture; -1 before the first.
         message: why there is no surface, or nothing.
+        input_trouble: why there is no distance from the input, or nothing.
         vertices: of the live surface.
         resolution: cells along the box of the live surface.
         scale: colour bar of the surface.
@@ -56,6 +57,7 @@ class Status:
     step: int = 0
     shown_step: int = -1
     message: str = ""
+    input_trouble: str = ""
     vertices: int = 0
     resolution: int = 0
     scale: Scale | None = None
@@ -93,6 +95,7 @@ class Session:
         self._final = final_resolution
         self._make_reference = reference
         self._reference: Reference | None = None
+        self._reference_lock, self._settings_lock = threading.Lock(), threading.Lock()
         self._surface: Surface | None = None
         self._surface_settings: tuple[Any, ...] = ()
         self._surface_step = -1
@@ -121,17 +124,19 @@ class Session:
         self._wake.set()
 
     def update(self, **changes: Any) -> None:
-        """Change settings and draw what they say."""
-        settings = replace(self.settings, **changes)
-        if settings != self.settings:
+        """Change settings and draw what they say; for any thread, viser calls back on many."""
+        with self._settings_lock:
+            settings = replace(self.settings, **changes)
+            if settings == self.settings:
+                return
             self.settings = settings
-            self._wake.set()
-            for client_id, machine in list(self.viewer.render_statemachines.items()):
-                client = self.viewer.viser_server.get_clients().get(client_id)
-                if client is not None:
-                    from nerfstudio.viewer.render_state_machine import RenderAction
+        self._wake.set()
+        for client_id, machine in list(self.viewer.render_statemachines.items()):
+            client = self.viewer.viser_server.get_clients().get(client_id)
+            if client is not None:
+                from nerfstudio.viewer.render_state_machine import RenderAction
 
-                    machine.action(RenderAction("rerender", self.viewer.get_camera_state(client)))
+                machine.action(RenderAction("rerender", self.viewer.get_camera_state(client)))
 
     @property
     def training(self) -> bool:
@@ -150,14 +155,18 @@ class Session:
 
     @property
     def reference(self) -> Reference | None:
-        """Distance from the input; None if it cannot be read."""
-        if self._make_reference is not None:
-            make, self._make_reference = self._make_reference, None
-            try:
-                self._reference = make()
-            except (ShapeError, SystemExit) as error:
-                self.status.message = f"The input cannot be shown: {error}"
-        return self._reference
+        """Distance from the input, built when it is first asked for; None if it cannot be read.
+
+        Not to be asked for where a trace function may raise: that could leave the lock taken.
+        """
+        with self._reference_lock:
+            if self._make_reference is not None:
+                try:
+                    self._reference = self._make_reference()
+                except (ShapeError, SystemExit) as error:
+                    self.status.input_trouble = f"The input cannot be shown: {error}"
+                self._make_reference = None  # whatever else is raised leaves it for the next time
+            return self._reference
 
     def at_step(self, step: int) -> None:
         """Called by the training thread between two steps: the only moment at which weights can be copied."""

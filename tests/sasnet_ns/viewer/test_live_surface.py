@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -320,3 +322,91 @@ def test_colour_bars_of_very_small_units() -> None:
     for kind in ("sequential", "diverging"):
         colors, scale = color_values(values.double(), "distance from the input", kind)
         assert scale.high < 1e-13 and len(colors.unique(dim=0)) > 10
+
+
+def _session(reference: Any = None, settings: ViewSettings | None = None) -> Any:
+    pytest.importorskip("nerfstudio")
+    from sasnet_ns.viewer.session import Session
+
+    server = SimpleNamespace(scene=None, get_clients=dict)
+    viewer: Any = SimpleNamespace(trainer=None, viser_server=server, render_statemachines={}, ready=True)
+    session = Session(viewer, _shown(_Ball()), settings or ViewSettings(), reference, final_resolution=64)
+    session.nodes = SimpleNamespace(send_surface=lambda surface, _, both_sides: None)  # type: ignore[assignment]
+    session.at_step(3)
+    return session
+
+
+def test_threads_that_ask_at_once_wait_for_the_distance_from_the_input() -> None:
+    begun, may_end, built = threading.Event(), threading.Event(), []
+
+    def make() -> Any:
+        built.append(1)
+        begun.set()
+        assert may_end.wait(5)
+        return lambda points: points.norm(dim=-1) - RADIUS
+
+    session = _session(make)
+    got: list[Any] = []
+    threads = [threading.Thread(target=lambda: got.append(session.reference)) for _ in range(2)]
+    threads[0].start()
+    assert begun.wait(5)
+    threads[1].start()
+    may_end.set()
+    for thread in threads:
+        thread.join(5)
+    assert built == [1] and len(got) == 2 and got[0] is got[1] is not None
+
+
+def test_a_distance_that_could_not_be_built_this_time_is_built_the_next() -> None:
+    class Interrupted(Exception):
+        pass
+
+    results: list[Any] = [Interrupted(), lambda points: points.norm(dim=-1)]
+
+    def make() -> Any:
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    session = _session(make)
+    with pytest.raises(Interrupted):
+        _ = session.reference
+    assert session.reference is not None and not session.status.input_trouble
+
+
+def test_why_the_input_cannot_be_read_stays_in_the_panel() -> None:
+    def make() -> Any:
+        raise ShapeError("the file is gone.")
+
+    session = _session(make, ViewSettings(color="error"))
+    session._draw()
+    session._draw()
+    assert session.status.vertices and session.status.message == ""
+    from sasnet_ns.viewer.control import tell_state
+
+    lines = tell_state(session.viewer, session.status).split("  \n")
+    assert "Surface of step 4" in lines[1] and lines[2] == "The input cannot be shown: the file is gone."
+
+
+def test_settings_that_two_threads_change_are_both_kept() -> None:
+    session = _session()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for turn in range(200):
+            together = threading.Barrier(2)
+
+            def change(together: threading.Barrier = together, **changes: Any) -> None:
+                together.wait()
+                session.update(**changes)
+
+            wanted: list[dict[str, Any]] = [{"level": turn * 1e-6}, {"plane_point": (turn, 0.0, 0.0)}]
+            threads = [threading.Thread(target=change, kwargs=changes) for changes in wanted]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert (session.settings.level, session.settings.plane_point) == (turn * 1e-6, (turn, 0.0, 0.0))
+    finally:
+        sys.setswitchinterval(before)
