@@ -47,7 +47,7 @@ sasnet_sdf = MethodSpecification(
         machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
         # Geometry has its own line in the terminal; nerfstudio's table of rays per second says little here.
         logging=LoggingConfig(steps_per_log=50, local_writer=LocalWriterConfig(enable=False), profiler="none"),
-        viewer=ViewerConfig(websocket_host="127.0.0.1", camera_frustum_scale=0.5),
+        viewer=ViewerConfig(websocket_host="127.0.0.1", camera_frustum_scale=0.5, jpeg_quality=85),
         vis="viewer+tensorboard",
     ),
     description="SASNet signed distance field of a mesh or point cloud (--data armadillo, or a file).",

@@ -19,19 +19,21 @@ from sasnet_ns.viewer.cameras import CameraMan, default_front
 from sasnet_ns.viewer.curves import Row, read_history
 from sasnet_ns.viewer.offline_client import serve_offline, warn_if_open
 from sasnet_ns.viewer.panel import Panel
-from sasnet_ns.viewer.quantities import Reference, ViewSettings
+from sasnet_ns.viewer.quantities import Reference, Scale, ViewSettings
 from sasnet_ns.viewer.rendering import MISS_DEPTH, SurfaceRenderer
-from sasnet_ns.viewer.session import VISER_SCALE, Session, Status, run_folder
+from sasnet_ns.viewer.session import VISER_SCALE, Outdated, Session, Status, run_folder
 from sasnet_ns.viewer.shown_field import ShownField
 from sasnet_ns.viewer.stages import StagedRenderer, use_stages
 from sdf_tools.geometry import Shape
 
 if TYPE_CHECKING:
+    from nerfstudio.cameras.cameras import Cameras
     from nerfstudio.viewer.utils import CameraState
     from nerfstudio.viewer.viewer import Viewer
 
 _RAYS_AT_ONCE = 1 << 18
 _MOST_SECONDS = 4.0  # for one ray-traced picture; what is not found by then is left blank
+_BAR_ROWS = 512  # of the picture whose colour bar a screenshot has
 _DEPTH_STRIDE_ABOVE = 200  # rows beyond which depths are sent at half the resolution
 
 
@@ -177,14 +179,21 @@ class ShapeViewerControl(ViewerControl):
             scene.set_background_image(np.full((4, 4, 3), 255, dtype=np.uint8), format="png")
             machine.has_picture = False
             return
+        camera = get_camera(camera_state, height, width)
+        # Built before: whatever interrupts the picture would lose it.
+        reference = self.session.reference if settings.color == "error" else None
+        step, deadline = self.session.status.step, time.monotonic() + _MOST_SECONDS
         with machine.interruptible():
-            colors, depth, scale = self._trace(camera_state, height, width, settings)
+            colors, depth, scale = self._trace(
+                self.renderer, camera, range(height), settings, step, reference, deadline
+            )
         stride = 2 if height > _DEPTH_STRIDE_ABOVE else 1
         needs_depth = settings.slice or self._has_layers()
+        config, in_motion = machine.viewer.config, height < 200
         scene.set_background_image(
             colors,
-            format="jpeg",
-            jpeg_quality=60 if height < 200 else 85,
+            format="jpeg" if in_motion else config.image_format,
+            jpeg_quality=60 if in_motion else config.jpeg_quality,
             depth=depth[::stride, ::stride, None] * VISER_SCALE if needs_depth else None,
         )
         machine.has_picture = True
@@ -202,34 +211,70 @@ class ShapeViewerControl(ViewerControl):
         ) or bool(panel and panel.extraction.layer_box.value)
 
     def _trace(
-        self, camera_state: CameraState, height: int, width: int, settings: ViewSettings, seconds: float = _MOST_SECONDS
-    ) -> tuple[np.ndarray, np.ndarray, Any]:
-        """(H, W, 3) bytes, (H, W) depths along the camera's axis, and the colour bar."""
-        assert self.session is not None and self.shown_in is not None
-        camera = get_camera(camera_state, height, width).to(self.field.device)
+        self,
+        renderer: SurfaceRenderer,
+        camera: Cameras,
+        rows: range,
+        settings: ViewSettings,
+        step: int,
+        reference: Reference | None,
+        deadline: float = math.inf,
+        scale: Scale | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, Scale | None]:
+        """(R, W, 3) bytes, (R, W) depths along the camera's axis, and the colour bar, of R rows of a picture."""
+        camera = camera.to(self.field.device)
+        width = int(camera.width.flatten()[0])
         # In bands: a camera's rays carry much that is not needed here.
-        rows = camera.get_image_coords().split(max(1, _RAYS_AT_ONCE // width))
-        bands = [camera.generate_rays(camera_indices=0, coords=part.to(self.field.device)) for part in rows]
-        origins = torch.cat([band.origins.reshape(-1, 3) for band in bands])
-        directions = torch.cat([band.directions.reshape(-1, 3) for band in bands])
+        across = torch.arange(width) + 0.5
+        pixels = [torch.cartesian_prod(torch.arange(b.start, b.stop) + 0.5, across) for b in _bands(rows, width)]
+        bands = [camera.generate_rays(camera_indices=0, coords=band.to(camera.device)) for band in pixels]
+        origins = torch.cat([band.origins for band in bands])
+        directions = torch.cat([band.directions for band in bands])
         tolerance = min(2e-3, max(1e-4, 0.25 / float(camera.fx.flatten()[0])))
-        reference = self.session.reference if settings.color == "error" else None
         with torch.no_grad():
-            colors, depth, scale = self.renderer.picture(
-                origins, directions, settings, self.session.status.step, tolerance, reference,
-                time.monotonic() + seconds,
-            )  # fmt: skip
+            colors, depth, scale = renderer.picture(
+                origins, directions, settings, step, tolerance, reference, deadline, scale
+            )
         ahead = -camera.camera_to_worlds.reshape(-1, 3, 4)[0, :3, 2]
         along = depth * (directions @ ahead)
         along = torch.where(depth >= MISS_DEPTH, torch.full_like(along, 16.0), along)
-        picture = (colors.clamp(0, 1) * 255).round().to(torch.uint8).reshape(height, width, 3).cpu().numpy()
-        return picture, along.reshape(height, width).cpu().numpy(), scale
+        picture = (colors.clamp(0, 1) * 255).round().to(torch.uint8).reshape(len(rows), width, 3).cpu().numpy()
+        return picture, along.reshape(len(rows), width).cpu().numpy(), scale
 
-    def _screenshot(self, client: Any, height: int) -> np.ndarray:
-        """What a browser sees, ray traced at any size."""
-        assert self.shown_in is not None
-        state = self.shown_in.get_camera_state(client)
-        return self._trace(state, height, max(1, round(height * state.aspect)), self.settings, math.inf)[0]
+    def _screenshot(self, client: Any, height: int, stopped: Callable[[], bool]) -> np.ndarray:
+        """What a browser sees, (H, W, 3) bytes, ray traced at any size: band by band, of which only colours are kept.
+
+        Raises:
+            Outdated: ``stopped`` said so between two bands.
+        """
+        assert self.shown_in is not None and self.session is not None
+        state, settings = self.shown_in.get_camera_state(client), self.session.settings
+        reference = self.session.reference if settings.color == "error" else None
+        field, step = self.session.frozen_field()
+        renderer = SurfaceRenderer(field, self.up)
+
+        def camera(rows: int) -> Cameras:
+            return get_camera(state, rows, max(1, round(rows * state.aspect)))
+
+        scale = None
+        if settings.color not in ("shaded", "normals"):  # one colour bar for all bands, from a small picture
+            few = min(height, _BAR_ROWS)
+            scale = self._trace(renderer, camera(few), range(few), settings, step, reference)[2]
+        whole = camera(height)
+        width = int(whole.width.flatten()[0])
+        picture = np.empty((height, width, 3), dtype=np.uint8)
+        for rows in _bands(range(height), width):
+            if stopped():
+                raise Outdated
+            band, _, _ = self._trace(renderer, whole, rows, settings, step, reference, scale=scale)
+            picture[rows.start : rows.stop] = band
+        return picture
+
+
+def _bands(rows: range, width: int) -> list[range]:
+    """Rows of a picture in parts of not too many rays."""
+    step = max(1, _RAYS_AT_ONCE // width)
+    return [rows[start : start + step] for start in range(0, len(rows), step)]
 
 
 def run_history(viewer: Viewer) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from sasnet_ns.viewer.cameras import PRESETS, CameraMan
 from sasnet_ns.viewer.curves import Row, curve
 from sasnet_ns.viewer.extraction_job import ExtractionJob
 from sasnet_ns.viewer.quantities import HINTS, color_bar, offered
-from sasnet_ns.viewer.session import VISER_SCALE, Session
+from sasnet_ns.viewer.session import VISER_SCALE, Outdated, Session
 from sasnet_ns.viewer.slices import SLICE_COLORS, plane_axes
 from sdf_tools.geometry import Shape
 
@@ -29,7 +30,8 @@ class Panel:
         shape: reads the input, or None if it cannot be read; None where there is no input.
         history: the run's numbers so far.
         name: of extracted files.
-        picture: (client, height) to a ray-traced picture of what that browser sees; None leaves the button away.
+        picture: (client, height, whether to stop) to a ray-traced picture of what that browser sees, or Outdated if it
+            was stopped; None leaves the button away.
         rays: what the panel calls pictures that are computed here.
     """
 
@@ -41,7 +43,7 @@ class Panel:
         shape: Callable[[], Shape | None] | None,
         history: Callable[[], list[Row]],
         name: str,
-        picture: Callable[[Any, int], Any] | None = None,
+        picture: Callable[[Any, int, Callable[[], bool]], Any] | None = None,
         rays: str = "ray tracing",
     ) -> None:
         self._server, self._session, self._cameras = server, session, cameras
@@ -50,7 +52,7 @@ class Panel:
         self._input_layer: Any = None
         self._box_layer: Any = None
         self._last_curves: tuple[int, int] = (-1, -1)
-        self._gizmo_moving = False
+        self._taking, self._stop_taking = threading.Lock(), threading.Event()
         gui = server.gui
         self.view_controls(gui)
         self.slice_controls(gui)
@@ -115,7 +117,7 @@ class Panel:
         self.slice.on_update(lambda event: self._begin_slice(event.client))
         self.cut.on_update(lambda _: self._set_slice())
         self.slice_color.on_update(lambda _: session.update(slice_color=self.slice_color.value))
-        self.axis.on_click(lambda event: self._set_axis(event.client, _PLANES[self.axis.value]))
+        _on_every_click(self.axis, lambda event: self._set_axis(event.client, _PLANES[event.target.value]))
         self.offset.on_update(lambda _: self._set_plane(session.settings.plane_normal))
         self.gizmo.on_update(lambda _: self._gizmo_moved())
 
@@ -191,7 +193,8 @@ class Panel:
                     "Rows", 1080, min=64, max=8192, step=1, hint="Height of the screenshot in pixels."
                 )
                 self.screenshot = gui.add_button(
-                    "Screenshot", hint="Download the surface from here as a .png: ray traced at any size."
+                    "Screenshot",
+                    hint="Download the surface from here as a .png: ray traced at any size; click again to stop.",
                 )
                 self.screenshot.on_click(lambda event: self._send_screenshot(event.client))
 
@@ -295,13 +298,19 @@ class Panel:
         from PIL import Image
 
         assert self._picture is not None
-        self.screenshot.disabled = True
+        if not self._taking.acquire(blocking=False):
+            self._stop_taking.set()
+            return
         try:
+            self._stop_taking.clear()
+            picture = self._picture(client, int(self.rows.value), self._stop_taking.is_set)
             buffer = io.BytesIO()
-            Image.fromarray(self._picture(client, int(self.rows.value))).save(buffer, format="PNG")
+            Image.fromarray(picture).save(buffer, format="PNG")
             client.send_file_download(f"{self._name}.png", buffer.getvalue())
+        except Outdated:
+            pass
         finally:
-            self.screenshot.disabled = False
+            self._taking.release()
 
 
 def _on_every_click(buttons: Any, act: Callable[[Any], None]) -> None:

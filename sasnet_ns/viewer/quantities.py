@@ -165,7 +165,7 @@ def _mean_curvature(field: ShownField, points: Tensor, bands: int | None) -> Ten
 
 
 def color_values(
-    values: Float[Tensor, " N"], title: str, kind: str, high: float | None = None
+    values: Float[Tensor, " N"], title: str, kind: str, high: float | None = None, scale: Scale | None = None
 ) -> tuple[Float[Tensor, "N 3"], Scale]:
     """Colours of values, and the bar that explains them.
 
@@ -174,6 +174,7 @@ def color_values(
         title: of the bar.
         kind: ``sequential``, ``diverging`` or ``diverging around 1``.
         high: value of the last colour; default the 99th percentile, so that a few outliers do not flatten the rest.
+        scale: a colour bar whose colours and ends are taken; default one of these values.
 
     Returns:
         (N, 3) colours in [0, 1] and the scale.
@@ -182,7 +183,9 @@ def color_values(
 
     known = values[values.isfinite()].double().cpu().numpy()
     least, most = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-    if kind == "sequential":
+    if scale is not None:
+        low, top, colormap = scale.low, scale.high, scale.colormap
+    elif kind == "sequential":
         low = 0.0 if title.startswith("distance") else (float(np.percentile(known, 1)) if len(known) else 0.0)
         top = high if high is not None else (float(np.percentile(known, 99)) if len(known) else 1.0)
         colormap = "inferno" if title.startswith("mask") else "viridis"

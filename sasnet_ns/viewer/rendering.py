@@ -101,6 +101,7 @@ class SurfaceRenderer:
         tolerance: float,
         reference: Reference | None = None,
         deadline: float = math.inf,
+        scale: Scale | None = None,
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, " N"], Scale | None]:
         """What the viewer shows: one picture with the surface coloured and cut as the settings say.
 
@@ -112,6 +113,7 @@ class SurfaceRenderer:
             tolerance: how exactly rays find the surface.
             reference: distance from the input, for errors.
             deadline: ``time.monotonic()`` after which rays that are on their way count as misses.
+            scale: colour bar to paint by; None for that of these points.
 
         Returns:
             (N, 3) colours, (N,) depths along the rays with ``MISS_DEPTH`` for misses, and the colour bar.
@@ -129,7 +131,7 @@ class SurfaceRenderer:
         if settings.color == "normals":
             return torch.where(hit[:, None], (normals + 1) / 2, shaded), depth, None
         values, title, kind = evaluate(self.field, settings.color, points, settings, reference)
-        painted, scale = color_values(values, title, kind)
+        painted, scale = color_values(values, title, kind, scale=scale)
         # Half of the light stays, so that form is seen as well.
         light = 0.55 + 0.45 * shaded[hit].mean(dim=-1, keepdim=True)
         return _paint(torch.full_like(shaded, BACKGROUND), hit, painted.to(shaded) * light), depth, scale
