@@ -52,6 +52,8 @@ class PhotoTrainer(ResumableTrainer):
     """Trains a model on photographs and says how well it matches them."""
 
     config: PhotoTrainerConfig
+    _mean_psnr: Tensor | None = None
+    _other_metrics: dict[str, Tensor]
 
     def report_interval(self) -> int:
         """Steps between two reports; 0 for none."""
@@ -67,14 +69,14 @@ class PhotoTrainer(ResumableTrainer):
         data: Any = self.pipeline.datamanager
         save_frame(self.base_dir, data.config.dataparser)
 
-    def train_iteration(self, step: int) -> Any:
-        """One optimisation step."""
-        loss, losses, metrics = super().train_iteration(step)
-        psnr: Tensor | None = metrics.get("psnr")
+    def take_step(self, step: int) -> Any:
+        """One optimisation step, whose metrics the report of the same step tells."""
+        loss, losses, metrics = super().take_step(step)
+        values = {name: value.detach() for name, value in metrics.items()}
+        psnr = values.pop("psnr", None)
         if psnr is not None:
-            mean = getattr(self, "_mean_psnr", None)
-            self._mean_psnr = psnr.clone() if mean is None else mean.lerp_(psnr, 0.05)
-        self._other_metrics = {name: value for name, value in metrics.items() if name != "psnr"}
+            self._mean_psnr = psnr.clone() if self._mean_psnr is None else self._mean_psnr.lerp_(psnr, 0.05)
+        self._other_metrics = values
         return loss, losses, metrics
 
     def data_files(self) -> list[Path]:
@@ -88,9 +90,8 @@ class PhotoTrainer(ResumableTrainer):
 
     def measure(self) -> dict[str, float]:
         """The running mean of the PSNR on the pixels drawn in training, and the model's other metrics."""
-        mean = getattr(self, "_mean_psnr", None)
         others = {name: float(value) for name, value in self._other_metrics.items()}
-        return others if mean is None else {"train_psnr": float(mean), **others}
+        return others if self._mean_psnr is None else {"train_psnr": float(self._mean_psnr), **others}
 
     def describe(self, report: dict[str, float]) -> str:
         """The same in words."""

@@ -152,6 +152,24 @@ def test_training_resumes_exactly(make: Make, capsys: pytest.CaptureFixture[str]
         assert torch.equal(value, expected[name]), name
 
 
+def test_a_report_tells_the_metrics_of_its_own_step(make: Make) -> None:
+    """Also that of the first step of a process: the first of all, and the first of a run that goes on."""
+    trainer, psnr = make(timestamp="first", max_num_iterations=1, steps_per_report=1), []
+    original = trainer.pipeline.get_train_loss_dict
+
+    def noted(step: int) -> Any:
+        result = original(step)
+        psnr.append(float(result[2]["psnr"]))
+        return result
+
+    trainer.pipeline.get_train_loss_dict = noted
+    trainer.train()
+    assert trainer._last_report["train_psnr"] == pytest.approx(psnr[0])
+    rest = make(timestamp="rest", max_num_iterations=3, steps_per_report=2, load_dir=trainer.checkpoint_dir)
+    rest.train()
+    assert [row["step"] for row in rest.history if "train_psnr" in row] == [1, 2, 3]
+
+
 def test_the_loss_falls(make: Make) -> None:
     rates = {f"optimizers__{group}__optimizer__lr": 2e-2 for group in ("backbone", "hidden", "masks", "fields")}
     warmups = {f"optimizers__{group}__scheduler__warmup_steps": 5 for group in sasnet_nerfacto.config.optimizers}
