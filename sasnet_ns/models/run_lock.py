@@ -29,19 +29,26 @@ def claim(folder: Path) -> None:
     folder = folder.resolve()
     if folder in _held:
         return
-    file = open(folder / LOCK, "a+")  # noqa: SIM115 (held open for as long as the lock)
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.seek(0)
-        owner = file.read(200).strip() or "another process"
+    while True:
+        file = open(folder / LOCK, "a+")  # noqa: SIM115 (held open for as long as the lock)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            owner = file.read(200).strip() or "another process"
+            file.close()
+            raise ValueError(
+                f"{owner} is training in '{folder}'; wait for it, or choose another folder (ns-train: another "
+                "--timestamp)."
+            ) from None
+        except OSError:
+            file.close()
+            return
+        # Its owner may have given it back between the two: then the next one locks another file of that name.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
+                break
         file.close()
-        raise ValueError(
-            f"{owner} is training in '{folder}'; wait for it, or choose another folder (ns-train: another --timestamp)."
-        ) from None
-    except OSError:
-        file.close()
-        return
     file.truncate(0)
     file.write(f"process {os.getpid()} on {platform.node()}")
     file.flush()

@@ -104,6 +104,27 @@ def test_a_second_process_in_a_folder_is_refused_and_a_dead_one_is_forgotten(tmp
     assert not (tmp_path / ".lock").exists()
 
 
+def test_a_lock_given_back_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner removes its file after this process has opened it: the lock has to be on the file that is there."""
+    import fcntl
+
+    lock, original, calls = tmp_path / ".lock", fcntl.lockf, []
+
+    def late(file: Any, how: int) -> None:
+        calls.append(how)
+        if len(calls) == 1:
+            lock.unlink()
+        original(file, how)
+
+    monkeypatch.setattr(fcntl, "lockf", late)
+    claim(tmp_path)
+    code = "import sys; from pathlib import Path; from sasnet_ns.models.run_lock import claim; claim(Path(sys.argv[1]))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    other = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, env=environment)
+    release(tmp_path)
+    assert len(calls) == 2 and f"process {os.getpid()} on" in other.stderr and not lock.exists()
+
+
 def test_what_dead_processes_left_is_swept(make_trainer: Any, tmp_path: Path) -> None:
     from sdf_tools.io import writing
 
