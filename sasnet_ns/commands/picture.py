@@ -114,6 +114,8 @@ def run(arguments: Arguments) -> None:
 
 
 def _check(arguments: Arguments) -> None:
+    from sdf_tools.pictures.render import check_picture_size
+
     if not arguments.runs:
         raise ValueError("name a run: its folder, its config.yml or a field.pt.")
     missing = [path for path in arguments.runs if not path.exists()]
@@ -126,6 +128,8 @@ def _check(arguments: Arguments) -> None:
             raise ValueError(f"--{name} must be at least {least}, not {getattr(arguments, name)}.")
     if arguments.size is not None and arguments.size < 16:
         raise ValueError(f"--size must be at least 16, not {arguments.size}.")
+    if arguments.size is not None:
+        check_picture_size((arguments.size, arguments.size))
     for name in ("zoom", "largest"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < math.inf:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sdf_tools.errors import ShapeError, needs
 from sdf_tools.geometry import Mesh, for_numpy, require_finite
+from sdf_tools.io.limits import memory_limit, size_text
 from sdf_tools.io.writing import write_atomically
 from sdf_tools.pictures.lighting import CAMERA_LIGHTS, shade
 from sdf_tools.pictures.raycast import MeshRays
@@ -25,6 +26,7 @@ BACKGROUND = (0.965, 0.968, 0.975)
 """RGB behind every picture."""
 _CLAY = (0.75, 0.765, 0.79)
 _UNKNOWN = 0.6  # grey of values that are not finite, as in the viewer
+_BYTES_OF_A_RAY = 100  # of memory, if it hits nothing
 _SHARP = 30.0  # degrees between faces from which on an edge is drawn as one
 
 
@@ -76,7 +78,8 @@ def render_mesh(
         (H, W, 3) float32 in [0, 1].
 
     Raises:
-        ShapeError: the mesh has no faces, coordinates that are not finite, or faces of vertices that are not there.
+        ShapeError: the mesh has no faces, coordinates that are not finite, or faces of vertices that are not there;
+            the picture does not fit into memory.
         ValueError: the picture has no pixels, ``frame`` is not finite, or the camera's numbers are out of range.
         MissingLibraryError: embreex is not installed.
     """
@@ -86,6 +89,7 @@ def render_mesh(
     mesh = for_numpy(mesh)
     camera = camera or Camera()
     _check(camera, size, supersampling)
+    check_picture_size(size, supersampling)
     height, width = size[0] * supersampling, size[1] * supersampling
     framed = (mesh.vertices if frame is None else frame.detach().cpu()).double().numpy()
     if not np.isfinite(framed).all():
@@ -211,6 +215,24 @@ def check_picture_name(path: Path | str, moving: bool = False) -> None:
         raise ValueError(f"several pictures need a .gif, .mp4 or .png, not '{path}'.")
     if suffix == ".mp4":
         _video_library()
+
+
+def check_picture_size(size: tuple[int, int], supersampling: int = 2) -> None:
+    """See that :func:`render_mesh` has the memory for a picture, before a mesh is made for it.
+
+    Args:
+        size: height and width in pixels.
+        supersampling: rays per pixel and axis.
+
+    Raises:
+        ShapeError: it needs more than :func:`sdf_tools.io.limits.memory_limit`.
+    """
+    needed = _BYTES_OF_A_RAY * size[0] * size[1] * supersampling**2
+    if needed > memory_limit():
+        raise ShapeError(
+            f"a picture of {size[0]} x {size[1]} pixels needs {size_text(needed)} of memory, more than the "
+            f"{size_text(memory_limit())} it may take; give a smaller one, or allow more (SDF_TOOLS_MAX_MEMORY)."
+        )
 
 
 def save_picture(picture: Float[Tensor, "H W 3"] | list[Float[Tensor, "H W 3"]], path: Path | str) -> None:

@@ -58,6 +58,8 @@ def test_a_ball_just_fits_the_smaller_side(ball: Mesh, size: tuple[int, int]) ->
         ({"size": (0, 8)}, "at least one pixel"),
         ({"size": (8, -5)}, "at least one pixel"),
         ({"size": (8, 8), "supersampling": 0}, "one ray a pixel"),
+        ({"size": (10**5, 10**6)}, r"100000 x 1000000 pixels needs .* of memory, more than"),
+        ({"size": (8, 8), "supersampling": 10**6}, "of memory, more than"),
         ({"size": (8, 8), "camera": Camera(elevation=math.nan)}, "must be finite"),
         ({"size": (8, 8), "camera": Camera(azimuth=math.inf)}, "must be finite"),
         ({"size": (8, 8), "camera": Camera(field_of_view=180)}, "between 0 and 180"),
