@@ -33,8 +33,8 @@ class RunShape:
     levels: bool = True
 
 
-def shape_field(path: Path) -> SignedDistanceField:
-    """The field of a run on a shape.
+def shape_field(path: Path) -> tuple[SignedDistanceField, int | None]:
+    """The field of a run on a shape, with the training steps that its file says it has had.
 
     Raises:
         ValueError: there is none; of a run on photographs the sentence says so.
@@ -50,15 +50,16 @@ def shape_field(path: Path) -> SignedDistanceField:
                 f"'{folder}' is a run of {description.get('method')}, and this is for fields of shapes; sasnet extract "
                 "makes a mesh of it."
             )
-    return SignedDistanceField.load(path)
+    return SignedDistanceField.load_with_step(path)
 
 
-def run_shape(path: Path, given: str | None = None) -> RunShape:
+def run_shape(path: Path, given: str | None = None, *, read: bool = True) -> RunShape:
     """The shape of a run.
 
     Args:
         path: ``config.yml`` or folder of a run, or a field's file.
         given: a name or a file that says which shape it is, instead of the run.
+        read: the shape as well, not only what the run says of it.
 
     Raises:
         ShapeError: ``given`` is no shape.
@@ -81,7 +82,9 @@ def run_shape(path: Path, given: str | None = None) -> RunShape:
     ahead = known_front(name)
     front: Any = None if ahead is None else tuple(ahead.tolist())
     shape, why_not = None, ""
-    if given is not None:
+    if not read:
+        why_not = "it was not asked for"
+    elif given is not None:
         shape = resolve_shape(given)
     elif not description:
         why_not = f"'{folder}' does not say which shape it was trained on; give it with --shape"

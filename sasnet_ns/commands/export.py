@@ -40,10 +40,14 @@ def run(arguments: Arguments) -> None:
     from sasnet_ns.networks import SignedDistanceField
     from sasnet_ns.networks.export import export_field
 
-    field = shape_field(arguments.load_config)
     # Everything that reads fields goes by the small letters.
     path = arguments.output_path.with_suffix(arguments.output_path.suffix.lower())
-    export_field(field, path, arguments.bits)
+    run = arguments.load_config
+    own = (run, (run if run.is_dir() else run.parent) / "field.pt")
+    if path.exists() and any(file.exists() and path.samefile(file) for file in own):
+        raise ValueError(f"'{path}' is the run's own field, which an export must not replace; name another file.")
+    field, step = shape_field(run)
+    export_field(field, path, arguments.bits, step)
     center = " ".join(f"{value:.9g}" for value in field.center.tolist())
     print(f"{path}: box = (world - [{center}]) * {float(field.scale):.9g}")
     if path.suffix == ".onnx" or (path.suffix != ".pt2" and arguments.bits == 32):

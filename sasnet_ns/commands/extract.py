@@ -72,7 +72,8 @@ class Arguments:
     .png, or .glb); 0 for none. The mesh is simplified to 50,000 triangles unless --simplify-mesh says otherwise."""
     frame: Literal["data", "colmap"] | None = None
     """Axes of the mesh of a run on photographs: data for those of transforms.json, its cameras and its sparse points
-    (what is taken if left out), colmap for COLMAP's, which ns-process-data turns and scales."""
+    (what is taken if left out), colmap for COLMAP's, which ns-process-data turns and scales; refused where the data set
+    has none."""
     device: str = "auto"
     """Where the network runs: auto, cpu or cuda."""
     trust: bool = False
@@ -114,6 +115,11 @@ def extract(surface: LoadedSurface, arguments: Arguments) -> Mesh:
     trained = [frame.to_world(corner) for corner in surface.bounds]
     low = trained[0] if arguments.bounding_box_min is None else arguments.bounding_box_min
     high = trained[1] if arguments.bounding_box_max is None else arguments.bounding_box_max
+    if any(not float(a) < float(b) for a, b in zip(low, high, strict=True)):
+        raise ValueError(
+            f"the box from {_triple(low)} to {_triple(high)} is empty: its highest corner must exceed its "
+            "lowest along every axis."
+        )
     corners = frame.to_box(torch.tensor([list(map(float, low)), list(map(float, high))], dtype=torch.float64))
     if (corners[0] < surface.bounds[0] - 1e-6).any() or (corners[1] > surface.bounds[1] + 1e-6).any():
         raise ValueError(

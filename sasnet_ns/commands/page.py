@@ -57,15 +57,15 @@ def run(arguments: Arguments) -> None:
         raise ValueError(f"the folder of '{arguments.output_path}' does not exist; create it first.")
     if not arguments.run.exists():
         raise ValueError(f"there is no run at '{arguments.run}'; give its folder or its config.yml.")
-    field = shape_field(arguments.run)
-    known = run_shape(arguments.run, arguments.shape)
+    field, _ = shape_field(arguments.run)
+    known = run_shape(arguments.run, arguments.shape, read=arguments.errors)
     if arguments.errors and known.shape is None:
         warnings.warn(f"the page shows no errors: {known.why_not}.", stacklevel=1)
     with Console(stderr=True).status("writing the page"):
         write_page(
             field,
             arguments.output_path,
-            shape=known.shape if arguments.errors else None,
+            shape=known.shape,
             resolution=arguments.resolution,
             masks=arguments.masks,
             slices=arguments.slices,

@@ -35,7 +35,7 @@ class Arguments:
     """Repeat a run from its description."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run, which holds run.json."""
+    """Folder of the run, which holds run.json, or a file in it (config.yml)."""
     output_dir: Path | None = None
     """Where the new run goes; where the old one went if left out (fit-shape: a folder of its name with -repeat)."""
     any_data: bool = False
@@ -94,10 +94,11 @@ def run(arguments: Arguments) -> None:
     from sasnet_ns.models.next_commands import program
     from sasnet_ns.models.run_description import FILE, describe_environment, describe_files, read_description
 
-    description = read_description(arguments.run)
+    folder = arguments.run.parent if arguments.run.is_file() else arguments.run
+    description = read_description(folder)
     if description is None:
-        raise ValueError(f"'{arguments.run}' holds no {FILE}; only runs of this version and later are repeated.")
-    name, *words = command_of(description, arguments.run.resolve(), arguments.output_dir)
+        raise ValueError(f"'{folder}' holds no {FILE}; only runs of this version and later are repeated.")
+    name, *words = command_of(description, folder.resolve(), arguments.output_dir)
     started_in = Path(str(description.get("folder", ".")))
     if not started_in.is_dir():
         started_in = Path.cwd()

@@ -31,7 +31,7 @@ def portable(module: nn.Module) -> nn.Module:
     return clone
 
 
-def export_field(field: SignedDistanceField, path: Path | str, bits: int = 32) -> None:
+def export_field(field: SignedDistanceField, path: Path | str, bits: int = 32, step: int | None = None) -> None:
     """Write a field as a program from (N, 3) float32 box coordinates to (N,) signed distances in box units.
 
     ``.pt2`` loads with ``torch.export.load(path).module()``, ``.onnx`` with any ONNX runtime (input ``points``, output
@@ -44,6 +44,7 @@ def export_field(field: SignedDistanceField, path: Path | str, bits: int = 32) -
         field: the trained field; it is not changed.
         path: file to write; it appears whole or not at all.
         bits: of the weights, 8 or 16 for a smaller .pt or .safetensors.
+        step: training steps done, kept in a .pt or .safetensors where it is known.
 
     Raises:
         ValueError: the suffix is none of .pt2, .onnx, .safetensors and .pt, or ``bits`` is not for it.
@@ -55,7 +56,7 @@ def export_field(field: SignedDistanceField, path: Path | str, bits: int = 32) -
             f"cannot export to '{path.name}'; name a .pt2 (torch.export), .onnx, .safetensors or .pt file."
         )
     if path.suffix in (".safetensors", ".pt"):
-        field.save(path, bits=bits)
+        field.save(path, step=step, bits=bits)
         return
     if bits != 32:
         raise ValueError(f"weights of {bits} bits go into a .safetensors or .pt file; '{path.name}' is a program.")

@@ -162,9 +162,17 @@ def field_file(tmp_path: Path) -> Path:
         (["--zoom", "inf"], "--zoom must be positive and finite, not inf."),
         (["--elevation", "nan"], "--elevation must be finite, not nan."),
         (["--azimuth", "inf"], "--azimuth must be finite, not inf."),
+        (
+            ["--size", "100000"],
+            "a picture of 100000 x 100000 pixels needs 3725.3 GiB of memory, more than the 1.0 GiB it may take; give a "
+            "smaller one, or allow more (SDF_TOOLS_MAX_MEMORY).",
+        ),
     ],
 )
-def test_a_picture_refuses_odd_numbers(field_file: Path, options: list[str], sentence: str) -> None:
+def test_a_picture_refuses_odd_numbers(
+    field_file: Path, options: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDF_TOOLS_MAX_MEMORY", "1G")
     with pytest.raises(SystemExit) as end:
         main(["picture", str(field_file), "--output-path", str(field_file.with_name("p.png")), *options])
     assert str(end.value.code) == f"sasnet picture: {sentence}"
@@ -182,6 +190,28 @@ def test_a_file_that_is_no_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty' holds no field"):
         load_surface(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("given", ["run", "run/run.json", "run/field.pt"])
+def test_an_export_leaves_the_runs_own_field_alone(given: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    own, small = tmp_path / "run" / "field.pt", tmp_path / "small.pt"
+    SignedDistanceField("siren", {"width": 16}).save(own, step=60)
+    before = own.read_bytes()
+    (tmp_path / "run" / "run.json").write_text('{"format": "sasnet-run-1", "options": {}}')
+    with pytest.raises(SystemExit, match="the run's own field, which an export must not replace"):
+        main(["export", "--load-config", str(tmp_path / given), "--output-path", str(own), "--bits", "8"])
+    assert own.read_bytes() == before
+    main(["export", "--load-config", str(tmp_path / given), "--output-path", str(small), "--bits", "8"])
+    assert SignedDistanceField.load_with_step(small)[1] == 60
+
+
+def test_an_empty_box_is_said_in_the_units_that_were_typed(field_file: Path) -> None:
+    corners = ["--bounding-box-min", "10", "10", "10", "--bounding-box-max", "-10", "-10", "-10"]
+    with pytest.raises(SystemExit, match=r"the box from \(10, 10, 10\) to \(-10, -10, -10\) is empty"):
+        main(
+            ["extract", "--load-config", str(field_file), "--output-path", str(field_file.with_name("m.ply")), *corners]
+        )
 
 
 @pytest.mark.parametrize("suffix", [".SAFETENSORS", ".Pt"])

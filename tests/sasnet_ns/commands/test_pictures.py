@@ -195,7 +195,7 @@ def test_page_of_a_run(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "ball.html: " in capsys.readouterr().out
     looks = re.findall(r'"name": "([^"]+)"', path.read_text(encoding="utf-8").split("const data = ")[1])
     assert looks[:4] == ["shaded", "error", "gradient", "curvature"] and len(looks) == 6
-    main(["page", str(fitted), "--output-path", str(path), "--no-errors", *small])
+    main(["page", str(fitted), "--output-path", str(path), "--no-errors", "--shape", "nowhere.ply", *small])
     assert '"name": "error"' not in path.read_text(encoding="utf-8")
     for options, sentence in (
         (["--output-path", str(tmp_path / "ball.txt")], r"ends in .html"),

@@ -12,6 +12,7 @@ import torch
 
 from sasnet_ns.commands.cli import main
 from sasnet_ns.commands.repeat import command_of
+from sasnet_ns.models.run_description import write_description
 from sasnet_ns.networks import SignedDistanceField
 
 
@@ -44,6 +45,15 @@ def test_the_command_is_that_of_the_run() -> None:
 def test_a_strangers_description_runs_nothing_else(words: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         command(words)
+
+
+def test_a_run_may_be_named_by_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["ns-train", "sasnet-sdf", "--data", "armadillo"]
+    write_description(tmp_path, {"command": words, "options": {}})
+    (tmp_path / "config.yml").touch()
+    for path in (tmp_path, tmp_path / "config.yml"):
+        main(["repeat", str(path), "--show"])
+        assert "sasnet-sdf --data armadillo" in capsys.readouterr().out
 
 
 def test_a_fit_is_repeated_to_the_bit(tmp_path: Path, sphere_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
