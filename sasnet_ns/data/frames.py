@@ -98,7 +98,9 @@ def outputs_to_scene(outputs: DataparserOutputs, parser: Any) -> Float[Tensor, "
 def save_frame(folder: Path, parser: Any) -> None:
     """Keep in a run's folder what its data set's axes are, so that meshes come back in them without the data set."""
     applied = applied_to_data(parser)
-    if applied is not None:
+    if applied is None:
+        (folder / FRAME_FILE).unlink(missing_ok=True)  # of a run that is trained over
+    else:
         write_atomically(folder / FRAME_FILE, json.dumps(applied, indent=4).encode())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from sasnet_ns.models.loading import lies_elsewhere, newest_step, read_checkpoint
+from sasnet_ns.models.loading import (
+    checkpoint_path,
+    checkpoint_steps,
+    lies_elsewhere,
+    newest_step,
+    read_checkpoint,
+)
 from sasnet_ns.models.run_description import (
     FILE,
     WITHOUT_EFFECT,
@@ -30,15 +37,23 @@ class RunConfig(TrainerConfig):
 
     replaced: bytes | None = None
     """What ``config.yml`` held before this run."""
+    former_steps: tuple[int, ...] = ()
+    """Of the checkpoints that lay in the folder before this run, and that it does not go on from."""
 
     def save_config(self) -> None:
         """Claim the run's folder, clear it of what dead processes left unfinished, and write config.yml.
 
         A run that is started from another's file (``--load-config``) has the other's folder by that file: it takes one
-        of its own. A ``--timestamp`` that somebody named twice is a folder to train over.
+        of its own. A ``--timestamp`` that somebody named twice is a folder to train over; its checkpoints go with the
+        first one of this run, because a later step among them would be taken for this run's.
         """
         if self.max_num_iterations < 1:
             raise SystemExit(f"{self.method_name}: --max-num-iterations must be 1 or more.")
+        steps = {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith("steps_per_")}
+        for name, value in {**steps, "logging.steps_per_log": self.logging.steps_per_log}.items():
+            if value < 0:  # nerfstudio would do it at every step
+                option = name.replace("_", "-")
+                raise SystemExit(f"{self.method_name}: --{option} must be 0 (never) or more, not {value}.")
         taken = self.get_base_dir()
         from_file = any(word.replace("_", "-").startswith("--load-config") for word in sys.argv[1:])
         if from_file and newest_step(self.get_checkpoint_dir()) >= 0:
@@ -54,6 +69,7 @@ class RunConfig(TrainerConfig):
             before = path.read_bytes() if path.is_file() else None
             super().save_config()
             self.replaced = before
+            self.former_steps = tuple(checkpoint_steps(self.get_checkpoint_dir()))
         except OSError as error:
             raise SystemExit(
                 f"{self.method_name}: The folder '{folder}' cannot be made or written ({file_trouble(error)}); give "
@@ -148,9 +164,11 @@ class DescribedTrainer(Trainer):
                 raise SystemExit(
                     f"{name}: There is no checkpoint in '{folder}'; give the nerfstudio_models folder of a run."
                 )
-            path = folder / f"step-{step:09d}.ckpt"
+            path = checkpoint_path(folder, step)
         if path is None:
             return
+        if path.is_dir():
+            raise SystemExit(f"{name}: --load-checkpoint '{path}' is a folder; give it by --load-dir.")
         try:
             state = read_checkpoint(path)
             self._resumed_from = config.earlier_run()
@@ -160,14 +178,21 @@ class DescribedTrainer(Trainer):
             if "schedulers" in state and config.load_scheduler:
                 self.optimizers.load_schedulers(state["schedulers"])
             self.grad_scaler.load_state_dict(state["scalers"])
+            self._start_step = state["step"] + 1
         except ValueError as error:
             raise SystemExit(f"{name}: {error}") from None
-        except (RuntimeError, KeyError) as error:  # torch lists every tensor that does not fit
+        except (
+            RuntimeError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:  # torch lists every tensor that does not fit
             reason = str(error).splitlines()[-1].strip().removesuffix(".")
             raise SystemExit(
                 f"{name}: '{path}' does not fit this run's options ({reason}); repeat those that it was started with."
             ) from None
-        self._start_step = state["step"] + 1
+        if path.resolve().parent == self.checkpoint_dir.resolve():
+            config.former_steps = tuple(step for step in config.former_steps if step >= self._start_step)
         CONSOLE.print(f"Going on from step {self._start_step:,} of '{path}'.", highlight=False)
 
     def _same_shape(self, state: dict[str, Tensor], path: Path) -> None:

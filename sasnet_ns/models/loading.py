@@ -76,20 +76,19 @@ def load_surface(
             method, model, checkpoints = config.method_name, config.pipeline.model, str(config.relative_model_dir)
         else:
             method, model, checkpoints = _read_description(description, folder)
-    state = last_checkpoint(_inside(folder, checkpoints))[0]
+    from sasnet_ns.data.frames import load_frame
+    from sasnet_ns.models.density_surface import density_surface
+    from sasnet_ns.models.nerfacto import SASNetNerfactoModelConfig
     from sasnet_ns.models.surface_model import SASNetSurfaceConfig
 
-    if isinstance(model, SASNetSurfaceConfig):
-        surface = _from_surface_run(model, state, _to_scene(folder, manager, frame), device)
-        return dataclasses.replace(surface, axes=_axes(folder, manager, frame))
-    from sasnet_ns.models.nerfacto import SASNetNerfactoModelConfig
-
-    if isinstance(model, SASNetNerfactoModelConfig):
-        from sasnet_ns.models.density_surface import density_surface
-
-        surface = density_surface(model, state, _to_scene(folder, manager, frame), device)
-        return dataclasses.replace(surface, axes=_axes(folder, manager, frame))
-    raise ValueError(f"'{folder}' is a run of {method}, which meshes cannot be extracted from.")
+    if not isinstance(model, SASNetSurfaceConfig | SASNetNerfactoModelConfig):
+        raise ValueError(f"'{folder}' is a run of {method}, which meshes cannot be extracted from.")
+    state = last_checkpoint(_inside(folder, checkpoints))[0]
+    applied = load_frame(folder, manager)
+    axes, to_scene = _axes(folder, applied, _parser(description, manager), frame), _to_scene(folder, applied, frame)
+    build: Any = _from_surface_run if isinstance(model, SASNetSurfaceConfig) else density_surface
+    with _weights_that_fit(folder):
+        return dataclasses.replace(build(model, state, to_scene, device), axes=axes)
 
 
 _RUN_FILES = ("config.yml", FILE)
@@ -116,6 +115,20 @@ def _nerfstudio() -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def _weights_that_fit(folder: Path) -> Iterator[None]:
+    """Weights of another network are a sentence: a run that has begun over another one has saved nothing yet."""
+    try:
+        yield
+    except (RuntimeError, KeyError) as error:
+        if isinstance(error, RuntimeError) and "in loading state_dict" not in str(error):
+            raise
+        raise ValueError(
+            f"the last checkpoint in '{folder}' is not of the run that its {FILE} describes; let that run reach "
+            "--steps-per-save or its end."
+        ) from error
+
+
 def _newest_field(folder: Path, device: torch.device | str) -> SignedDistanceField:
     """The field of a run's ``field.pt``, with the weights of the last checkpoint where that has had more steps."""
     field, step = SignedDistanceField.load_with_step(folder / "field.pt", device)
@@ -124,7 +137,8 @@ def _newest_field(folder: Path, device: torch.device | str) -> SignedDistanceFie
     if step is None or newest_step(checkpoints) < step:
         return field
     state, _ = last_checkpoint(checkpoints)
-    field.load_state_dict(field_state(state))
+    with _weights_that_fit(folder):
+        field.load_state_dict(field_state(state))
     return field
 
 
@@ -158,6 +172,16 @@ def _read_description(description: dict[str, Any], folder: Path) -> tuple[str, A
     except (KeyError, TypeError):
         raise ValueError(f"'{folder / FILE}' is incomplete: it does not describe the model.") from None
     return method, apply_options(model, chosen, f"'{folder / FILE}'"), checkpoints
+
+
+def _parser(description: dict[str, Any] | None, manager: Any) -> str:
+    """Name of the class that read a run's data set; empty where its description does not say it."""
+    if description is None:
+        return str(manager.dataparser._target.__name__)
+    try:
+        return str(description["options"]["pipeline"]["datamanager"]["dataparser"]["_target"]).rpartition(".")[2]
+    except (KeyError, TypeError):
+        return ""
 
 
 def _from_field(field: SignedDistanceField) -> LoadedSurface:
@@ -200,9 +224,19 @@ def lies_elsewhere(before: dict[str, Tensor], now: dict[str, Tensor]) -> bool:
     )
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """The file of a step's checkpoint in a folder of checkpoints."""
+    return folder / f"step-{step:09d}.ckpt"
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder of checkpoints."""
+    return [int(name[1]) for path in folder.glob("*") if (name := _CHECKPOINT.fullmatch(path.name))]
+
+
 def newest_step(folder: Path) -> int:
     """Step of the last checkpoint in a folder of checkpoints; -1 where there is none."""
-    return max((int(name[1]) for path in folder.glob("*") if (name := _CHECKPOINT.fullmatch(path.name))), default=-1)
+    return max(checkpoint_steps(folder), default=-1)
 
 
 _CHECKPOINT = re.compile(r"step-(\d{9,})\.ckpt")
@@ -217,7 +251,7 @@ def last_checkpoint(folder: Path) -> tuple[dict[str, Tensor], int]:
     step = newest_step(folder)
     if step < 0:
         raise ValueError(f"'{folder.parent}' has no checkpoint yet; let the run reach --steps-per-save or its end.")
-    content = read_checkpoint(folder / f"step-{step:09d}.ckpt")
+    content = read_checkpoint(checkpoint_path(folder, step))
     state = content["pipeline"]
     names = {name: name.removeprefix("_model.").removeprefix("module.") for name in state if name.startswith("_model.")}
     return {short: state[name] for name, short in names.items()}, step
@@ -234,34 +268,43 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = read_weights(path)
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint '{path}'.") from None
-    wanted = ("step", "pipeline")
-    if not isinstance(content, dict) or any(name not in content for name in wanted):
+    step, state = (content.get(name) if isinstance(content, dict) else None for name in ("step", "pipeline"))
+    if not isinstance(step, int) or step < 0 or not isinstance(state, dict):
         raise ValueError(f"'{path}' is not a checkpoint of a run.")
     return content
 
 
-def _to_scene(folder: Path, manager: Any, frame: Literal["data", "colmap"] | None) -> Float[Tensor, "3 4"]:
+def _to_scene(
+    folder: Path, applied: dict[str, Any] | None, frame: Literal["data", "colmap"] | None
+) -> Float[Tensor, "3 4"]:
     """The similarity from the axes asked for to the run's; the identity where none was written."""
     path = folder / "dataparser_transforms.json"
     if not path.is_file():
         return torch.eye(4, dtype=torch.float64)[:3]
-    from sasnet_ns.data.frames import frame_to_scene, load_frame
+    from sasnet_ns.data.frames import frame_to_scene
 
     content = json.loads(path.read_text())
-    applied = load_frame(folder, manager)
     transform = torch.tensor(content["transform"], dtype=torch.float64)[:3]
     return frame_to_scene(transform, content["scale"], applied, frame or "data")
 
 
-def _axes(folder: Path, manager: Any, frame: Literal["data", "colmap"] | None) -> str:
-    """What the axes are called, where there are two kinds."""
-    from sasnet_ns.data.frames import load_frame
+def _axes(folder: Path, applied: dict[str, Any] | None, parser: str, frame: Literal["data", "colmap"] | None) -> str:
+    """What the axes are called, where there are two kinds or COLMAP's are asked for.
 
-    if load_frame(folder, manager) is None:
-        return ""
-    if frame == "colmap":
+    Raises:
+        ValueError: COLMAP's are asked for, and the data set has nothing to do with them.
+    """
+    if applied is not None and frame == "colmap":
         return "in COLMAP's axes (--frame data for those of transforms.json and its points)"
-    return "in the axes of transforms.json and its points (--frame colmap for COLMAP's)"
+    if applied is not None:
+        return "in the axes of transforms.json and its points (--frame colmap for COLMAP's)"
+    if frame != "colmap":
+        return ""
+    if parser == "ColmapDataParser":
+        return "in COLMAP's axes"
+    if parser == "Nerfstudio":  # photographs that nothing was applied to may be COLMAP's as they are
+        return "in the axes of transforms.json, which names no applied_transform to undo"
+    raise ValueError(f"'{folder}' was not trained on photographs that COLMAP has placed; leave --frame out.")
 
 
 def _from_surface_run(

@@ -10,6 +10,7 @@ import torch
 from nerfstudio.engine.optimizers import OptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from nerfstudio.utils import writer
+from nerfstudio.utils.misc import step_check
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -114,7 +115,7 @@ class SparseLogOptimizers(Optimizers):
         config: optimizer and scheduler of each parameter group.
         param_groups: the parameters.
         total_steps: what schedules without a length of their own span.
-        steps_per_log: steps between two entries in the event file.
+        steps_per_log: steps between two entries in the event file; 0 for none.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class SparseLogOptimizers(Optimizers):
         total_steps: int,
         steps_per_log: int,
     ) -> None:
-        self.steps_per_log = max(1, steps_per_log)
+        self.steps_per_log = steps_per_log
         super().__init__({name: _with_length(entry, total_steps) for name, entry in config.items()}, param_groups)
 
     def zero_grad_some(self, param_groups: list[str]) -> None:
@@ -137,7 +138,7 @@ class SparseLogOptimizers(Optimizers):
         """One step of every schedule."""
         for name, scheduler in self.schedulers.items():
             scheduler.step()
-            if step % self.steps_per_log == 0:
+            if step_check(step, self.steps_per_log, run_at_zero=True):
                 writer.put_scalar(f"learning_rate/{name}", scheduler.get_last_lr()[0], step)
 
 

@@ -15,13 +15,14 @@ import torch
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils import writer
+from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from sasnet_ns.kernels import tune
 from sasnet_ns.models.described_trainer import DescribedTrainer
-from sasnet_ns.models.loading import newest_step
+from sasnet_ns.models.loading import checkpoint_path, newest_step
 from sasnet_ns.models.next_commands import resume
 from sasnet_ns.models.optimization import SparseLogOptimizers
 from sasnet_ns.models.run_lock import release
@@ -52,6 +53,8 @@ class ResumableTrainer(DescribedTrainer):
 
     _training_state: Literal["training", "paused", "completed"] = "training"
     _started = _paused_at = 0.0
+    _interrupted = False
+    _stop = False
 
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
@@ -65,7 +68,6 @@ class ResumableTrainer(DescribedTrainer):
         tune()
         self.total_steps = config.max_num_iterations
         self.completed_steps = 0
-        self._interrupted = False
         self._signal: int | None = None
         self._mean_loss: Tensor | None = None
         self._last_report: dict[str, float] = {}
@@ -169,6 +171,15 @@ class ResumableTrainer(DescribedTrainer):
         if self._signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
 
+    @property
+    def stop_training(self) -> bool:
+        """Whether no further step begins; nerfstudio's ``train`` sets it False before the first, signal or not."""
+        return self._stop or self._interrupted
+
+    @stop_training.setter
+    def stop_training(self, value: bool) -> None:
+        self._stop = value
+
     def _what_is_kept(self) -> str:
         step = newest_step(self.checkpoint_dir)
         if step < 0:
@@ -186,7 +197,6 @@ class ResumableTrainer(DescribedTrainer):
             if self._interrupted:
                 raise KeyboardInterrupt
             self._interrupted, self._signal = True, signum
-            self.stop_training = True
             CONSOLE.print("Stopping after this step; Ctrl-C again stops at once.")
 
         previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -251,7 +261,7 @@ class ResumableTrainer(DescribedTrainer):
 
     def _update_viewer_state(self, step: int) -> None:
         """Called after each step; keeps most timings out of the event file: nerfstudio would write every step's."""
-        if step % self.config.logging.steps_per_log:
+        if not step_check(step, self.config.logging.steps_per_log, run_at_zero=True):
             writer.EVENT_STORAGE[:] = [event for event in writer.EVENT_STORAGE if event["name"] not in _TIMINGS]
         super()._update_viewer_state(step)
 
@@ -303,7 +313,7 @@ class ResumableTrainer(DescribedTrainer):
         """Write a checkpoint, whole or not at all; older checkpoints go afterwards."""
         if self.local_rank != 0:
             return
-        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        path = checkpoint_path(self.checkpoint_dir, step)
         pipeline = getattr(self.pipeline, "module", self.pipeline)
         state = {
             "step": step,
@@ -324,10 +334,13 @@ class ResumableTrainer(DescribedTrainer):
             raise SystemExit(
                 f"{self.config.method_name}: step {step + 1:,} cannot be saved: {file_trouble(error)}{kept}"
             ) from None
+        others = [checkpoint_path(self.checkpoint_dir, former) for former in self.config.former_steps]
+        self.config.former_steps = ()
         if self.config.save_only_latest_checkpoint:
-            for other in self.checkpoint_dir.glob("*.ckpt"):
-                if other != path:
-                    other.unlink()
+            others = list(self.checkpoint_dir.glob("*.ckpt"))
+        for other in others:
+            if other != path:
+                other.unlink(missing_ok=True)
 
     def _after_train(self) -> None:
         """Save, say what came out and what to do next, and keep the viewer open if there is one."""

@@ -20,7 +20,7 @@ pytest.importorskip("trimesh")
 from sasnet_ns.methods import sasnet_neus_facto  # isort: skip  (nerfstudio's writer cannot come first)
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from sasnet_ns.data.frames import applied_to_data, frame_to_scene, outputs_to_scene
+from sasnet_ns.data.frames import applied_to_data, frame_to_scene, load_frame, outputs_to_scene, save_frame
 from sasnet_ns.data.surface_photos import SurfaceDataManager, SurfaceDataManagerConfig
 from sasnet_ns.models.loading import load_surface
 from sasnet_ns.networks import SignedDistanceField
@@ -144,6 +144,15 @@ def test_a_running_start_and_its_mesh_are_where_the_points_are(
     assert surface.scale == pytest.approx(
         per_unit * radius / float((colmap - colmap.mean(0)).norm(dim=1).mean()), rel=1e-3
     )
+
+
+def test_a_run_over_another_forgets_the_others_frame(tmp_path: Path) -> None:
+    """Also where its own data set, made anew, has none."""
+    meta: dict[str, Any] = {"frames": [], "applied_transform": TURN, "applied_scale": 0.5}
+    for content in (meta, {"frames": []}):
+        (tmp_path / "transforms.json").write_text(json.dumps(content))
+        save_frame(tmp_path, NerfstudioDataParserConfig(data=tmp_path))
+        assert (load_frame(tmp_path, None) is not None) == ("applied_scale" in content)
 
 
 def test_a_shape_has_one_frame(tmp_path: Path) -> None:

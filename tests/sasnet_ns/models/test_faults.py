@@ -49,6 +49,72 @@ def test_sigterm_keeps_a_checkpoint_and_field_of_the_same_step(make_trainer: Any
     assert not (trainer.base_dir / ".lock").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_step_ends_the_run(make_trainer: Any, number: int) -> None:
+    trainer = make_trainer()
+    trainer._init_viewer_state = lambda: os.kill(os.getpid(), number)  # where nerfstudio draws the cameras
+    with pytest.raises(SystemExit, match="Stopped before the first step"):
+        trainer.train()
+    assert trainer.completed_steps == 0 and newest_step(trainer.checkpoint_dir) == -1
+
+
+def test_steps_per_log_0_writes_no_log(make_trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nerfstudio.utils import writer
+
+    written: list[Any] = []
+    trainer = make_trainer(max_num_iterations=3, steps_per_geometry_eval=0, logging__steps_per_log=0)
+    monkeypatch.setattr(writer, "put_scalar", lambda name, scalar, step: written.append(name))
+    trainer.train()
+    assert trainer.completed_steps == 3
+    assert not [name for name in written if str(name).startswith(("learning_rate", "Train Loss", "GPU"))]
+
+
+def test_a_checkpoint_of_other_types_is_one_sentence(make_trainer: Any, tmp_path: Path) -> None:
+    first = make_trainer(timestamp="first", max_num_iterations=2)
+    first.train()
+    state = torch.load(first.checkpoint_dir / "step-000000001.ckpt", weights_only=True)
+    path = tmp_path / "other.ckpt"
+    again = make_trainer(setup=False, timestamp="again", load_checkpoint=path)
+    again.pipeline, again.optimizers = first.pipeline, first.optimizers
+    for key, value in (
+        ("step", "x"), ("step", -5), ("step", torch.tensor(1)), ("pipeline", None), ("pipeline", {5: 5}),
+        ("optimizers", None), ("optimizers", {"hidden": 3}),
+    ):  # fmt: skip
+        torch.save({**state, key: value}, path)
+        with pytest.raises(SystemExit, match=r"is not a checkpoint of a run|does not fit this run's options") as end:
+            again._load_checkpoint()
+        assert "\n" not in str(end.value.code)
+
+
+def test_a_folder_of_checkpoints_belongs_to_load_dir(make_trainer: Any, tmp_path: Path) -> None:
+    trainer = make_trainer(setup=False, load_checkpoint=tmp_path)
+    with pytest.raises(SystemExit, match="is a folder; give it by --load-dir"):
+        trainer.setup()
+
+
+def test_a_run_over_another_takes_the_place_of_its_checkpoints(make_trainer: Any) -> None:
+    """Also of later ones than its own, and only once there is one of its own."""
+    options = {"save_only_latest_checkpoint": False, "steps_per_geometry_eval": 0, "steps_per_save": 3}
+    first = make_trainer(max_num_iterations=9, **options)
+    first.train()
+    names = ["step-000000003.ckpt", "step-000000006.ckpt", "step-000000008.ckpt"]
+    folder = first.checkpoint_dir
+    assert sorted(path.name for path in folder.iterdir()) == names
+    second = make_trainer(max_num_iterations=5, pipeline__datamanager__seed=1, **options)
+    after(second, 2, lambda: names.extend(path.name for path in folder.iterdir()))
+    second.train()
+    assert sorted(names[3:]) == names[:3]
+    assert sorted(path.name for path in folder.iterdir()) == ["step-000000003.ckpt", "step-000000004.ckpt"]
+    loaded, trained = load_surface(second.base_dir).field, second.pipeline.model.field
+    points = torch.rand(20, 3) - 0.5
+    with torch.no_grad():
+        assert torch.equal(loaded(points), trained(points))
+    # Going on in the same folder keeps what it goes on from, and takes the place of what came after.
+    third = make_trainer(max_num_iterations=6, load_dir=folder, load_step=3, **(options | {"steps_per_save": 50}))
+    third.train()
+    assert sorted(path.name for path in folder.iterdir()) == ["step-000000003.ckpt", "step-000000005.ckpt"]
+
+
 def test_a_newer_checkpoint_wins_over_field_pt(make_trainer: Any) -> None:
     trainer = make_trainer(max_num_iterations=6)
     trainer.train()
@@ -367,6 +433,9 @@ def test_evaluation_says_that_the_shape_has_changed(make_trainer: Any, capsys: p
         ("pipeline__model__sasnet__in_dim", 2, "have no effect here"),
         ("pipeline__model__network_options", {"width": 16}, "network_options \\(width\\) are for the other networks"),
         ("max_num_iterations", 0, "--max-num-iterations must be 1 or more"),
+        ("steps_per_geometry_eval", -1, "--steps-per-geometry-eval must be 0 \\(never\\) or more"),
+        ("steps_per_save", -1, "--steps-per-save must be 0 "),
+        ("logging__steps_per_log", -1, "--logging.steps-per-log must be 0 "),
     ],
 )
 def test_options_that_nothing_can_be_trained_with_are_one_sentence(

@@ -231,6 +231,28 @@ def test_a_run_is_a_surface_in_the_data_sets_units(make: Make) -> None:
     assert surface.scale == pytest.approx(outputs.dataparser_scale, rel=1e-5)
 
 
+def test_what_has_no_colmap_axes_refuses_them_and_a_foreign_checkpoint_is_said(make: Make) -> None:
+    trainer = make(max_num_iterations=1)
+    trainer.train()
+    description = trainer.base_dir / "run.json"
+    with pytest.raises(ValueError, match="COLMAP has placed; leave --frame out"):  # of blender-data
+        load_surface(trainer.base_dir, frame="colmap")
+    whole, parsers = description.read_text(), "nerfstudio.data.dataparsers"
+    blender = f"{parsers}.blender_dataparser.Blender"
+    assert blender in whole
+    for other, axes in (
+        (f"{parsers}.colmap_dataparser.ColmapDataParser", "in COLMAP's axes"),
+        (f"{parsers}.nerfstudio_dataparser.Nerfstudio", "names no applied_transform"),
+    ):
+        description.write_text(whole.replace(blender, other))
+        assert load_surface(trainer.base_dir).axes == "" and axes in load_surface(trainer.base_dir, frame="colmap").axes
+    # As another run leaves the folder that has begun over this one and saved nothing yet.
+    description.write_text(whole.replace('"geo_feat_dim": 8', '"geo_feat_dim": 12'))
+    assert description.read_text() != whole
+    with pytest.raises(ValueError, match=r"last checkpoint .* is not of the run that its run\.json describes"):
+        load_surface(trainer.base_dir)
+
+
 def test_a_running_start_begins_with_the_fitted_surface(make: Make, tmp_path: Path) -> None:
     fitted = SignedDistanceField("sasnet", SMALL, torch.tensor([0.1, 0.0, -0.1]), scale=0.4)
     fitted.save(tmp_path / "field.pt")
