@@ -206,12 +206,12 @@ def test_an_export_leaves_the_runs_own_field_alone(given: str, tmp_path: Path) -
     assert SignedDistanceField.load_with_step(small)[1] == 60
 
 
-def test_an_empty_box_is_said_in_the_units_that_were_typed(field_file: Path) -> None:
-    corners = ["--bounding-box-min", "10", "10", "10", "--bounding-box-max", "-10", "-10", "-10"]
-    with pytest.raises(SystemExit, match=r"the box from \(10, 10, 10\) to \(-10, -10, -10\) is empty"):
-        main(
-            ["extract", "--load-config", str(field_file), "--output-path", str(field_file.with_name("m.ply")), *corners]
-        )
+def test_an_empty_box_is_said_in_the_units_that_were_typed(tmp_path: Path) -> None:
+    path = tmp_path / "field.pt"
+    SignedDistanceField("siren", {"width": 16}, torch.tensor([1.0, 2.0, 3.0]), 0.05).save(path)
+    corners = ["--bounding-box-min", "9", "9", "9", "--bounding-box-max", "-7", "-7", "-7"]
+    with pytest.raises(SystemExit, match=r"the box from \(9, 9, 9\) to \(-7, -7, -7\) is empty"):
+        main(["extract", "--load-config", str(path), "--output-path", str(tmp_path / "m.ply"), *corners])
 
 
 @pytest.mark.parametrize("suffix", [".SAFETENSORS", ".Pt"])
