@@ -58,7 +58,7 @@ class Arguments:
     seed: int | None = None
     """Seed of the data set, instead of the configuration's."""
     shared_init: bool = False
-    """Start all fields from the same weights, which are kept as initial.pt."""
+    """Start all fields from the same weights, which are kept as initial-HASH.pt."""
     mend: Literal["none", "clean", "repair"] = "clean"
     """Before the fit: nothing; drop duplicates and turn triangles outward; fill holes as well."""
     min_iou: float | None = None

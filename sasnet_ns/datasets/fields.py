@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +17,10 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.utils.data import Dataset
 
-from sasnet_ns.datasets.rows import Row, field_path, latest_rows
+from sasnet_ns.datasets.rows import Row, field_path, initial_path, latest_rows
 from sasnet_ns.kernels import StepForm
 from sasnet_ns.kernels.step_form import evaluate
-from sasnet_ns.networks import SignedDistanceField, step_form
+from sasnet_ns.networks import Network, SignedDistanceField, step_form
 from sasnet_ns.networks.export import portable
 
 
@@ -125,17 +127,29 @@ class FieldDataset(Dataset[dict[str, Any]]):
         """The weights that all fields started from, of a data set made with ``--shared-init``.
 
         Raises:
-            ValueError: it was made without.
+            ValueError: it was made without, or the file is gone or another configuration's.
         """
-        if self.rows[0].initial_hash is None:
+        from sasnet_ns.datasets.one import weights_hash
+
+        row = self.rows[0]
+        if row.initial_hash is None:
             raise ValueError(f"the fields of '{self.output}' did not start from the same weights (--shared-init).")
-        return SignedDistanceField.load(self.output / "initial.pt")
+        path = initial_path(self.output, row.configuration_hash)
+        if not path.exists():
+            path = self.output / "initial.pt"  # as earlier versions called those of the last run
+        sdf = SignedDistanceField.load(path)
+        if weights_hash(sdf) != row.initial_hash:
+            raise ValueError(
+                f"'{path}' holds the first weights of another configuration; "
+                "run fit-shapes with this one's options again, which writes them."
+            )
+        return sdf
 
     def fields(self, indices: Sequence[int]) -> FieldBatch:
         """Several fields as one function of (K, N, 3) points.
 
         Raises:
-            ValueError: there is no index, or a field's file is gone.
+            ValueError: there is no index, a field's file is gone, or its network has other options than the others'.
         """
         if not len(indices):
             raise ValueError("there are no fields without indices; give at least one.")
@@ -150,17 +164,40 @@ class FieldDataset(Dataset[dict[str, Any]]):
         Buffers (frozen frequencies) are those of the configuration.
 
         Raises:
-            ValueError: there is no vector, or they have not as many values as the network.
+            ValueError: there is no vector, they have not as many values as the network, or buffers differ from field
+                to field.
         """
         size = self.layers[-1].stop
         if weights.ndim != 2 or weights.shape[1] != size or not len(weights):
             raise ValueError(f"weights must be (K, {size}) for this network, K at least 1, not {tuple(weights.shape)}.")
+        if self._own_buffers:
+            raise ValueError(
+                f"flat weights alone do not make a field here: the frozen {', '.join(self._own_buffers)} differ from "
+                "field to field; take fields(indices), or fit with --shared-init, which is enough for networks that do "
+                "not look at the shape."
+            )
         states = {layer.name: weights[:, layer.start : layer.stop].reshape(-1, *layer.shape) for layer in self.layers}
         buffers = {
             name: buffer.to(weights.dtype if buffer.is_floating_point() else buffer.dtype)
             for name, buffer in self.field.network.named_buffers()
         }
         return FieldBatch(self.field, states | {n: b.expand(len(weights), *b.shape) for n, b in buffers.items()})
+
+    @functools.cached_property
+    def _own_buffers(self) -> list[str]:
+        """Names of buffers that are not the same in all fields."""
+        kind = type(self.field.network)
+        by_shape = kind.initialize_from is not Network.initialize_from or kind.on_step is not Network.on_step
+        first = self._state(0)
+        names = [name for name, _ in self.field.network.named_buffers() if f"network.{name}" in first]
+        others = (i for i, row in enumerate(self.rows) if row.key != self.rows[0].key and self._path(i).exists())
+        # Seeds are the same for all or for none, so one other field tells; what depends on the shape may differ late.
+        for index in itertools.islice(others if names else (), None if by_shape else 1):
+            state = self._state(index)
+            found = [name for name in names if not torch.equal(state[f"network.{name}"], first[f"network.{name}"])]
+            if found:
+                return found
+        return []
 
     def _path(self, index: int) -> Path:
         key = self.rows[index].key
@@ -170,9 +207,22 @@ class FieldDataset(Dataset[dict[str, Any]]):
     def _state(self, index: int) -> dict[str, Tensor]:
         path = self._path(index)
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)["state"]
+            content = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise ValueError(f"there is no field at '{path}'; fit its shape again.") from None
+        own, first = content["description"]["network_config"], self.field.description["network_config"]
+        names = [name for name in sorted({*own, *first}) if _text(own.get(name)) != _text(first.get(name))]
+        if names:  # one configuration may give each shape a network of its own: spectrum: auto
+            raise ValueError(
+                f"the network of '{self.rows[index].path}' has other options ({', '.join(names)}) than that of "
+                f"'{self.rows[0].path}', so they are not one set of weights; take load(index), one field at a time."
+            )
+        return content["state"]
+
+
+def _text(option: object) -> str:
+    """As the configuration's hash sees it: lists and tuples are the same."""
+    return json.dumps(option, sort_keys=True, default=str)
 
 
 def layers_of(sdf: SignedDistanceField) -> list[Layer]:
@@ -197,7 +247,7 @@ class FieldBatch:
 
     def __init__(self, field: SignedDistanceField, states: dict[str, Tensor]) -> None:
         self.states = states
-        self._network = field.network
+        self._network = portable(field.network)
 
     @functools.cached_property
     def _form(self) -> StepForm | None:
@@ -210,8 +260,7 @@ class FieldBatch:
 
     @functools.cached_property
     def _each(self) -> Callable[..., Tensor]:
-        network = portable(self._network)
-        return vmap(lambda state, points: functional_call(network, state, (points,)))
+        return vmap(lambda state, points: functional_call(self._network, state, (points,)))
 
     def __len__(self) -> int:
         return len(next(iter(self.states.values())))

@@ -160,7 +160,9 @@ def fit_shapes(
     started = time.monotonic()
     try:
         if options.shared_init:
-            _keep_initial_weights(options)
+            from sasnet_ns.datasets.one import keep_initial_weights
+
+            keep_initial_weights(options)
         known = _known(output)
         listed = functools.partial(_distinct, source, shard, output)
         counts.total = sum(1 for _ in listed())
@@ -210,14 +212,6 @@ def fit_shapes(
     result = _result(output, counts, shard, table, min_iou, interrupted)
     write_json(output / "summary.json", _summary(result, min_iou))
     return result
-
-
-def _keep_initial_weights(options: FitOptions) -> None:
-    from sasnet_ns.datasets.one import field_bytes, initial_weights
-    from sdf_tools.io.writing import write_atomically
-
-    sdf, _ = initial_weights(options)
-    write_atomically(options.output / "initial.pt", field_bytes(sdf))
 
 
 def _digest(path: str, configuration_hash: str | None) -> int:

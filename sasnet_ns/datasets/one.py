@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from sasnet_ns.datasets.rows import Row, field_path
+from sasnet_ns.datasets.rows import Row, field_path, initial_path
 from sasnet_ns.datasets.surfaces import keep_surface
 from sasnet_ns.fitting.batch import TrainedBatch, check_batch, train_batch
 from sasnet_ns.fitting.shape import PreparedFit, ShapeFit, default_network_config, fit_prepared, prepare_fit
@@ -278,7 +278,7 @@ def _begin(path: Path, options: FitOptions, row: Row) -> _Begun:
     row.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     row.threads = torch.get_num_threads()
     row.seed = options.fit.seed if options.shared_init else seed_of(options.fit.seed, row.content_hash)
-    row.initial_hash = initial_weights(options)[1] if options.shared_init else None
+    row.initial_hash = keep_initial_weights(options) if options.shared_init else None
     config = dataclasses.replace(options.fit, seed=row.seed)
     return _Begun(shape, prepare_fit(shape, config, device), config, row.configuration_hash)
 
@@ -352,10 +352,24 @@ def initial_weights(options: FitOptions) -> tuple[SignedDistanceField, str]:
     with seeded(config.seed):
         sdf = SignedDistanceField(config.network, network)
     config.objective.check_network(sdf.network, config.network)
+    return sdf, weights_hash(sdf)
+
+
+def keep_initial_weights(options: FitOptions) -> str:
+    """Write what :func:`initial_weights` gives beside the fields, unless it is there; the SHA-256 of the weights."""
+    sdf, digest = initial_weights(options)
+    path = initial_path(options.output, options.configuration_hash())
+    if not path.exists():
+        write_atomically(path, field_bytes(sdf))
+    return digest
+
+
+def weights_hash(sdf: SignedDistanceField) -> str:
+    """SHA-256 of the trained values of a field."""
     digest = hashlib.sha256()
     for parameter in sdf.network.parameters():
         digest.update(parameter.detach().contiguous().numpy().tobytes())
-    return sdf, digest.hexdigest()
+    return digest.hexdigest()
 
 
 def _read(path: Path, options: FitOptions, row: Row) -> Shape:

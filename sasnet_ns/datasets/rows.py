@@ -86,7 +86,8 @@ class Row:
     seed: int | None = None
     """Of first weights and samples."""
     initial_hash: str | None = None
-    """With --shared-init: SHA-256 of the weights that all fields started from, which are in initial.pt."""
+    """With --shared-init: SHA-256 of the weights that all fields started from, which are in ``initial-HASH.pt``,
+    with 8 digits of the configuration's."""
     threads: int | None = None
     """Processor threads of the fit; another number rounds sums differently."""
     device: str | None = None
@@ -175,6 +176,11 @@ def _parse(line: bytes) -> Row | None:
 def field_path(output: Path, key: str) -> Path:
     """Where the field of a row lies."""
     return output / "fields" / f"{key}.pt"
+
+
+def initial_path(output: Path, configuration_hash: str | None) -> Path:
+    """Where the weights lie that all fields of a configuration started from."""
+    return output / f"initial-{(configuration_hash or '')[:8]}.pt"
 
 
 def journals(output: Path) -> list[Path]:

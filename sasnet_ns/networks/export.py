@@ -7,27 +7,32 @@ import io
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
+from sasnet_ns.networks.baselines.finer import Finer
 from sdf_tools.errors import MissingLibraryError
 from sdf_tools.io.writing import write_atomically
 
 if TYPE_CHECKING:
     from sasnet_ns.networks.sdf import SignedDistanceField
 
+Module = TypeVar("Module", bound=nn.Module)
+
 SUFFIXES = (".pt2", ".onnx", ".safetensors", ".pt")
 
 
-def portable(module: nn.Module) -> nn.Module:
-    """A copy on the CPU whose kernels are plain torch operations, which every exporter knows."""
+def portable(module: Module) -> Module:
+    """A copy on the CPU whose kernels are plain torch operations, which exporters know, and differentiate right."""
     clone = copy.deepcopy(module).cpu().eval().requires_grad_(False)
     for part in clone.modules():
         for holder in (part, getattr(part, "config", None)):
             if hasattr(holder, "implementation"):
                 holder.implementation = "torch"  # type: ignore[union-attr]
+        if isinstance(part, Finer):  # a trace does not see whether points will require gradients
+            part.detach_scale = False
     return clone
 
 

@@ -20,11 +20,15 @@ from sasnet_ns.datasets import (
     latest_rows,
     synthetic_mesh,
 )
+from sasnet_ns.datasets.one import field_bytes, weights_hash
+from sasnet_ns.datasets.rows import Journal, field_path
 from sasnet_ns.datasets.synthetic import ball, box, capsule, smooth_difference, smooth_union, synthetic_field, torus
 from sasnet_ns.fitting import Recipe, ShapeFit
+from sasnet_ns.networks import SignedDistanceField
 from sdf_tools.extraction import drop_specks, extract_mesh
 from sdf_tools.geometry import NormalizedShape
 from sdf_tools.io import load, save_mesh
+from sdf_tools.io.writing import write_atomically
 from sdf_tools.metrics import evaluate
 from sdf_tools.topology import is_watertight
 
@@ -276,3 +280,79 @@ def test_random_solids_are_closed_and_always_the_same() -> None:
     assert is_watertight(redrawn.faces.numpy()) and torch.equal(redrawn.vertices, once_more.vertices)
     outside = synthetic_field(5)(torch.tensor([[0.5, 0.5, 0.5]]))
     assert outside.dtype == torch.float32 and float(outside) > 0
+
+
+def set_of(output: Path, *fields: SignedDistanceField) -> FieldDataset:
+    """Fields as if they had been fitted with one configuration."""
+    journal = Journal(output / "rows.jsonl")
+    for index, field in enumerate(fields):
+        key = f"{index:032x}-00000000"
+        write_atomically(field_path(output, key), field_bytes(field))
+        journal.append(Row(f"{index}.ply", "fitted", key=key, configuration_hash="0" * 64))
+    journal.close()
+    return FieldDataset(output)
+
+
+def seeded_field(network: str, options: dict[str, object], seed: int) -> SignedDistanceField:
+    torch.manual_seed(seed)
+    return SignedDistanceField(network, options)
+
+
+def test_flat_weights_are_no_fields_where_frozen_buffers_differ(tmp_path: Path) -> None:
+    options = {"width": 8, "frequencies": 4}
+    ffn = [seeded_field("ffn", options, seed) for seed in (0, 1)]
+    data = set_of(tmp_path / "seeds", *ffn)
+    weights = torch.stack([data[index]["weights"] for index in (0, 1)])
+    with pytest.raises(ValueError, match=r"the frozen frequencies differ from field to field; take fields\(indices\)"):
+        data.fields_of(weights)
+    points = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    alone = torch.stack([field(points) for field in ffn])
+    torch.testing.assert_close(data.fields([0, 1])(points), alone)
+    ffn[1].network.frequencies.copy_(ffn[0].network.frequencies)  # type: ignore[union-attr,operator]
+    alone = torch.stack([field(points) for field in ffn])
+    torch.testing.assert_close(set_of(tmp_path / "shared", *ffn).fields_of(weights)(points), alone)
+    masked = [seeded_field("sape", {**options, "resolution": 4}, 0) for _ in range(3)]
+    masked[2].network.open_blocks.fill_(1.0)  # type: ignore[union-attr,operator]
+    data = set_of(tmp_path / "by_shape", *masked)
+    with pytest.raises(ValueError, match="the frozen open_blocks differ"):
+        data.fields_of(data[0]["weights"][None])
+
+
+def test_fields_of_several_networks_are_not_put_together(tmp_path: Path) -> None:
+    """As spectrum: auto makes them, under one configuration."""
+    data = set_of(tmp_path, *(seeded_field("sasnet", {**SMALL, "omega_0": omega}, 0) for omega in (30.0, 24.0)))
+    words = r"the network of '1\.ply' has other options \(omega_0\) than that of '0\.ply'"
+    for call in (lambda: data.fields([0, 1]), lambda: data[1]):
+        with pytest.raises(ValueError, match=words):
+            call()
+    assert data.load(1).network.config.omega_0 == 24.0 and len(data[0]["weights"])  # type: ignore[union-attr]
+    listed = {**SMALL, "hidden_widths": [32], "groups": [2]}
+    alike = set_of(tmp_path / "lists", *(seeded_field("sasnet", own, 0) for own in (SMALL, listed)))
+    assert len(alike.fields([0, 1])) == 2
+
+
+def test_gradients_of_several_finers_are_those_of_each(tmp_path: Path) -> None:
+    finers = [seeded_field("finer", {"width": 8}, seed) for seed in (0, 1)]
+    points = (torch.rand(20, 3, generator=torch.Generator().manual_seed(0)) - 0.5).requires_grad_()
+    batch = set_of(tmp_path, *finers).fields([0, 1])
+    for index, finer in enumerate(finers):
+        (slopes,) = torch.autograd.grad(batch(points)[index].sum(), points)
+        torch.testing.assert_close(slopes, finer.value_and_gradient(points)[1], rtol=1e-4, atol=1e-4)
+
+
+def test_first_weights_are_kept_for_each_configuration(shapes: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        options = small_options(tmp_path, 1, resolution=0, shared_init=True)
+        options.fit.seed = seed
+        fit_shapes(shapes, options, engine=lambda rows, o: (fit_one(e.file, o, e.path) for e in list(rows)[1:2]))
+    found = {row.configuration_hash: row.initial_hash for row in latest_rows(tmp_path)}
+    assert len(set(found.values())) == 2
+    for configuration, initial in found.items():
+        assert weights_hash(FieldDataset(tmp_path, configuration=configuration).initial()) == initial
+    first, second = (tmp_path / f"initial-{(name or '')[:8]}.pt" for name in found)
+    first.rename(tmp_path / "initial.pt")  # as it was called once, for the last run alone
+    second.unlink()
+    old, lost = (FieldDataset(tmp_path, configuration=name) for name in found)
+    assert weights_hash(old.initial()) == old.rows[0].initial_hash
+    with pytest.raises(ValueError, match=r"initial\.pt' holds the first weights of another configuration"):
+        lost.initial()

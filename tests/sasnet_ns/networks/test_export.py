@@ -157,3 +157,12 @@ def test_large_fields_come_back_with_all_bits(tmp_path: Path) -> None:
         export_field(field, tmp_path / "field.pt", bits)
         loaded = SignedDistanceField.load(tmp_path / "field.pt")
         assert sum(p.numel() for p in loaded.parameters()) > 6_000_000
+
+
+def test_gradients_of_an_exported_finer_are_the_function_s(tmp_path: Path) -> None:
+    field = SignedDistanceField("finer", {"width": 16})
+    export_field(field, tmp_path / "field.pt2")
+    x = (torch.rand(9, 3) - 0.5).requires_grad_()
+    (slopes,) = torch.autograd.grad(torch.export.load(tmp_path / "field.pt2").module()(x).sum(), x)
+    torch.testing.assert_close(slopes, field.value_and_gradient(x)[1], rtol=1e-4, atol=1e-4)
+    assert field.network.detach_scale
