@@ -297,7 +297,7 @@ def _unchanged(entry: Entry, output: Path, row: _Known) -> bool:
     try:
         status = os.stat(entry.file)
         same = (status.st_size, status.st_mtime_ns) == (row.size, row.mtime_ns)
-    except OSError:
+    except (OSError, ValueError):  # the latter for names that no file can have
         same = row.size is None
     return same and (row.key is None or field_path(output, row.key).exists())
 

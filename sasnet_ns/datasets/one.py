@@ -78,6 +78,9 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise ValueError(f"seconds must be more than 0, not {self.seconds:g}.")
+        if self.fit.seconds is not None:  # one budget, which with_overrides and rows speak of
+            self.seconds = self.fit.seconds if self.seconds is None else self.seconds
+            self.fit = dataclasses.replace(self.fit, seconds=None)
         if self.mend not in ("none", "clean", "repair"):
             raise ValueError(f"mend must be none, clean or repair, not '{self.mend}'.")
         if not 0 <= self.resolution <= _RESOLUTION:
@@ -110,6 +113,8 @@ class FitOptions:
         if not overrides:
             return self
         own = {name: overrides[name] for name in overrides if name in ROW_OPTIONS}
+        if "steps" in overrides or "recipe.steps" in overrides:
+            own.setdefault("seconds", None)  # a number of steps goes before the whole set's time
         fit: dict[str, Any] = dataclasses.asdict(self.fit)
         if fit["network_config"] is None and any(name.startswith("network_config.") for name in overrides):
             fit["network_config"] = default_network_config(str(overrides.get("network", self.fit.network)))
@@ -417,6 +422,7 @@ def _train(begun: _Begun, budget: float | None, row: Row) -> FittedShape:
             run(_PROBE_STEPS)
         row.steps = max(1, round(budget / _seconds_a_step[begun.configuration]))
     result = run(row.steps)
+    row.steps = result.history.step[-1] if result.history.step else 0
     row.fit_seconds = round(_seconds_a_step.get(begun.configuration, 0.0) * row.steps, 3)
     return result
 

@@ -257,7 +257,7 @@ class _Worker:
 def _row_without_opening(entry: Entry, options: FitOptions) -> Row:
     """What can be known of a shape without opening its file."""
     row = Row(entry.path, configuration_hash=configuration_of(entry, options))
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         status = os.stat(entry.file)
         row.input_bytes, row.input_mtime_ns = status.st_size, status.st_mtime_ns
     return row

@@ -14,12 +14,13 @@ from sasnet_ns.fitting.shape import (
     FittedShape,
     PreparedFit,
     ShapeFit,
+    default_network_config,
     first_field,
     fit_prepared,
     prepare_fit,
     sample_iou,
 )
-from sasnet_ns.networks import StackedNetworks
+from sasnet_ns.networks import StackedNetworks, build_network, step_form
 from sasnet_ns.training.loop import History, progress_bar
 from sasnet_ns.training.sphere_start import start_as_sphere
 from sasnet_ns.training.together import StackedPools, check_objective, train_together
@@ -45,8 +46,9 @@ def fit_batch(
 
     Args:
         shapes: as :func:`fit_shape` takes them.
-        config: of all. Its network is SASNet, SIREN or ngp; band dropout, the sparsity of masks, ``seconds`` and
-            ``cuda_graph`` are for one network at a time.
+        config: of all. Its network is SASNet, SIREN or ngp; band dropout, the sparsity of masks, ``seconds``,
+            ``clip_norm``, ``cuda_graph``, SASNet's ``grid_variant`` wisp and SIREN's ``coordinate_scale`` are for one
+            network at a time.
         seeds: of each shape's samples and weights, instead of ``config.seed``.
         device: default CUDA if there is one, else the CPU.
         progress: True for a progress bar, or a function called with the step and the mean loss every tenth step.
@@ -105,6 +107,14 @@ def check_batch(config: ShapeFit) -> None:
         raise ValueError("steps of shapes that are fitted together are not recorded; leave cuda_graph off.")
     if config.network not in ("sasnet", "siren", "ngp"):
         raise ValueError(f"{config.network} cannot be trained together with others; sasnet, siren and ngp can.")
+    if config.recipe.clip_norm is not None:
+        raise ValueError("gradients of shapes that are fitted together are not clipped; leave recipe.clip_norm out.")
+    options = default_network_config(config.network) if config.network_config is None else config.network_config
+    with torch.device("meta"):
+        network = build_network(config.network, in_dim=3, out_dim=1, **options)
+    if step_form(network) is None:
+        option = "grid_variant wisp" if config.network == "sasnet" else "a coordinate_scale other than 1"
+        raise ValueError(f"{config.network} with {option} is not trained together; fit such shapes one at a time.")
 
 
 def train_batch(

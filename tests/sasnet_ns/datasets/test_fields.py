@@ -356,3 +356,17 @@ def test_first_weights_are_kept_for_each_configuration(shapes: Path, tmp_path: P
     assert weights_hash(old.initial()) == old.rows[0].initial_hash
     with pytest.raises(ValueError, match=r"initial\.pt' holds the first weights of another configuration"):
         lost.initial()
+
+
+def test_one_budget_of_time_and_the_steps_that_were_made(shapes: Path, tmp_path: Path) -> None:
+    fit = dataclasses.replace(small_options(tmp_path).fit, seconds=0.3, recipe=Recipe(steps=100_000))
+    options = FitOptions(tmp_path, fit, resolution=0, device="cpu")
+    assert (options.seconds, options.fit.seconds) == (0.3, None)
+    assert FitOptions(tmp_path, fit, seconds=1.0).seconds == 1.0
+    for name in ("steps", "recipe.steps"):
+        changed = options.with_overrides({name: "7"}, "row 1")
+        assert (changed.seconds, changed.fit.seconds, changed.fit.recipe.steps) == (None, None, 7)
+    assert options.with_overrides({"seconds": "2"}, "row 1").seconds == 2.0
+    assert options.with_overrides({"seed": "2"}, "row 1").seconds == 0.3
+    row = fit_one(shapes / "solid0.ply", options)
+    assert row.status == "fitted" and row.steps and row.steps < 100_000

@@ -24,7 +24,7 @@ from sasnet_ns.datasets import Entry, Limits, Row, fit_shapes, latest_rows, list
 from sasnet_ns.datasets.listing import grouped
 from sasnet_ns.datasets.master import _known
 from sasnet_ns.datasets.rows import VARYING, Journal, read_journal
-from sasnet_ns.datasets.workers import fit_in_workers
+from sasnet_ns.datasets.workers import _row_without_opening, fit_in_workers
 from sdf_tools.errors import ShapeError, ShapeWarning, file_trouble
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -440,3 +440,16 @@ def test_the_worst_are_drawn_beside_their_own_shapes(tmp_path: Path) -> None:
     own = _shape(Row("x.ply", "fitted", source=str(tmp_path / "a")), tmp_path / "b")
     other = _shape(Row("x.ply", "fitted"), tmp_path / "b")
     assert own is not None and len(own.faces) == 80 and other is not None and len(other.faces) == 12
+
+
+def test_a_name_that_no_file_can_have_is_one_row(tmp_path: Path) -> None:
+    make_files(tmp_path / "in", ["a.ply"])
+    (tmp_path / "in" / "list.txt").write_text("a.ply\nbad\0name.obj\n")
+
+    def engine(entries: Iterator[Entry], options: StubOptions) -> Iterator[Row]:
+        for entry in entries:
+            yield _row_without_opening(entry, options) if "\0" in entry.path else stub_fit(entry, options)  # type: ignore[arg-type]
+
+    for fresh in (2, 0):
+        result = fit_shapes(tmp_path / "in" / "list.txt", stub(tmp_path / "out"), engine=engine)  # type: ignore[arg-type]
+        assert (result.counts.total, result.counts.done, result.counts.failed, result.counts.fresh) == (2, 2, 1, fresh)

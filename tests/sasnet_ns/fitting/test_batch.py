@@ -108,6 +108,9 @@ def test_what_cannot_be_trained_together_is_refused() -> None:
         (small(objective=SDFObjective(band_dropout=0.1)), "band_dropout"),
         (small(objective=SDFObjective(mask_sparsity_weight=0.1)), "mask_sparsity_weight"),
         (ShapeFit(network="finer"), "finer cannot be trained together"),
+        (dataclasses.replace(small(), recipe=Recipe(clip_norm=1.0)), "not clipped; leave recipe.clip_norm out"),
+        (ShapeFit(network="siren", network_config={"coordinate_scale": 0.5}), "a coordinate_scale other than 1"),
+        (ShapeFit(network_config={"preset": "sdf", "grid_variant": "wisp"}), "sasnet with grid_variant wisp"),
     ):
         with pytest.raises(ValueError, match=words):
             fit_batch([shape], config, progress=False)
