@@ -54,6 +54,17 @@ def transformed(*tensors: Tensor | None) -> bool:
     )
 
 
+def batched(*tensors: Tensor) -> bool:
+    """Whether torch.vmap holds a tensor, inside other transforms too: nothing can depend on its values."""
+    functorch = torch._C._functorch
+    for tensor in tensors:
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            if functorch.is_batchedtensor(tensor):
+                return True
+            tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
 def recorded() -> bool:
     """Whether torch.jit.trace or make_fx records torch's operations, of which hand-written kernels are none."""
     if torch.compiler.is_compiling():

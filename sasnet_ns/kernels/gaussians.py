@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sasnet_ns.kernels._choose import choose, transformed
+from sasnet_ns.kernels._choose import batched, choose, transformed
 from sasnet_ns.kernels.functional import Implementation
 from sdf_tools.errors import ShapeError
 
@@ -49,7 +49,8 @@ def gaussian_sum(
         color: (G, C) values at the centres.
         tile: side of a tile in the points' units, larger where so many tiles would not fit into memory.
         implementation: ``torch`` (the definition), ``numba`` (a CPU's float32) or ``auto``. Gradients by the points,
-            second derivatives, and whatever is traced or transformed (``torch.compile``, ``torch.func``) are torch's.
+            second derivatives, and whatever is traced or transformed (``torch.compile``, ``torch.func``) are torch's;
+            under ``vmap`` every Gaussian meets every point.
 
     Returns:
         (N, C) sums; a Gaussian counts where its weight is at least 1/255.
@@ -71,6 +72,8 @@ def gaussian_sum(
     backend = choose(implementation, points.device, fast, ("numba",))
     if len(points) == 0:
         return points.new_zeros(0, channels)
+    if batched(*tensors):
+        return _without_tiles(points, center, cholesky, color)
     grid = _tiles(points.detach(), tile)
     traced = torch.compiler.is_compiling() or transformed(*tensors)
     if backend == "torch" or traced or (points.requires_grad and torch.is_grad_enabled()):
@@ -133,15 +136,32 @@ def _by_torch(
         first_pair += count
         which, local = gaussian[pair], owner[pair] - tiles.start
         offset = padded[tiles][local] - center[which][:, None]
-        l11, l21, l22 = cholesky[which][:, None].unbind(-1)
-        u = offset[..., 0] / l11
-        v = (offset[..., 1] - l21 * u) / l22
-        weight = torch.exp(-0.5 * (u.square() + v.square()))
-        weight = torch.where(weight < _CUT, torch.zeros_like(weight), weight)
-        contribution = weight[..., None] * color[which][:, None]
+        contribution = _weights(offset, cholesky[which][:, None])[..., None] * color[which][:, None]
         total = contribution.new_zeros(tiles.stop - tiles.start, *contribution.shape[1:])
         sums.append(total.index_add(0, local, contribution))
     return torch.cat(sums).flatten(0, 1)[slots]
+
+
+def _without_tiles(
+    points: Float[Tensor, "N 2"],
+    center: Float[Tensor, "G 2"],
+    cholesky: Float[Tensor, "G 3"],
+    color: Float[Tensor, "G C"],
+) -> Float[Tensor, "N C"]:
+    """The same sum over all pairs: nothing in it depends on where the points are."""
+    counted = (cholesky[:, 0] * cholesky[:, 2] != 0) & torch.isfinite(torch.cat((center, cholesky), 1)).all(1)
+    center = torch.where(counted[:, None], center, 0.0)
+    cholesky = torch.where(counted[:, None], cholesky, 1.0)
+    return _weights(points[:, None] - center, cholesky) @ torch.where(counted[:, None], color, 0.0)
+
+
+def _weights(offset: Float[Tensor, "*pairs 2"], cholesky: Float[Tensor, "*pairs 3"]) -> Float[Tensor, "*pairs"]:
+    """Gaussians at offsets from their centres, zero below the cut."""
+    l11, l21, l22 = cholesky.unbind(-1)
+    u = offset[..., 0] / l11
+    v = (offset[..., 1] - l21 * u) / l22
+    weight = torch.exp(-0.5 * (u.square() + v.square()))
+    return torch.where(weight < _CUT, torch.zeros_like(weight), weight)
 
 
 def _sort_points(

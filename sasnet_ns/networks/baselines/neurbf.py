@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sasnet_ns.kernels import HashGridLayout, Implementation, hash_grid
-from sasnet_ns.kernels._choose import transformed
+from sasnet_ns.kernels._choose import recorded, transformed
 from sasnet_ns.networks.base import Network, ParameterRole
 
 
@@ -42,12 +42,13 @@ class NeuRBF(Network):
         width: neurons of the MLP's two hidden layers.
         sine_range: smallest and largest n; published: 10 and 100 for one image, 1 and 1,000 for DIV2K.
         implementation: kernel backend, see :func:`sasnet_ns.kernels.hash_grid`.
+
+    Raises:
+        ValueError: ``sine_range`` is not two numbers.
     """
 
     centers: Tensor
     shapes: Tensor
-    multipliers: Tensor
-    sine_scale: Tensor
 
     def __init__(
         self,
@@ -64,7 +65,10 @@ class NeuRBF(Network):
         sine_range: tuple[float, float] = (10.0, 100.0),
         implementation: Implementation = "auto",
     ) -> None:
+        if len(sine_range) != 2:
+            raise ValueError(f"sine_range takes two numbers, the smallest and the largest n, not {sine_range}.")
         super().__init__(in_dim, out_dim)
+        self.sine_range, self.width = sine_range, width
         self.neighbors = min(neighbors, kernels)
         self.implementation = implementation
         self.layout = HashGridLayout.geometric(
@@ -85,9 +89,6 @@ class NeuRBF(Network):
         spacing = 2 / kernels ** (1 / in_dim)
         self.register_buffer("centers", spread)
         self.register_buffer("shapes", torch.eye(in_dim).repeat(kernels, 1, 1) * (2 / spacing) ** 2)
-        self.register_buffer("multipliers", torch.logspace(-3, 12, features, base=2), persistent=False)
-        low, high = (math.log10(n) for n in sine_range)
-        self.register_buffer("sine_scale", torch.logspace(low, high, width), persistent=False)
         self._nearest: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,6 +103,19 @@ class NeuRBF(Network):
         centers, shapes = fit_kernels(signal.detach().cpu().double().numpy(), len(self.centers), seed=seed)
         self.centers.copy_(torch.from_numpy(centers))
         self.shapes.copy_(torch.from_numpy(shapes))
+
+    # Made in each call and no buffers: a file of weights does not hold them.
+    @property
+    def multipliers(self) -> Float[Tensor, " features"]:
+        """m of the responses' sines."""
+        count, bias = self.kernel_weight.shape[1], self.bias
+        return torch.logspace(-3, 12, count, base=2, dtype=torch.float32, device=bias.device).to(bias.dtype)
+
+    @property
+    def sine_scale(self) -> Float[Tensor, " width"]:
+        """n of the first layer's neurons."""
+        (low, high), bias = map(math.log10, self.sine_range), self.bias
+        return torch.logspace(low, high, self.width, dtype=torch.float32, device=bias.device).to(bias.dtype)
 
     def responses(self, x: Float[Tensor, "N d"]) -> tuple[Float[Tensor, "N neighbors"], Int[Tensor, "N neighbors"]]:
         """Normalised responses of the nearest kernels, and which these are."""
@@ -124,8 +138,10 @@ class NeuRBF(Network):
 
     def _neighbors_of(self, x: Float[Tensor, "N d"]) -> Int[Tensor, "N neighbors"]:
         """The nearest kernels; remembered for the last points, because fitting asks for the same ones in every step."""
-        if transformed(x, self.centers):  # no numbers to look at
-            return torch.cdist(x, self.centers).topk(self.neighbors, largest=False).indices
+        followed = torch.compiler.is_compiling() or recorded() or type(x) is not Tensor
+        if followed or transformed(x, self.centers):  # no numbers to look at
+            apart = torch.cdist(x, self.centers, compute_mode="donot_use_mm_for_euclid_dist")
+            return apart.topk(self.neighbors, largest=False).indices
         # Compared with copies: torch does not see what numpy writes into its memory.
         if self._nearest is not None:
             points, centers, index = self._nearest

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sasnet_ns.kernels._choose import transformed
 from sasnet_ns.networks.baselines.encoded_relu import EncodedReLU
 from sasnet_ns.networks.baselines.ffn import fourier_frequencies
 from sasnet_ns.networks.interpolation import flat_index, surrounding_cells
@@ -76,6 +78,9 @@ class SAPE(EncodedReLU):
         self.register_buffer("value_scale", torch.ones(()))
         self._table: tuple[Tensor, int, Tensor] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_table": None}  # a copy's tensors count their changes anew
+
     def initialize_from(self, signal: Float[Tensor, "*sizes out"]) -> None:
         """Learn from the signal whether its values are in [0, 1] or in [-1, 1]."""
         self.value_scale.fill_(2.0 if bool((signal < 0).any()) else 1.0)
@@ -107,7 +112,8 @@ class SAPE(EncodedReLU):
         """Mask of each block of features."""
         index, weights = self._cells(points)
         table = self._blurred_masks()
-        if not weights.requires_grad:  # one pass, which cannot be differentiated twice
+        # One pass, which cannot be differentiated twice, nor forward.
+        if not (weights.requires_grad or transformed(weights)):
             return _weighted_rows(table, index, weights)
         opened = table.new_zeros(points.shape[0], self.blocks)
         for corner in range(index.shape[1]):

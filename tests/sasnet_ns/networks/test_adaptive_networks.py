@@ -1,5 +1,6 @@
 """Networks that look at the signal or change while they train: SAPE, INCODE, MSIREN, NeuRBF, GaussianImage."""
 
+import copy
 import math
 import pickle
 
@@ -380,3 +381,42 @@ def test_gaussian_image_counts_in_the_signals_pixels_and_range():
     with torch.no_grad():
         network.color.fill_(3.0)
     assert network(torch.zeros(1, 2)).item() == 1, "clamped"
+
+
+def test_copies_of_a_sape_see_the_masks_that_are_loaded():
+    network, other, x = small_sape(), small_sape(), uniform(20, 2)
+    network.open_blocks.add_(2.0)
+    other.load_state_dict({**network.state_dict(), "open_blocks": torch.ones_like(other.open_blocks)})
+    for _ in range(3):
+        network(x)
+        for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+            copied.load_state_dict(other.state_dict())
+            assert torch.equal(copied(x), other(x))
+        network.load_state_dict(network.state_dict())  # counts another change of the tensors
+
+
+def test_sape_is_differentiated_forward():
+    network = small_sape().double()
+    network.open_blocks.fill_(network.blocks)
+    x = uniform(5, 2, dtype=torch.float64)
+    forward = torch.stack([torch.func.jacfwd(lambda point: network(point[None])[0])(point) for point in x])
+    torch.testing.assert_close(forward, network.value_and_gradient(x)[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gaussians_under_vmap_are_those_of_the_tiles(dtype):
+    network = GaussianImage(2, 1, gaussians=40, pixels=(16, 12), tile=3).to(dtype)
+    with torch.no_grad():
+        network.cholesky[0, 0] = -0.5  # a zero on the diagonal: left out
+        network.color.mul_(0.05)  # clamped nowhere
+    x = uniform(30, 2, dtype=dtype)
+    values, jacobian = network.value_and_gradient(x)
+
+    def value(point):
+        return network(point[None])[0, 0]
+
+    torch.testing.assert_close(torch.func.vmap(value)(x), values[:, 0])
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(value))(x), jacobian[:, 0], rtol=1e-4, atol=1e-5)
+    states = {name: torch.stack((tensor, 2 * tensor)) for name, tensor in network.named_parameters()}
+    both = torch.func.vmap(lambda state: torch.func.functional_call(network, state, (x,)))(states)
+    torch.testing.assert_close(both[0], values)

@@ -408,3 +408,15 @@ def test_sasnets_by_other_names_have_sizes_too() -> None:
         options = sized_options(name, 3, 1, 200_000)
         assert parameter_count(name, 3, 1, **options) == parameter_count("sasnet", 3, 1, preset=preset, **options)
         assert abs(parameter_count(name, 3, 1, **options) / 200_000 - 1) < 0.1
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "gaussian_image"])
+def test_a_file_of_weights_holds_all_of_a_network(name):
+    """What is built without numbers has them all from the file, and what is computed from options besides."""
+    wanted = small(name, 3)
+    with torch.device("meta"):
+        network = small(name, 3)
+    network = network.to_empty(device="cpu")
+    network.load_state_dict(wanted.state_dict())
+    x = random_points(20, 3, torch.float32)
+    assert torch.equal(network(x), wanted(x))

@@ -46,7 +46,7 @@ def test_the_field_keeps_its_kernels(field: SignedDistanceField, tmp_path: Path)
     assert all(parameter.requires_grad for parameter in field.parameters())
 
 
-@pytest.mark.parametrize("network", ["siren", "ngp"])
+@pytest.mark.parametrize("network", ["siren", "ngp", "neurbf"])
 def test_other_networks_export_too(network: str, tmp_path: Path) -> None:
     field = SignedDistanceField(network, {"width": 16})
     export_field(field, tmp_path / "field.pt2")
