@@ -31,7 +31,8 @@ def read_authors(weights: Path | str, config: Path | str) -> SASNet:
         raise ValueError(f"'{config}' is not YAML: {str(error).splitlines()[0]}.") from None
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ValueError(f"'{config}' has no section 'model', as the authors' run_config.yaml has.")
-    return from_authors(state, content["model"])
+    # What their program passes to the class, whatever the file says.
+    return from_authors(state, {**content["model"], "has_low_freq_mask": False})
 
 
 def from_authors(state: Mapping[str, Tensor], model: Mapping[str, Any]) -> SASNet:
@@ -44,7 +45,7 @@ def from_authors(state: Mapping[str, Tensor], model: Mapping[str, Any]) -> SASNe
         state: their ``state_dict()``.
         model: the arguments of their class as their YAML files have them (``hidden_features``, ``omega_0``, ``period``,
             ``bandlimit``, ``low_range``, ``perc_low_freqs``, ``num_high_freq_bands``, ``masked_hidden_layer_groups``,
-            ``use_masks``, ``hash_grid``, ...).
+            ``use_masks``, ``hash_grid``, ...); without ``use_masks`` the weights tell.
 
     Raises:
         ValueError: weights and configuration do not fit, or the network has what ours has not: a mask of the low group,
@@ -70,7 +71,7 @@ def from_authors(state: Mapping[str, Tensor], model: Mapping[str, Any]) -> SASNe
 def _config(state: Mapping[str, Tensor], model: Mapping[str, Any]) -> SASNetConfig:
     try:
         in_dim, out_dim = state["input_layer.linear.weight"].shape[1], state["output_layer.weight"].shape[0]
-        masks = bool(model.get("use_masks", False))
+        masks = bool(model.get("use_masks", "decoder.out.weight" in state))
         widths = [int(width) for width in model["hidden_features"]]
         groups = tuple(model.get("masked_hidden_layer_groups") or [0] * (len(widths) - 1))
         grid = model.get("hash_grid") or {}

@@ -140,7 +140,13 @@ def sample_frequencies(
         space = np.linspace if spacing == "linear" else np.geomspace
         high, shares = _draw_bands(rng, in_dim, space(low_range + 1, band_limit + 1, bands + 1), high_count)
         return FrequencyBands(torch.from_numpy(np.concatenate([low, high])), (low_count, *shares))
-    high = _draw(rng, high_candidates(in_dim, low_range, band_limit, high_count, step_dim), high_count)
+    candidates = high_candidates(in_dim, low_range, band_limit, high_count, step_dim)
+    if high_count and not len(candidates):
+        raise ValueError(
+            f"the lattice for {high_count} neurons has no frequency between low_range {low_range} and band_limit "
+            f"{band_limit} in {in_dim} dimensions; take a larger band_limit, or an equal allocation."
+        )
+    high = _draw(rng, candidates, high_count)
 
     magnitude = np.abs(high).max(1)
     if spacing == "linear":

@@ -125,7 +125,7 @@ def build_network(name: str, in_dim: int, out_dim: int, **config: Any) -> Networ
 _LEAST = {
     **dict.fromkeys(("in_dim", "out_dim", "width", "embedding_width", "decoder_width", "hidden_widths"), 1),
     **dict.fromkeys(("frequencies", "kernels", "neighbors", "features", "octaves", "latent_dim", "strides"), 1),
-    **dict.fromkeys(("step_dim", "grid_levels", "grid_features", "levels"), 1),
+    **dict.fromkeys(("step_dim", "grid_levels", "grid_features", "levels", "polynomials", "branches"), 1),
     **dict.fromkeys(("hidden_layers", "groups", "bands", "feature_std", "frequency_seed"), 0),
     "resolution": 2,
 }

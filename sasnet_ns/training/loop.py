@@ -87,7 +87,7 @@ def train(
         report: called with the steps done and the loss every ``report_every`` steps and at the end.
         report_every: steps between reports; reading a loss waits for the device.
         evaluate: PSNR over the signal, dB.
-        evaluate_every: steps between evaluations, a multiple of ``report_every``; 0 for none.
+        evaluate_every: steps between evaluations, a multiple of ``report_every``; 0 for the last step alone.
         history: filled as training goes, so that an interruption (KeyboardInterrupt passes through) keeps it.
         checkpoint: where the state is kept at intervals and at the end; training goes on from what is there, with a
             warning that says so, to the same bits as if it had never ended. Ctrl-C and SIGTERM then wait for the end of
@@ -133,7 +133,7 @@ def train(
                 history.seconds.append(clock.seconds())
                 history.loss.append(value)
                 history.psnr.append(math.nan)
-                if evaluate is not None and evaluate_every and (done % evaluate_every == 0 or last):
+                if evaluate is not None and (last or (evaluate_every and done % evaluate_every == 0)):
                     with clock.stopped():
                         history.psnr[-1] = evaluate()
                 if report is not None:

@@ -49,7 +49,7 @@ class SDFObjective:
 
     band_dropout: float = 0.0
     """Share of the steps of a SASNet that train with some of its high bands left out, so that each number of bands is a
-    level of detail of its own; 0 trains all bands in every step."""
+    level of detail of its own; 0 trains all bands in every step. Below 1: the others train all bands."""
 
     def __post_init__(self) -> None:
         self.check()
@@ -63,6 +63,8 @@ class SDFObjective:
         for name in ("coarse_weight", "eikonal_weight", "eikonal_final_weight", "mask_sparsity_weight"):
             require(name, getattr(self, name), 0)
         require("band_dropout", self.band_dropout, 0, 1)
+        if self.band_dropout == 1:
+            raise ValueError("band_dropout must be below 1, or no step trains all bands.")
         if self.loss != "coarse_to_fine":
             for name in ("near", "far_weight", "far_final_weight"):
                 require(name, getattr(self, name), 0, above=True)

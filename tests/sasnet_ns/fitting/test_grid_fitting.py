@@ -234,3 +234,10 @@ def test_threads_do_not_share_random_numbers() -> None:
     with ThreadPoolExecutor(4) as threads:
         assert all(torch.equal(found, alone) for found in threads.map(first_weights, range(16)))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_evaluating_at_no_interval_is_at_the_end():
+    signal = signal_from_array(waves(), "waves")
+    fitted = fit_grid(signal, quick(steps=20), device="cpu", progress=False, evaluate_every=0)
+    first, last = fitted.history.psnr
+    assert first != first and last == pytest.approx(psnr(fitted.field.render(), signal.values), abs=1e-3)

@@ -128,10 +128,14 @@ def test_a_network_on_their_grid_trains_without_the_fused_step():
 def test_files_of_a_run_are_read(tmp_path, points):
     state = {**authors_weights(), "grid.blas.octree": torch.zeros(5, dtype=torch.uint8)}
     torch.save(state, tmp_path / "final_model.pt")
-    (tmp_path / "run_config.yaml").write_text(yaml.safe_dump({"model": MODEL, "train": {"steps": 3}}))
-    network = read_authors(tmp_path / "final_model.pt", tmp_path / "run_config.yaml")
     x = torch.from_numpy(points).float()
-    assert torch.equal(network(x), from_authors(state, MODEL)(x))
+    by_default = {name: value for name, value in MODEL.items() if name != "use_masks"}
+    for model in (MODEL, by_default, {**MODEL, "has_low_freq_mask": True}):  # their program ignores the last
+        (tmp_path / "run_config.yaml").write_text(yaml.safe_dump({"model": model, "train": {"steps": 3}}))
+        network = read_authors(tmp_path / "final_model.pt", tmp_path / "run_config.yaml")
+        assert torch.equal(network(x), from_authors(state, MODEL)(x))
+    with pytest.raises(ValueError, match="no counterpart"):
+        from_authors(state, {**MODEL, "has_low_freq_mask": True})
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

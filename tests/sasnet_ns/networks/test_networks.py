@@ -333,6 +333,9 @@ def test_empty_bands_and_lost_masks_are_said() -> None:
         ("wire", {"sigma": 0}, "sigma of network 'wire' must be more than 0"),
         ("sape", {"resolution": 1}, "resolution of network 'sape' must be 2 or more"),
         ("neurbf", {"kernels": 0}, "kernels of network 'neurbf' must be 1 or more"),
+        ("neurbf", {"sine_range": (1.0,)}, "sine_range takes two numbers"),
+        ("cafe", {"polynomials": 0}, "polynomials of network 'cafe' must be 1 or more"),
+        ("cafe", {"branches": 0}, "branches of network 'cafe' must be 1 or more"),
         ("siren", {"width": 10**12}, "cannot be built with these options"),
     ],
 )
@@ -347,6 +350,11 @@ def test_a_network_that_cannot_be_is_not_sized_either(options, said):
 
     with pytest.raises(ValueError, match=said):
         sized_options("sasnet", 3, 1, 20_000, **options)
+
+
+def test_a_lattice_without_frequencies_is_refused() -> None:
+    with pytest.raises(ValueError, match="no frequency between low_range 6 and band_limit 7 in 1 dimensions"):
+        sample_frequencies(5, 1, 7, 6, 0.75)
 
 
 def test_ranges_of_too_many_frequencies_are_refused_at_once(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def siren(**options: Any) -> ShapeFit:
         (Recipe, "clip_norm", 0.0),
         (Recipe, "mask_learning_rate", float("inf")),
         (Recipe, "betas", (0.9, 2.0)),
-        (SDFObjective, "band_dropout", 2.0),
+        *((SDFObjective, "band_dropout", value) for value in (2.0, 1.0)),
         (SDFObjective, "mask_sparsity_weight", -1.0),
         (SDFObjective, "near", 0.0),
         (SDFObjective, "eikonal_weight", float("nan")),
