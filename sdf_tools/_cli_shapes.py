@@ -29,21 +29,18 @@ class Info(ReadsFiles):
     .laz .e57), or a name that an installed package knows (armadillo)."""
 
     def run(self) -> None:
+        from sdf_tools.cloud.preparation import prepare_cloud
         from sdf_tools.errors import ShapeError
         from sdf_tools.mesh.prepare import prepare_mesh
         from sdf_tools.mesh.summary import summarize
 
         shape, notes = shape_and_notes(self.shape)
         print(summarize(shape))
-        if isinstance(shape, Mesh) and shape.faces.shape[0]:
-            try:
-                notes += [f"mended for training: {note}" for note in prepare_mesh(shape)[1]]
-            except ShapeError as error:
-                notes.append(f"for training: {str(error).rstrip('.')}")
-        elif isinstance(shape, PointCloud) and shape.normals is not None:
-            from sdf_tools.cloud.given_normals import mend_normals
-
-            notes += [f"mended for training: {note}" for note in mend_normals(shape)[1]]
+        try:
+            mended = prepare_cloud(shape).said if isinstance(shape, PointCloud) else prepare_mesh(shape)[1]
+            notes += [f"mended for training: {note}" for note in mended]
+        except ShapeError as error:
+            notes.append(f"for training: {str(error).rstrip('.')}")
         for note in notes:
             print(f"  {note}")
 

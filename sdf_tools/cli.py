@@ -221,7 +221,7 @@ class Reconstruct(ReadsFiles):
     """Mesh a point cloud, with or without normals, in seconds and without a network."""
 
     shape: Annotated[Path, tyro.conf.Positional]
-    """A point cloud (.ply .xyz .npz .npy .pcd)."""
+    """A point cloud (.ply .obj .off .glb .npz .npy .pcd .xyz .pts .txt .asc .csv .las .laz .e57)."""
     output_path: Path
     """Mesh to write: .ply .obj .stl .glb or .off."""
     method: Literal["imls", "poisson"] = "imls"

@@ -49,12 +49,12 @@ class Arguments:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folder or config.yml of a run, or a field.pt or field.safetensors; several for a comparison."""
     output_path: Path = Path("picture.png")
-    """Picture to write: .png or .jpg; .gif or .mp4 for a turntable; slices and curves also .pdf and .svg. It appears
-    whole or not at all."""
+    """Picture to write: .png or .jpg; .gif or .mp4 for a turntable; slices and curves .png, .pdf or .svg. It
+    appears whole or not at all."""
     show: Literal["shaded", "normals", "error", "gradient", "curvature", "masks", "bands", "slice", "curves"] = "shaded"
     """The surface as clay (photographs: in its colours), by its normals, by its distance from the input, by the length
     of the gradient, by its curvature; every mask; the surface with each number of bands; distances on a plane with
-    level lines; loss and errors over the steps."""
+    level lines; loss and errors over the steps (of fits of images and volumes loss and PSNR)."""
     shape: str | None = None
     """Name or file of the input, for errors; the run's own if left out."""
     resolution: int = 256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from sasnet_ns.data.frames import FRAME_FILE
 from sasnet_ns.models.loading import (
     checkpoint_path,
     checkpoint_steps,
@@ -31,12 +33,15 @@ from sasnet_ns.training.options import differences, digest, plain_options
 from sdf_tools.errors import file_trouble
 from sdf_tools.io.writing import sweep_partials
 
+DESCRIBING = ("config.yml", FILE, "dataparser_transforms.json", FRAME_FILE)
+"""Files in a run's folder that say what it is, written before it has trained."""
+
 
 class RunConfig(TrainerConfig):
     """A run in a folder that no other process trains in."""
 
-    replaced: bytes | None = None
-    """What ``config.yml`` held before this run."""
+    replaced: Mapping[str, bytes] = {}
+    """The files that described a run which lay in the folder before this one, by their names."""
     former_steps: tuple[int, ...] = ()
     """Of the checkpoints that lay in the folder before this run, and that it does not go on from."""
 
@@ -65,10 +70,9 @@ class RunConfig(TrainerConfig):
             claim(folder)
             for place in (folder, self.get_checkpoint_dir()):
                 sweep_partials(place)
-            path = folder / "config.yml"
-            before = path.read_bytes() if path.is_file() else None
+            before = {name: (folder / name).read_bytes() for name in DESCRIBING if (folder / name).is_file()}
             super().save_config()
-            self.replaced = before
+            self.replaced = before if "config.yml" in before else {}
             self.former_steps = tuple(checkpoint_steps(self.get_checkpoint_dir()))
         except OSError as error:
             raise SystemExit(

@@ -132,7 +132,13 @@ def _weights_that_fit(folder: Path) -> Iterator[None]:
 def _newest_field(folder: Path, device: torch.device | str) -> SignedDistanceField:
     """The field of a run's ``field.pt``, with the weights of the last checkpoint where that has had more steps."""
     field, step = SignedDistanceField.load_with_step(folder / "field.pt", device)
-    options = (read_description(folder) or {"options": {}})["options"]
+    description = read_description(folder) or {"options": {}}
+    options = description["options"]
+    if not _is_of_run(field, description):
+        raise ValueError(
+            f"'{folder / 'field.pt'}' is not of the run that {FILE} describes; let that run reach --steps-per-save or "
+            "its end."
+        )
     checkpoints = _inside(folder, str(options.get("relative_model_dir", "nerfstudio_models")))
     if step is None or newest_step(checkpoints) < step:
         return field
@@ -140,6 +146,17 @@ def _newest_field(folder: Path, device: torch.device | str) -> SignedDistanceFie
     with _weights_that_fit(folder):
         field.load_state_dict(field_state(state))
     return field
+
+
+def _is_of_run(field: SignedDistanceField, description: dict[str, Any]) -> bool:
+    """Whether a field has the network and the place in space of a run: one that was trained over has others."""
+    try:
+        network, frame = description["options"]["pipeline"]["model"]["network"], description["frame"]
+        place = torch.tensor([*frame["center"], frame["scale"]], dtype=torch.float64)
+    except (KeyError, TypeError, ValueError):  # a description of something else, which says neither
+        return True
+    own = torch.cat([field.center, field.scale.reshape(1)]).double().cpu()
+    return network == field.description["network"] and place.shape == own.shape and torch.allclose(place, own)
 
 
 def _model_configs() -> dict[str, Any]:

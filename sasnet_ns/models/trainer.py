@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from sasnet_ns.kernels import tune
-from sasnet_ns.models.described_trainer import DescribedTrainer
+from sasnet_ns.models.described_trainer import DESCRIBING, DescribedTrainer
 from sasnet_ns.models.loading import checkpoint_path, newest_step
 from sasnet_ns.models.next_commands import resume
 from sasnet_ns.models.optimization import SparseLogOptimizers
@@ -111,12 +111,16 @@ class ResumableTrainer(DescribedTrainer):
     def _forget_run(self) -> None:
         """Leave the folder as it was before a run that never began; a new one goes, and empty ones above it."""
         release(self.base_dir)
-        path, before = self.base_dir / "config.yml", self.config.replaced
+        former = self.config.replaced
         with contextlib.suppress(OSError):
-            if before is not None:
-                write_atomically(path, before)
+            for name in DESCRIBING if former else ():
+                if name in former:
+                    write_atomically(self.base_dir / name, former[name])
+                else:
+                    (self.base_dir / name).unlink(missing_ok=True)
+            if former:
                 return
-            path.unlink()
+            (self.base_dir / "config.yml").unlink()
             for folder in (self.base_dir, *self.base_dir.parents[:3]):
                 folder.rmdir()
 
@@ -348,6 +352,8 @@ class ResumableTrainer(DescribedTrainer):
             self._progress.stop()
         self.training_state = "completed"
         if self.completed_steps == self._start_step:
+            if self.config.replaced:
+                self._forget_run()
             raise SystemExit(f"{self.config.method_name}: Stopped before the first step; nothing was saved.")
         self.step = self.completed_steps - 1
         every = self.report_interval()

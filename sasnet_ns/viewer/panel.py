@@ -215,7 +215,9 @@ class Panel:
         if key != self._last_curves:
             self._last_curves = key
             self.metrics.content = _numbers(rows)
-            curves = [curve(rows, name) for name in ("loss", "surface_error") if any(name in row for row in rows)]
+            curves = [
+                curve(rows, name) for name in ("loss", "iou", "surface_error") if any(name in row for row in rows)
+            ]
             self.curves.content = "\n\n".join(part for part in curves if part)
 
     def _set_slice(self) -> None:

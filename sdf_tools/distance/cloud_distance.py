@@ -76,7 +76,7 @@ class CloudDistance:
         if normals is None:
             raise ShapeError(
                 f"'{cloud.name}' has no normals (or only zeros), so its inside is unknown; estimate and orient them "
-                "first (sdf_tools.estimate_normals, sdf_tools.orient_normals)."
+                "first (`sdf-tools normals`, or sdf_tools.estimate_normals and sdf_tools.orient_normals)."
             )
         given = cloud.points.double().numpy()
         # Points that are there several times would be each other's neighbours, and stand for no area.

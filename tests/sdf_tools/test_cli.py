@@ -209,6 +209,13 @@ def test_info_says_what_training_mends(run, tmp_path, capsys):
     save_mesh(Mesh(mesh.vertices, torch.tensor([[0, 1, 3], [0, 3, 2]])), tmp_path / "sheet.ply")
     run("info", tmp_path / "sheet.ply")
     assert "encloses nothing" in capsys.readouterr().out
+    generator = torch.Generator().manual_seed(0)
+    ball = torch.nn.functional.normalize(torch.randn(1500, 3, generator=generator, dtype=torch.float64), dim=1)
+    strays = 10 + torch.rand(3, 3, generator=generator, dtype=torch.float64)
+    save_points(PointCloud(torch.cat([ball, ball[:200], strays])), tmp_path / "cloud.ply")
+    run("info", tmp_path / "cloud.ply")
+    out = capsys.readouterr().out
+    assert "mended for training: merged 200 repeated points" in out and "mended for training: left out 3 points" in out
 
 
 def test_repair_writes_a_closed_mesh_and_says_what_it_did(run, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import resource
@@ -56,6 +57,37 @@ def test_a_signal_before_the_first_step_ends_the_run(make_trainer: Any, number: 
     with pytest.raises(SystemExit, match="Stopped before the first step"):
         trainer.train()
     assert trainer.completed_steps == 0 and newest_step(trainer.checkpoint_dir) == -1
+
+
+def test_a_run_that_never_began_leaves_the_former_one_as_it_was(make_trainer: Any) -> None:
+    first = make_trainer(max_num_iterations=2)
+    first.train()
+    before = {name: (first.base_dir / name).read_bytes() for name in ("config.yml", "run.json", "field.pt")}
+    again = make_trainer(max_num_iterations=3, machine__seed=5)
+    assert (again.base_dir / "run.json").read_bytes() != before["run.json"]
+    again._init_viewer_state = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(SystemExit, match="Stopped before the first step"):
+        again.train()
+    assert {name: (again.base_dir / name).read_bytes() for name in before} == before
+    assert newest_step(again.checkpoint_dir) == 1
+
+
+def test_the_field_of_a_run_that_is_trained_over_is_not_the_new_runs(make_trainer: Any) -> None:
+    trainer = make_trainer(max_num_iterations=2)
+    trainer.train()
+    folder = trainer.base_dir
+    load_surface(folder)
+    description = json.loads((folder / "run.json").read_text())
+    other_network, other_place = copy.deepcopy(description), copy.deepcopy(description)
+    other_network["options"]["pipeline"]["model"]["network"] = "siren"
+    other_place["frame"]["center"][0] += 1
+    for content in (other_network, other_place):
+        (folder / "run.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"field\.pt' is not of the run that run\.json describes"):
+            load_surface(folder)
+    for frame in (None, {}, {"center": ["a", 1, 2], "scale": 1}, {"center": 3, "scale": None}):
+        (folder / "run.json").write_text(json.dumps({**description, "frame": frame}))
+        load_surface(folder)
 
 
 def test_steps_per_log_0_writes_no_log(make_trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
