@@ -185,13 +185,9 @@ class DescribedTrainer(Trainer):
             self._start_step = state["step"] + 1
         except ValueError as error:
             raise SystemExit(f"{name}: {error}") from None
-        except (
-            RuntimeError,
-            KeyError,
-            TypeError,
-            AttributeError,
-        ) as error:  # torch lists every tensor that does not fit
-            reason = str(error).splitlines()[-1].strip().removesuffix(".")
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            # torch lists every tensor that does not fit
+            reason = (str(error).splitlines() or [type(error).__name__])[-1].strip().removesuffix(".")
             raise SystemExit(
                 f"{name}: '{path}' does not fit this run's options ({reason}); repeat those that it was started with."
             ) from None
