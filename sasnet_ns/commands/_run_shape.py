@@ -39,8 +39,8 @@ def shape_field(path: Path) -> tuple[SignedDistanceField, int | None]:
     Raises:
         ValueError: there is none; of a run on photographs the sentence says so.
     """
+    from sasnet_ns.models.loading import load_field
     from sasnet_ns.models.run_description import read_description
-    from sasnet_ns.networks import SignedDistanceField
 
     folder = path if path.is_dir() else path.parent
     if path.suffix not in (".pt", ".safetensors") and not (folder / "field.pt").is_file():
@@ -50,7 +50,7 @@ def shape_field(path: Path) -> tuple[SignedDistanceField, int | None]:
                 f"'{folder}' is a run of {description.get('method')}, and this is for fields of shapes; sasnet extract "
                 "makes a mesh of it."
             )
-    return SignedDistanceField.load_with_step(path)
+    return load_field(path)
 
 
 def run_shape(path: Path, given: str | None = None, *, read: bool = True) -> RunShape:

@@ -153,13 +153,13 @@ def _load(path: Path, trust: bool) -> LoadedSurface:
 
 def _shown(path: Path, known: RunShape) -> ShownField | None:
     """The field with its masks and bands; None for runs on photographs."""
-    from sasnet_ns.networks import SignedDistanceField
+    from sasnet_ns.models.loading import load_field
     from sasnet_ns.viewer.shown_field import shown_shape
 
     folder = path if path.is_dir() else path.parent
     if path.suffix not in (".pt", ".safetensors") and not (folder / "field.pt").is_file():
         return None
-    field = SignedDistanceField.load(path)
+    field, _ = load_field(path)
     return shown_shape(lambda: field, levels=known.levels)
 
 

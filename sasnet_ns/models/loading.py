@@ -49,7 +49,7 @@ def load_surface(
     if frame is not None and (alone or (folder / "field.pt").is_file()):
         raise ValueError(f"'{path}' was not trained on photographs and has the axes of its shape alone.")
     if alone:
-        return _from_field(SignedDistanceField.load(path, device))
+        return _from_field(load_field(path, device)[0])
     if not path.exists():
         raise ValueError(f"there is no run at '{path}'; give the config.yml that ns-train names when it finishes.")
     if path.is_file() and path.name not in _RUN_FILES:
@@ -58,7 +58,7 @@ def load_surface(
             f"'{path}' is no config.yml, .pt or .safetensors{none}; name one of these, or the folder of a run."
         )
     if (folder / "field.pt").is_file():
-        return _from_field(_newest_field(folder, device))
+        return _from_field(load_field(folder, device)[0])
     config_path = folder / "config.yml"
     description = read_description(folder)
     if description is None and not config_path.is_file():
@@ -129,8 +129,20 @@ def _weights_that_fit(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _newest_field(folder: Path, device: torch.device | str) -> SignedDistanceField:
-    """The field of a run's ``field.pt``, with the weights of the last checkpoint where that has had more steps."""
+def load_field(path: Path, device: torch.device | str = "cpu") -> tuple[SignedDistanceField, int | None]:
+    """The field of a run on a shape, and the training steps that its files say it has had.
+
+    Args:
+        path: the ``config.yml`` of a run or its folder, whose last checkpoint is read where it has had more steps than
+            the ``field.pt``; or a ``field.pt`` or ``field.safetensors``, read as it is.
+        device: where the network runs.
+
+    Raises:
+        ValueError: there is no field, it is damaged, or it is of a former run in the same folder.
+    """
+    if not path.is_dir() and path.suffix in (".pt", ".safetensors"):
+        return SignedDistanceField.load_with_step(path, device)
+    folder = path if path.is_dir() else path.parent
     field, step = SignedDistanceField.load_with_step(folder / "field.pt", device)
     description = read_description(folder) or {"options": {}}
     options = description["options"]
@@ -141,11 +153,11 @@ def _newest_field(folder: Path, device: torch.device | str) -> SignedDistanceFie
         )
     checkpoints = _inside(folder, str(options.get("relative_model_dir", "nerfstudio_models")))
     if step is None or newest_step(checkpoints) < step:
-        return field
-    state, _ = last_checkpoint(checkpoints)
+        return field, step
+    state, last = last_checkpoint(checkpoints)
     with _weights_that_fit(folder):
         field.load_state_dict(field_state(state))
-    return field
+    return field, last + 1
 
 
 def _is_of_run(field: SignedDistanceField, description: dict[str, Any]) -> bool:

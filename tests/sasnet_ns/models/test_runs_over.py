@@ -16,6 +16,7 @@ pytest.importorskip("nerfstudio")
 
 from test_faults import after
 
+from sasnet_ns.commands._run_shape import shape_field
 from sasnet_ns.models.loading import load_surface, newest_step
 
 
@@ -43,8 +44,9 @@ def test_the_field_of_a_run_that_is_trained_over_is_not_the_new_runs(make_traine
     other_place["frame"]["center"][0] += 1
     for content in (other_network, other_place):
         (folder / "run.json").write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=r"field\.pt' is not of the run that run\.json describes"):
-            load_surface(folder)
+        for load in (load_surface, shape_field):
+            with pytest.raises(ValueError, match=r"field\.pt' is not of the run that run\.json describes"):
+                load(folder)
     for frame in (None, {}, {"center": ["a", 1, 2], "scale": 1}, {"center": 3, "scale": None}):
         (folder / "run.json").write_text(json.dumps({**description, "frame": frame}))
         load_surface(folder)
@@ -84,6 +86,9 @@ def test_a_newer_checkpoint_wins_over_field_pt(make_trainer: Any) -> None:
     field.save(trainer.base_dir / "field.pt", step=3)  # as if the process had died before the last one
     with torch.no_grad():
         assert torch.equal(load_surface(trainer.base_dir / "config.yml").field(points), expected)
+        exported, step = shape_field(trainer.base_dir / "config.yml")
+        assert torch.equal(exported(points), expected) and step == 6
+        assert not torch.equal(shape_field(trainer.base_dir / "field.pt")[0](points), expected)
     field.save(trainer.base_dir / "field.pt", step=6)
     with torch.no_grad():
         assert not torch.equal(load_surface(trainer.base_dir).field(points), expected)
