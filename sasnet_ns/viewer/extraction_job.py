@@ -111,7 +111,7 @@ class ExtractionJob:
         except Outdated:
             self.text.content = "Cancelled."
         except Exception as error:  # a thread's traceback reaches the terminal alone
-            self.text.content = f"No mesh: {_sentence(error)}"
+            self.text.content = f"No mesh: {told(error)}"
         finally:
             self.button.disabled, self.cancel_button.visible, self.bar.visible = False, False, False
 
@@ -141,11 +141,11 @@ class ExtractionJob:
         try:
             name, content = self.file()
         except Exception as error:
-            self.text.content = f"No file: {_sentence(error)}"
+            self.text.content = f"No file: {told(error)}"
             return
         client.send_file_download(name, content)
 
 
-def _sentence(error: Exception) -> str:
+def told(error: Exception) -> str:
     """What the panel says of an error: its own words where they are meant for users."""
     return str(error) if isinstance(error, ShapeError | MissingLibraryError) else f"{type(error).__name__}: {error}"

@@ -11,7 +11,7 @@ import torch
 
 from sasnet_ns.viewer.cameras import PRESETS, CameraMan
 from sasnet_ns.viewer.curves import Row, curve
-from sasnet_ns.viewer.extraction_job import ExtractionJob
+from sasnet_ns.viewer.extraction_job import ExtractionJob, told
 from sasnet_ns.viewer.quantities import HINTS, color_bar, offered
 from sasnet_ns.viewer.session import VISER_SCALE, Outdated, Session
 from sasnet_ns.viewer.slices import SLICE_COLORS, plane_axes
@@ -311,6 +311,8 @@ class Panel:
             client.send_file_download(f"{self._name}.png", buffer.getvalue())
         except Outdated:
             pass
+        except Exception as error:  # a thread's traceback reaches the terminal alone
+            client.add_notification("No screenshot", told(error), color="red")
         finally:
             self._taking.release()
 

@@ -58,10 +58,14 @@ class _Client:
 
     def __init__(self) -> None:
         self.files: list[tuple[str, bytes]] = []
+        self.notifications: list[tuple[str, str]] = []
         self.camera = SimpleNamespace(position=np.array([16.0, 16.0, 16.0]))
 
     def send_file_download(self, name: str, content: bytes) -> None:
         self.files.append((name, content))
+
+    def add_notification(self, title: str, body: str, **_: Any) -> None:
+        self.notifications.append((title, body))
 
 
 class _Fixture:
@@ -171,6 +175,20 @@ def test_a_second_click_stops_a_screenshot(server: Any) -> None:
     taking.join(5)
     assert not taking.is_alive() and not fixture.client.files
     fixture.panel.rows.value = 64  # and the next one is taken
+    fixture.panel._send_screenshot(fixture.client)
+    assert [name for name, _ in fixture.client.files] == ["ball.png"]
+
+
+def test_a_screenshot_that_fails_is_told_in_the_browser_and_the_next_one_is_taken(server: Any) -> None:
+    def picture(_client: Any, height: int, _stopped: Any) -> np.ndarray:
+        if height > 64:
+            raise MemoryError("no room for the picture")
+        return np.zeros((height, 4, 3), dtype=np.uint8)
+
+    fixture = _Fixture(server, SAME, picture)
+    fixture.panel._send_screenshot(fixture.client)
+    assert fixture.client.notifications == [("No screenshot", "MemoryError: no room for the picture")]
+    fixture.panel.rows.value = 64
     fixture.panel._send_screenshot(fixture.client)
     assert [name for name, _ in fixture.client.files] == ["ball.png"]
 
