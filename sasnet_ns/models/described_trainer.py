@@ -59,6 +59,11 @@ class RunConfig(TrainerConfig):
             if value < 0:  # nerfstudio would do it at every step
                 option = name.replace("_", "-")
                 raise SystemExit(f"{self.method_name}: --{option} must be 0 (never) or more, not {value}.")
+        if self.logging.local_writer.enable and self.logging.steps_per_log == 0:  # nerfstudio would divide by it
+            raise SystemExit(
+                f"{self.method_name}: --logging.local-writer.enable True prints every --logging.steps-per-log steps; "
+                "make that 1 or more."
+            )
         taken = self.get_base_dir()
         from_file = any(word.replace("_", "-").startswith("--load-config") for word in sys.argv[1:])
         if from_file and newest_step(self.get_checkpoint_dir()) >= 0:

@@ -372,6 +372,12 @@ def test_options_that_nothing_can_be_trained_with_are_one_sentence(
     assert "\n" not in str(end.value.code)
 
 
+def test_a_table_in_the_terminal_at_no_step_is_one_sentence(make_trainer: Any) -> None:
+    with pytest.raises(SystemExit, match=r"every --logging\.steps-per-log steps; make that 1 or more"):
+        make_trainer(logging__local_writer__enable=True, logging__steps_per_log=0)
+    make_trainer(logging__local_writer__enable=True, logging__steps_per_log=1, max_num_iterations=2).train()
+
+
 def test_rates_that_are_not_finite_are_one_sentence(make_trainer: Any) -> None:
     trainer = make_trainer(setup=False)
     trainer.config.optimizers["hidden"]["optimizer"].lr = float("nan")
