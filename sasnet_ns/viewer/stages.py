@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,13 +25,17 @@ FIRST_WITHIN = 0.12
 LONGEST_IN_TRAINING = 2.0
 """Seconds that a picture may take while a run trains, even if somebody waits for it."""
 
+_LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
+_OURS = {"nerfstudio", "sasnet_ns", "sdf_tools"}
+"""Packages that are interrupted wherever they are installed."""
+
 
 class StagedRenderer(RenderStateMachine):
     """One browser's pictures, in place of nerfstudio's renderer.
 
     nerfstudio makes one picture of at least 30 rows and then the final one, and estimates the interval between two of
-    them from the small one's rays a second. Here each stage is timed by itself, work is dropped as soon as something
-    changes, and while a run trains a new picture costs no more than its share.
+    them from the small one's rays a second. Here each stage is timed by itself, all but the smallest are
+    dropped as soon as something changes, and while a run trains a new picture costs no more than its share.
 
     Args:
         viewer: nerfstudio's.
@@ -60,6 +65,7 @@ class StagedRenderer(RenderStateMachine):
         self._seconds_per_ray = 2e-5
         self._running_since = 0.0
         self._working_on = -1
+        self._must_finish = False
         self.enabled: Callable[[], bool] = lambda: True
         self.has_picture = False
         self.stage_times: list[tuple[int, float, float]] = []
@@ -76,18 +82,28 @@ class StagedRenderer(RenderStateMachine):
         self._changed.set()
 
     def check_interrupt(self, frame: Any, event: str, argument: Any) -> Any:
-        """A trace function that ends the work once something newer is wanted."""
+        """A trace function that ends the work once something newer is wanted.
+
+        Never on a line of a library or of the kernels: what is being imported or compiled there would stay half done,
+        and every later picture would fail.
+        """
+        if not _may_stop_in(frame):
+            return None
         self.stop_if_outdated()
         return self.check_interrupt
 
     def stop_if_outdated(self) -> None:
-        """Raise if the picture in work is not wanted any more, or the browser is gone."""
-        if self._wanted != self._working_on or not self.running:
+        """Raise if the picture in work is not wanted any more, or the browser is gone.
+
+        The smallest is always wanted: where it takes longer than the time between two moves, whoever drags the scene
+        would see nothing.
+        """
+        if not self.running or (self._wanted != self._working_on and not self._must_finish):
             raise IOChangeException
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Every line of Python in here asks whether the picture is still wanted."""
+        """Every line of Python in here asks whether the picture is still wanted (:meth:`check_interrupt`)."""
         with SetTrace(self.check_interrupt):
             yield
 
@@ -118,10 +134,16 @@ class StagedRenderer(RenderStateMachine):
         camera = self.viewer.get_camera_state(self.client)
         heights = self.heights(camera.aspect, moved)
         for height in heights:
+            self._must_finish = height == STAGES[0]
             self.stop_if_outdated()
             width = max(1, int(height * camera.aspect))
             began = time.perf_counter()
-            self._show(self, camera, height, width)
+            try:
+                self._show(self, camera, height, width)
+            except IOChangeException:
+                # A stage that proved too dear must not be the first one again.
+                self._seconds_per_ray = max(self._seconds_per_ray, (time.perf_counter() - began) / (height * width))
+                raise
             seconds = time.perf_counter() - began
             # Small pictures have fixed costs that would make large ones look dearer than they are.
             self._seconds_per_ray = seconds / (height * width)
@@ -140,6 +162,13 @@ class StagedRenderer(RenderStateMachine):
             cheap = [s for s in STAGES[:3] if s**2 * aspect * self._seconds_per_ray < LONGEST_IN_TRAINING]
             return [stage for stage in cheap if stage >= first] or [first] if moved else [first]
         return [stage for stage in STAGES if stage >= first]
+
+
+def _may_stop_in(frame: Any) -> bool:
+    name, file = str(frame.f_globals.get("__name__", "")), frame.f_code.co_filename
+    if name.startswith(("sasnet_ns.kernels", "nerfstudio.viewer")) or frame.f_code.co_name == "<module>":
+        return False
+    return name.partition(".")[0] in _OURS or not file.startswith(("<", *_LIBRARIES))
 
 
 def use_stages(

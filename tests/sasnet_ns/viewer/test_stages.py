@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 import time
+import types
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 pytest.importorskip("nerfstudio")
 from nerfstudio.viewer.render_state_machine import RenderAction
-from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
+from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetTrace
 
 from sasnet_ns.viewer.offline_client import MENDED, client_folder, serve_offline, without_analytics
 from sasnet_ns.viewer.stages import STAGES, StagedRenderer
@@ -102,6 +104,65 @@ def test_interruptible_stops_inside_plain_python() -> None:
     machine._working_on, machine._wanted = 1, 2
     with pytest.raises(IOChangeException), machine.interruptible():
         sum(_count(10))
+
+
+def test_libraries_and_kernels_are_not_stopped_halfway() -> None:
+    """A compilation that ends in the middle would make every later picture fail."""
+    import ast
+
+    import sasnet_ns.kernels.step_form as kernel
+
+    machine = _machine(lambda *_: None)
+    machine._working_on, machine._wanted = 1, 2
+    own_line = types.FunctionType(_count.__code__, {"__name__": "sasnet_ns.models.sdf_model", "range": range})
+    in_a_kernel = types.FunctionType(_count.__code__, {"__name__": kernel.__name__, "range": range})
+    in_a_library = functools.partial(ast.literal_eval, "[1, {2: 3}]")
+    with SetTrace(machine.check_interrupt):
+        values = in_a_library(), in_a_kernel(3)
+    assert values == ([1, {2: 3}], [0, 1, 2])
+    with pytest.raises(IOChangeException), machine.interruptible():
+        own_line(3)
+
+
+def test_the_smallest_picture_is_finished_though_the_camera_moves_on() -> None:
+    drawn: list[int] = []
+
+    def show(machine: StagedRenderer, _: Any, height: int, _width: int) -> None:
+        for _step in range(20):
+            _move(machine)  # somebody drags, faster than this machine draws
+            machine.stop_if_outdated()
+            time.sleep(0.01)
+        drawn.append(height)
+
+    machine = _machine(show)
+    machine._seconds_per_ray = 1e-4
+    _move(machine)
+    machine.start()
+    try:
+        assert _wait(lambda: len(drawn) >= 2) and set(drawn) == {STAGES[0]}
+    finally:
+        machine.running = False
+
+
+def test_a_picture_that_proved_too_dear_is_not_the_first_one_again() -> None:
+    begun: list[int] = []
+
+    def show(machine: StagedRenderer, _: Any, height: int, _width: int) -> None:
+        begun.append(height)
+        if len(begun) == 1:
+            time.sleep(0.2)  # another quantity is shown, and costs more than the one before
+            machine._wanted += 1
+            machine.stop_if_outdated()
+
+    machine = _machine(show)
+    machine._seconds_per_ray = 1e-9
+    _move(machine)
+    machine.start()
+    try:
+        assert _wait(lambda: len(begun) >= 2)
+        assert begun[0] == STAGES[-1] and begun[1] < STAGES[-1]
+    finally:
+        machine.running = False
 
 
 def _count(n: int) -> list[int]:
