@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,13 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from sasnet_ns.data.camera_file import camera_file, read_camera_file
+from sasnet_ns.data.camera_file import CAMERA_KEYS, LENS_KEYS, camera_file, read_camera_file, read_nerfstudio_file
 from sasnet_ns.data.picture_files import has_transparency, open_picture, read_mask, read_picture
 from sdf_tools.errors import ShapeError
 
-CAMERA_KEYS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
-"""What nerfstudio-data wants for all pictures or for each frame."""
-LENS_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
 ORIENTATIONS = ("pca", "up", "vertical", "none")
+FARTHEST = 8000.0
+"""How far from the origin cameras may stand, in extents of their positions; float32 has 5e-4 of that there."""
 NO_ROTATION = 0.05
 """By how much the axes of a pose, scaled to a volume of 1, may miss unit length and right angles: 3 degrees."""
 
@@ -40,7 +39,7 @@ def check_camera_file(config: DataParserConfig, split: str = "train", pictures: 
     """
     if isinstance(config, NerfstudioDataParserConfig):
         path = camera_file(config)
-        meta = _read(path)
+        meta = _read(path, read_nerfstudio_file)
         frames = _frames(meta, path)
         _check_keys(meta, frames, path)
         _check_numbers(meta, frames, path)
@@ -58,7 +57,13 @@ def check_camera_file(config: DataParserConfig, split: str = "train", pictures: 
             raise ShapeError(f"'{path}' has no 'fl_x', and no 'camera_angle_x' from which it would follow.")
         for key in ("camera_angle_x", "camera_angle_y", "x_fov", "y_fov"):
             _check_angle(meta, key, path)
+        _check_one_camera(meta, frames, path)
         _check_files(frames, path)
+        if pictures:
+            for frame in frames:
+                picture = path.parent / frame["file_path"]
+                png = picture.with_name(picture.name + ".png")
+                open_picture(png if png.exists() and not picture.exists() else picture).close()
     elif isinstance(config, BlenderDataParserConfig):
         path = Path(config.data) / f"transforms_{split}.json"
         meta = _read(path)
@@ -79,9 +84,9 @@ def _check_angle(meta: dict[str, Any], key: str, path: Path) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, reader: Callable[[Path], Any] = read_camera_file) -> dict[str, Any]:
     try:
-        meta = read_camera_file(path)
+        meta = reader(path)
     except FileNotFoundError:
         raise ShapeError(f"there is no '{path.name}' in '{path.parent}'; {_advice(path)}.") from None
     except json.JSONDecodeError as error:
@@ -148,7 +153,7 @@ def _check_pose(pose: np.ndarray, where: str) -> None:
         raise ShapeError(f"{where} has a pose that is not finite (NaN or infinite); leave the frame out.")
     axes = np.asarray(pose[:3, :3], dtype=np.float64)
     volume = np.linalg.det(axes)
-    if abs(volume) < 1e-6:
+    if abs(volume) <= 1e-6 * np.linalg.norm(axes, axis=0).prod():
         raise ShapeError(f"{where} has a pose without a rotation: its matrix is singular.")
     if np.abs(axes.T @ axes / abs(volume) ** (2 / 3) - np.eye(3)).max() > NO_ROTATION:
         raise ShapeError(
@@ -163,8 +168,17 @@ def _check_pose(pose: np.ndarray, where: str) -> None:
 
 def _check_spread(poses: np.ndarray, where: str) -> None:
     centers = poses[:, :3, 3]
-    if np.ptp(centers, axis=0).max() <= 1e-6 * max(1e-6, np.abs(centers).max()):
+    apart, far = np.ptp(centers, axis=0).max(), np.abs(centers).max()
+    rounding = np.finfo(poses.dtype).eps
+    if apart <= max(1e-12, 8 * rounding * far):
         raise ShapeError(f"all {len(poses)} cameras of {where} stand at one point; depth cannot be told from there.")
+    if far > FARTHEST * apart:
+        middle = ", ".join(f"{value:.10g}" for value in np.round(centers.mean(axis=0)))
+        raise ShapeError(
+            f"the cameras of {where} stand within {apart:.4g} of each other, but {far:.4g} from the origin, where "
+            f"nerfstudio's float32 places them to {far * 2.0**-24:.1g} only; subtract ({middle}) from every position, "
+            "of points too."
+        )
 
 
 def _check_keys(meta: dict[str, Any], frames: Sequence[dict[str, Any]], path: Path) -> None:
@@ -177,6 +191,20 @@ def _check_keys(meta: dict[str, Any], frames: Sequence[dict[str, Any]], path: Pa
             where = _frame_name(lacking, frames[lacking], path)
             raise ShapeError(f"{where} has no '{key}', nor has the file for all frames.")
     _check_files(frames, path)
+
+
+def _check_one_camera(meta: dict[str, Any], frames: Sequence[dict[str, Any]], path: Path) -> None:
+    """Whether one camera took all pictures, as instant-ngp-data has it."""
+    for key in (*CAMERA_KEYS, *LENS_KEYS):
+        wanted = meta.get(key, frames[0].get(key))
+        for index, frame in enumerate(frames):
+            own = frame.get(key, wanted)
+            if own != wanted and not math.isclose(_number(own), _number(wanted), rel_tol=1e-6):
+                raise ShapeError(
+                    f"{_frame_name(index, frame, path)} has '{key}' {own!r}, not {wanted!r} as others, but "
+                    "instant-ngp-data takes one camera for all; nerfstudio-data at the end of the command takes each "
+                    "frame's own."
+                )
 
 
 def _check_files(frames: Sequence[dict[str, Any]], path: Path) -> None:
@@ -196,7 +224,7 @@ def _check_numbers(meta: dict[str, Any], frames: Sequence[dict[str, Any]], path:
     named = [(f"'{path}'", meta)]
     named += [(_frame_name(index, frame, path), frame) for index, frame in enumerate(frames)]
     for where, entries in named:
-        for key in (*CAMERA_KEYS, *LENS_KEYS):
+        for key in (*CAMERA_KEYS, *LENS_KEYS[:-1]):
             if key in entries and (entries is meta or key not in meta):
                 _check_number(key, entries[key], where)
         lens = entries.get("distortion_params", [0.0] * 6)

@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from torch import Tensor
 
@@ -83,11 +85,39 @@ def place_points(outputs: DataparserOutputs, parser: Any) -> None:
         outputs.metadata["points3D_xyz"] = points / applied["applied_scale"]
 
 
-def complete_transform(outputs: DataparserOutputs) -> None:
-    """Give the outputs of ``sdfstudio-data`` the turn of their cameras, which it keeps to itself."""
+def complete_outputs(outputs: DataparserOutputs, parser: Any) -> None:
+    """What parsers leave out, in place.
+
+    The turn of its cameras, which ``sdfstudio-data`` keeps to itself; the pose of a single picture, which
+    ``instant-ngp-data`` loses; and rotations get a volume of 1, or lengths along the camera's axes and directions
+    turned into the scene would have another unit.
+    """
     turn = outputs.metadata.get("transform")
     if isinstance(turn, Tensor):
         outputs.dataparser_transform = turn[:3].clone()
+    if isinstance(parser, InstantNGPDataParserConfig) and len(outputs.image_filenames) == 1:
+        outputs.cameras = _only_camera(outputs, parser)
+    cameras = outputs.cameras
+    volume = torch.linalg.det(cameras.camera_to_worlds[:, :, :3].double())
+    scaled = (volume > 0) & ((volume - 1).abs() > 1e-3)
+    if bool(scaled.any()):
+        poses = cameras.camera_to_worlds.clone()
+        poses[scaled, :, :3] /= volume[scaled].pow(1 / 3).to(poses)[:, None, None]
+        cameras.camera_to_worlds = poses
+
+
+def _only_camera(outputs: DataparserOutputs, parser: InstantNGPDataParserConfig) -> Cameras:
+    """The camera of a single picture, whose pose the parser indexes as if it were the pictures."""
+    path, given = camera_file(parser), outputs.cameras
+    picture = Path(outputs.image_filenames[0])
+    frames = read_camera_file(path)["frames"]
+    frame = next(f for f in frames if picture in (path.parent / f["file_path"], path.parent / f"{f['file_path']}.png"))
+    pose = torch.tensor(frame["transform_matrix"])[:3]
+    pose[:, 3] *= parser.scene_scale
+    numbers = (given.fx, given.fy, given.cx, given.cy, given.width, given.height, given.camera_type)
+    fx, fy, cx, cy, width, height, kind = (value.flatten()[:1, None] for value in numbers)
+    lens = None if given.distortion_params is None else given.distortion_params.reshape(-1, 6)[:1]
+    return Cameras(pose[None], fx, fy, cx, cy, width, height, lens, kind)
 
 
 def outputs_to_scene(outputs: DataparserOutputs, parser: Any) -> Float[Tensor, "3 4"]:

@@ -10,9 +10,14 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 
 from sasnet_ns.data.picture_files import mask_in_alpha
 
+FAR_CAMERA = 20.0
+"""Distance from the middle of all cameras that is odd, in the usual ones."""
+
 
 def oddities(splits: Sequence[DataparserOutputs], masks: Sequence[Path] = ()) -> list[str]:
-    """Sentences to print before training: odd principal points, pictures listed twice, masks in alpha channels.
+    """Sentences to print before training.
+
+    About odd principal points, a camera far from all others, pictures listed twice, masks in alpha channels.
 
     Args:
         splits: for training and for evaluation.
@@ -21,7 +26,8 @@ def oddities(splits: Sequence[DataparserOutputs], masks: Sequence[Path] = ()) ->
     Raises:
         ShapeError: a mask is missing or damaged.
     """
-    return [*_far_centers(splits), *_repeated(splits), *_alpha_masks([*masks, *(splits[0].mask_filenames or ())])]
+    alpha = _alpha_masks([*masks, *(splits[0].mask_filenames or ())])
+    return [*_far_centers(splits), *_far_cameras(splits), *_repeated(splits), *alpha]
 
 
 def _far_centers(splits: Sequence[DataparserOutputs]) -> list[str]:
@@ -36,6 +42,20 @@ def _far_centers(splits: Sequence[DataparserOutputs]) -> list[str]:
     return [
         f"The principal point (cx, cy) of {_named([*odd])} lies outside the picture, as only a picture cut out "
         "of a larger one has it."
+    ]
+
+
+def _far_cameras(splits: Sequence[DataparserOutputs]) -> list[str]:
+    paths = [path for outputs in splits for path in outputs.image_filenames]
+    places = np.concatenate([outputs.cameras.camera_to_worlds[:, :, 3].double().numpy() for outputs in splits])
+    away = np.linalg.norm(places - np.median(places, axis=0), axis=1)
+    usual = float(np.median(away))
+    far = np.flatnonzero(away > FAR_CAMERA * usual)
+    if usual == 0 or not len(far):
+        return []
+    return [
+        f"The camera of {_named([paths[i] for i in far])} stands {away[far[0]] / usual:.0f} times as far from the "
+        "middle of all as they usually do, and the scene is scaled to hold it; leave it out if its pose is wrong."
     ]
 
 

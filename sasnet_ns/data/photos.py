@@ -21,7 +21,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from sasnet_ns.data.camera_file import read_by_parser
 from sasnet_ns.data.checks import check_camera_file, check_content, check_outputs
 from sasnet_ns.data.dtu_dataparser import FOREGROUND_MASKS
-from sasnet_ns.data.frames import complete_transform
+from sasnet_ns.data.frames import complete_outputs
 from sasnet_ns.data.oddities import oddities
 from sasnet_ns.data.picture_files import is_transparent, open_picture, read_mask, read_picture
 from sasnet_ns.data.samplers import MaskSampler
@@ -126,7 +126,7 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
     def create_train_dataset(self) -> ForegroundDataset:
         """The training pictures, looked through before they are trained on."""
         outputs = self.train_dataparser_outputs
-        complete_transform(outputs)
+        complete_outputs(outputs, self.config.dataparser)
         self._check(outputs)
         if self.test_mode == "val":
             check_content(outputs, outputs.metadata.get(FOREGROUND_MASKS, ()))
@@ -136,7 +136,7 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
         """The evaluation pictures."""
         check_camera_file(self.config.dataparser, self.test_split, self.test_mode != "inference")
         outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
-        complete_transform(outputs)
+        complete_outputs(outputs, self.config.dataparser)
         self._check(outputs)
         if self.test_mode == "val":
             train = self.train_dataparser_outputs

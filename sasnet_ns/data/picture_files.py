@@ -37,7 +37,11 @@ def is_transparent(picture: Image.Image) -> bool:
     """Whether any pixel is not opaque: programs write opaque pictures with an alpha channel too."""
     if not has_transparency(picture):
         return False
-    alpha = picture if picture.mode in ("RGBA", "LA") else picture.convert("RGBA")
+    alpha = picture
+    if picture.mode in _WIDE:
+        alpha = _narrow(picture)
+    elif picture.mode not in ("RGBA", "LA"):
+        alpha = picture.convert("RGBA")
     return bool(np.asarray(alpha.getchannel("A")).min(initial=255) < 255)
 
 
@@ -59,7 +63,7 @@ def read_picture(path: Path, alpha: bool | None = None, scale_factor: float = 1.
         wanted = has_transparency(picture) if alpha is None else alpha
         try:
             if picture.mode in _WIDE:
-                picture = Image.fromarray(_eight_bits(np.asarray(picture), scaled=picture.mode.startswith("I;16")))
+                picture = _narrow(picture)
             picture = picture.convert("RGBA" if wanted else "RGB")
         except (OSError, SyntaxError, ValueError) as error:
             raise ShapeError(f"the picture '{path}' is damaged or ends too early ({_brief(error)}).") from None
@@ -67,6 +71,15 @@ def read_picture(path: Path, alpha: bool | None = None, scale_factor: float = 1.
         size = (int(picture.width * scale_factor), int(picture.height * scale_factor))
         picture = picture.resize(size, resample=Image.Resampling.BILINEAR)
     return np.array(picture, dtype=np.uint8)
+
+
+def _narrow(picture: Image.Image) -> Image.Image:
+    """A grey picture of more than 8 bits in 8, with an alpha channel for a transparent grey."""
+    wide = np.asarray(picture)
+    values = _eight_bits(wide, scaled=picture.mode.startswith("I;16"))
+    clear = picture.info.get("transparency")
+    alpha = np.where(wide == clear, 0, 255) if isinstance(clear, int) else np.full_like(values, 255)
+    return Image.fromarray(np.stack([values, alpha.astype(np.uint8)], axis=-1))
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:

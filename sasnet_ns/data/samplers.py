@@ -10,6 +10,18 @@ from nerfstudio.data.pixel_samplers import PixelSampler
 from torch import Tensor
 
 
+def only_pictures(batch: dict[str, Any], chosen: Int[Tensor, " n"]) -> dict[str, Any]:
+    """A batch of pictures (tensors, or lists of pictures of several sizes) without all but those ``chosen``."""
+    return {
+        key: [value[i] for i in chosen.tolist()]
+        if isinstance(value, list)
+        else value[chosen.to(value.device)]
+        if isinstance(value, Tensor)
+        else value
+        for key, value in batch.items()
+    }
+
+
 class MaskSampler(PixelSampler):
     """nerfstudio's sampler, also for the mask of a single picture, for masks of fewer pixels than a batch, and for
     pictures of several sizes that have maps."""
@@ -18,6 +30,9 @@ class MaskSampler(PixelSampler):
         self, batch: dict[str, Any], num_rays_per_batch: int, keep_full_image: bool = False
     ) -> dict[str, Any]:
         """Pixels of a list of pictures; of other lists of (H, W, C) maps the same pixels."""
+        number, most = len(batch["image"]), max(1, num_rays_per_batch // 2)
+        if number > most:  # nerfstudio draws two pixels of each, and never any of the last ones
+            batch = only_pictures(batch, torch.randperm(number)[:most])
         own = ("image", "mask", "depth_image")
         maps = {key: value for key, value in batch.items() if isinstance(value, list) and key not in own}
         rest = {key: value for key, value in batch.items() if key not in maps}

@@ -21,13 +21,15 @@ from torch import Tensor
 from sasnet_ns.data.frames import outputs_to_scene, place_points
 from sasnet_ns.data.photos import ForegroundDataset, PhotoDataManager, PhotoDataManagerConfig
 from sasnet_ns.data.picture_files import open_picture, read_picture
-from sasnet_ns.data.samplers import MaskSampler
+from sasnet_ns.data.samplers import MaskSampler, only_pictures
 from sasnet_ns.data.scene_box import box_advice, center_of
 from sdf_tools.errors import ShapeError
 from sdf_tools.io.limits import array_from
 
 RAYS_FOR_A_DEPTH_MAP = 64
 """Rays of a picture in one step, enough to fit the scale and shift of its depth map to."""
+MOST_FOLDERS = 6
+"""Folders above a picture, and its name, by which its normal map may be found."""
 
 
 class SurfaceDataset(ForegroundDataset):
@@ -40,13 +42,14 @@ class SurfaceDataset(ForegroundDataset):
     Args:
         dataparser_outputs: pictures, cameras and files.
         scale_factor: resizing of the pictures.
-        normals: folder with a normal map (``.png``) of the same name for each picture; None for none.
+        normals: folder with a normal map (``.png``) of the same name for each picture, in folders of the same names
+            where pictures of several have one; None for none.
         normals_frame: what the folder's maps are relative to.
         to_scene: similarity from the data set's coordinates to the scene's, see
             :func:`~sasnet_ns.data.frames.outputs_to_scene`; None takes the parser's own.
 
     Raises:
-        SystemExit: with one sentence, if a map is missing.
+        SystemExit: with one sentence, if a map is missing, or would be that of two pictures.
         ShapeError: a map is damaged or has no colours.
     """
 
@@ -71,10 +74,21 @@ class SurfaceDataset(ForegroundDataset):
                 raise SystemExit(
                     f"There is no normal map for {missing[0]} and {len(missing) - 1} others in '{normals}'."
                 )
+            users: dict[Path, Path] = {}
+            for path in self.image_filenames:
+                other = users.setdefault(self._normal_map(path), path)
+                if other != path:
+                    raise SystemExit(
+                        f"The normal map '{self._normal_map(path)}' would be that of two pictures, '{other}' and "
+                        f"'{path}'; keep the maps in folders of the pictures' names."
+                    )
 
     def _normal_map(self, picture: Path) -> Path:
+        """Of the picture's name, in the same folders below the normal maps if there is one."""
         assert self.normals is not None
-        return self.normals / f"{picture.stem}.png"
+        parts = picture.absolute().with_suffix(".png").parts
+        nested = (self.normals.joinpath(*parts[-depth:]) for depth in range(min(len(parts), MOST_FOLDERS), 1, -1))
+        return next((path for path in nested if path.is_file()), self.normals / parts[-1])
 
     def get_metadata(self, data: dict[str, Any]) -> dict[str, Any]:
         """Depth and normals of a picture, where there are any."""
@@ -130,7 +144,12 @@ def _distances(path: Path) -> npt.NDArray[np.generic]:
     else:
         import cv2
 
-        found = cv2.imread(str(path.absolute()), cv2.IMREAD_UNCHANGED)
+        try:
+            found = cv2.imread(str(path.absolute()), cv2.IMREAD_UNCHANGED)
+        except cv2.error:  # .exr, of which OpenCV says that it is switched off
+            raise ShapeError(
+                f"the depth map '{path}' is of a kind that OpenCV does not read here; make it a .npy."
+            ) from None
         if found is None:
             raise ShapeError(f"the depth map '{path}' is missing or damaged.")
     flat = found.reshape([n for n in found.shape if n > 1]) if found.ndim > 2 else found
@@ -185,12 +204,11 @@ class SurfaceDataManagerConfig(PhotoDataManagerConfig):
     """What these maps are relative to: the data set's coordinates, or each camera's (x right, y up, z backwards)."""
     pictures_per_batch: int | None = None
     """Pictures that the rays of a step come from. None: all, but with depth maps so few that each gets 64 rays, because
-    the scale and shift of a picture's map are fitted to the rays of one step. Has no effect on pictures of different
-    sizes and under pixel masks."""
+    the scale and shift of a picture's map are fitted to the rays of one step."""
 
 
 class FewPicturesSampler(MaskSampler):
-    """Uniform pixels of a few pictures, other ones in every step.
+    """Pixels of a few pictures, other ones in every step.
 
     Args:
         config: of nerfstudio's sampler.
@@ -201,6 +219,30 @@ class FewPicturesSampler(MaskSampler):
         super().__init__(config)
         self.pictures = pictures
 
+    def collate_image_dataset_batch(
+        self, batch: dict[str, Any], num_rays_per_batch: int, keep_full_image: bool = False
+    ) -> dict[str, Any]:
+        """Pixels of pictures of one size."""
+        if "mask" in batch or self.config.is_equirectangular or self.config.fisheye_crop_radius is not None:
+            batch = self._few(batch)
+        return super().collate_image_dataset_batch(batch, num_rays_per_batch, keep_full_image)  # type: ignore[no-any-return]
+
+    def collate_image_dataset_batch_list(
+        self, batch: dict[str, Any], num_rays_per_batch: int, keep_full_image: bool = False
+    ) -> dict[str, Any]:
+        """Pixels of pictures of several sizes."""
+        return super().collate_image_dataset_batch_list(self._few(batch), num_rays_per_batch, keep_full_image)
+
+    def _few(self, batch: dict[str, Any]) -> dict[str, Any]:
+        number = len(batch["image"])
+        if self.pictures >= number:
+            return batch
+        order = torch.randperm(number)
+        if "mask" in batch and not any(bool(batch["mask"][i].any()) for i in order[: self.pictures].tolist()):
+            seen = torch.tensor([bool(batch["mask"][i].any()) for i in order.tolist()])
+            order = torch.cat([order[seen], order[~seen]])
+        return only_pictures(batch, order[: self.pictures])
+
     def sample_method(
         self,
         batch_size: int,
@@ -210,7 +252,7 @@ class FewPicturesSampler(MaskSampler):
         mask: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> Int[Tensor, "batch_size 3"]:
-        """(batch_size, 3) picture, row and column of pixels; under a ``mask`` those of nerfstudio's sampler."""
+        """(batch_size, 3) picture, row and column of pixels."""
         indices = super().sample_method(batch_size, num_images, image_height, image_width, mask, device)
         if mask is None and self.pictures < num_images:
             chosen = torch.randperm(num_images, device=indices.device)[: self.pictures]
@@ -236,7 +278,7 @@ class SurfaceDataManager(PhotoDataManager):
         if pictures is None and self.train_dataset.metadata.get("depth_filenames"):
             pictures = max(1, rays // RAYS_FOR_A_DEPTH_MAP)
         sampler = self.train_pixel_sampler
-        if pictures is not None and type(sampler) is MaskSampler:  # not those of panoramas and fisheyes
+        if pictures is not None and type(sampler) is MaskSampler:  # not that of patches
             self.train_pixel_sampler = FewPicturesSampler(sampler.config, pictures)
 
     # cached_property: nerfstudio's viewer reads every plain property.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.models.base_surface_model import SurfaceModel, SurfaceModelConfig
@@ -159,15 +159,15 @@ class SASNetSurfaceModel(SurfaceModel):
     def sample_and_forward_field(self, ray_bundle: RayBundle) -> dict[str, Any]:
         """nerfstudio's, with each sample in the middle of the interval that its opacity is of, as depths take it.
 
-        NeuS's opacity at a sample is that from half an interval before it to half an interval behind.
+        NeuS's opacity at a sample is that from half an interval before it to half an interval behind. Proposals are
+        compared with the same intervals.
         """
         found: dict[str, Any] = super().sample_and_forward_field(ray_bundle)  # type: ignore[safe-super]
-        samples = found["ray_samples"]
-        half = (samples.frustums.ends - samples.frustums.starts) / 2
-        frustums = dataclasses.replace(
-            samples.frustums, starts=samples.frustums.starts - half, ends=samples.frustums.ends - half
-        )
-        return found | {"ray_samples": dataclasses.replace(samples, frustums=frustums)}
+        samples = _half_an_interval_before(found["ray_samples"])
+        found["ray_samples"] = samples
+        if "ray_samples_list" in found:
+            found["ray_samples_list"][-1] = samples
+        return found
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:  # type: ignore[override]
         """nerfstudio's outputs, with ``depth`` as the distance along the ray, which the viewer and exporters expect,
@@ -274,6 +274,15 @@ class SASNetSurfaceModel(SurfaceModel):
             own = outputs["rgb"] - (1 - coverage) * self.plain_background.clamp_min(0).to(coverage)
             return torch.cat([(own / coverage.clamp_min(1e-6)).clamp(0, 1), coverage], dim=-1)
         return torch.cat([outputs[output_name], coverage], dim=-1)
+
+
+def _half_an_interval_before(samples: RaySamples) -> RaySamples:
+    frustums, starts, ends = samples.frustums, samples.spacing_starts, samples.spacing_ends
+    half = (frustums.ends - frustums.starts) / 2
+    moved = dataclasses.replace(frustums, starts=frustums.starts - half, ends=frustums.ends - half)
+    assert starts is not None and ends is not None
+    half = (ends - starts) / 2
+    return dataclasses.replace(samples, frustums=moved, spacing_starts=starts - half, spacing_ends=ends - half)
 
 
 def open_bands(progress: float, bands: int, shares: tuple[float, float]) -> int:

@@ -20,7 +20,7 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from sasnet_ns.data.dtu_dataparser import DTUDataParserConfig
-from sasnet_ns.data.picture_files import read_mask, read_picture
+from sasnet_ns.data.picture_files import is_transparent, open_picture, read_mask, read_picture
 from sasnet_ns.data.surface_photos import SurfaceDataManager, SurfaceDataManagerConfig
 
 SIZE = 16
@@ -206,6 +206,11 @@ def test_pictures_of_every_mode_have_their_colours(tmp_path: Path) -> None:
     gray = np.array([[0, 257 * 10], [257 * 100, 65535]], np.uint16)
     Image.fromarray(gray).save(tmp_path / "wide.png")
     assert np.array_equal(read_picture(tmp_path / "wide.png")[..., 1], [[0, 10], [100, 255]])
+    Image.fromarray(gray).save(tmp_path / "clear.png", transparency=0)
+    assert np.array_equal(read_picture(tmp_path / "clear.png")[..., 3], [[0, 255], [255, 255]])
+    assert np.array_equal(read_picture(tmp_path / "clear.png")[..., 1], [[0, 10], [100, 255]])
+    with open_picture(tmp_path / "clear.png") as picture:
+        assert is_transparent(picture)
     Image.fromarray(np.array([[0, 128], [64, 255]], np.uint8)).convert("LA").save(tmp_path / "la.png")
     assert read_picture(tmp_path / "la.png").shape == (2, 2, 4)
     assert np.array_equal(read_picture(tmp_path / "la.png")[..., 0], [[0, 128], [64, 255]])

@@ -200,6 +200,10 @@ def transpose(pose: np.ndarray) -> None:
     pose[:] = pose.T.copy()
 
 
+def far_away(pose: np.ndarray) -> None:
+    pose[:3, 3] += [450_000, 5_400_000, 300]
+
+
 REFUSED: dict[str, tuple[Callable[[Meta], Any], str]] = {
     "focal length 0": (entry(fl_x=0), r"transforms\.json' has 'fl_x' 0; a focal length is a positive number"),
     "focal length negative": (entry(fl_y=-20.0), "'fl_y' -20.0; a focal length"),
@@ -238,6 +242,11 @@ REFUSED: dict[str, tuple[Callable[[Meta], Any], str]] = {
         lambda m: (each(mask_path="masks/1.png")(m), m["frames"][3].update(mask_path=None)),
         r"frame 3 .* has no mask \('mask_path'\)",
     ),
+    "far from the origin": (
+        posed(far_away, slice(None)),
+        r"stand within \S+ of each other, but 5\.4e\+06 from the origin, .*subtract \(450000, 5400000, 300\)",
+    ),
+    "singular": (posed(lambda p: p[:3, 0].__imul__(0), slice(2, 3)), "frame 2 .* singular"),
     "number of a mask": (each(mask_path=3), r"frame 0 .* has a 'mask_path' that is not the name of a file"),
 }
 
@@ -260,6 +269,9 @@ TAKEN: dict[str, Callable[[Meta], Any]] = {
     "identity of 4 x 4": entry(applied_transform=np.eye(4).tolist()),
     "numbers as words": entry(fl_x="20.0", w="16"),
     "scaled rotations": posed(lambda pose: pose[:3, :3].__imul__(2), slice(None)),
+    "rotations of a small scale": posed(lambda pose: pose[:3, :3].__imul__(0.005), slice(None)),
+    "some rotations scaled": posed(lambda pose: pose[:3, :3].__imul__(3), slice(0, 3)),
+    "the same intrinsics twice": each(fl_x=20.0, w=16, k1=0.0),
     "rounded poses": posed(lambda pose: pose.__setitem__(..., pose.round(2)), slice(None)),
 }
 
@@ -272,6 +284,33 @@ def test_what_is_meant_is_taken(name: str, tmp_path: Path, make_folder: Make) ->
     assert torch.allclose(rays.directions, plain.directions, atol=0.02)
     assert torch.allclose(rays.origins, plain.origins, atol=0.02)
     assert data.train_dataparser_outputs.mask_filenames is None
+
+
+@pytest.mark.parametrize("scale", [2.0, 0.3])
+def test_scaled_rotations_leave_depths_and_normals_as_they_are(scale: float, tmp_path: Path, make_folder: Make) -> None:
+    data = manager(edited(make_folder(tmp_path / "data"), posed(lambda p: p[:3, :3].__imul__(scale), slice(None))))
+    rays = data.next_train(0)[0]
+    assert torch.allclose(torch.linalg.det(data.train_dataset.cameras.camera_to_worlds[:, :, :3]), torch.ones(6))
+    plain = manager(make_folder(tmp_path / "plain")).next_train(0)[0]
+    assert torch.allclose(rays.metadata["directions_norm"], plain.metadata["directions_norm"], atol=1e-5)
+
+
+def test_a_frames_own_intrinsics_count(tmp_path: Path, make_folder: Make) -> None:
+    """instant-ngp goes by them; nerfstudio-data would pass over them beside the file's."""
+
+    def change(meta: Meta) -> None:
+        meta.update(k1=0.1, p1=0.02)
+        meta["frames"][2].update(fl_x=30.0, k1=-0.2)
+
+    folder = edited(make_folder(tmp_path / "data"), change)
+    cameras = manager(folder).train_dataset.cameras
+    assert cameras.fx.flatten().tolist() == [20, 20, 30, 20, 20, 20] and (cameras.fy == 20).all()
+    assert cameras.distortion_params is not None
+    assert torch.allclose(cameras.distortion_params[:, 0], torch.tensor([0.1, 0.1, -0.2, 0.1, 0.1, 0.1]))
+    assert torch.allclose(cameras.distortion_params[:, 4], torch.tensor(0.02))
+    words = r"frame 2 .* has 'fl_x' 30\.0, not 20\.0 as others, .*nerfstudio-data at the end of the command"
+    with pytest.raises(SystemExit, match=words):
+        manager(folder, InstantNGPDataParserConfig(), surface=False)
 
 
 def test_a_byte_order_mark(tmp_path: Path, make_folder: Make) -> None:
@@ -307,6 +346,13 @@ def test_one_list_for_evaluation_is_both(evaluation: str, tmp_path: Path, make_f
         assert [path.name for path in data.eval_dataset.image_filenames] == ["004.png", "005.png"]
 
 
+def test_every_picture_of_several_sizes_is_drawn(tmp_path: Path, make_folder: Make) -> None:
+    folder = in_two_sizes(make_folder(tmp_path / "data", 40, "RGB"))
+    data = manager(folder, NerfstudioDataParserConfig(eval_mode="all"))
+    seen = [set(data.next_train(step)[1]["indices"][:, 0].tolist()) for step in range(12)]
+    assert set.union(*seen) == set(range(40)) and all(len(found) == 32 for found in seen)  # 64 rays
+
+
 # What is only odd
 
 
@@ -325,6 +371,8 @@ def test_odd_folders_are_spoken_of(tmp_path: Path, make_folder: Make, capsys: py
     assert "principalpoint" not in said("looked at", entry(cx=8000.0), test_mode="test")
     assert "000.png'islistedtwiceandcountstwice" in said("same", repeat(0), parser=everything)
     assert "000.png'islistedtwicewithdifferentposes" in said("moved", repeat(3))
+    astray = posed(lambda pose: pose[:3, 3].__imul__(100), slice(2, 3))
+    assert "002.png'stands" in said("astray", astray) and "timesasfar" not in out
 
 
 # Other parsers
@@ -414,6 +462,21 @@ def test_matrices_of_neus_of_another_shape(
         manager(folder, DTUDataParserConfig())
 
 
+def test_instant_ngp_data_with_one_evaluation_picture(tmp_path: Path, make_folder: Make) -> None:
+    folder = make_folder(tmp_path / "data", 12)
+    config = InstantNGPDataParserConfig(scene_scale=0.5)
+    data = manager(folder, config, surface=False)
+    assert len(data.train_dataset) == 11 and len(data.eval_dataset) == 1
+    (path,), camera = data.eval_dataset.image_filenames, data.eval_dataset.cameras
+    pose = next(f for f in read(folder)["frames"] if f["file_path"].endswith(path.name))["transform_matrix"]
+    wanted = torch.tensor(pose)[:3]
+    wanted[:, 3] *= 0.5
+    assert torch.allclose(camera.camera_to_worlds, wanted[None]) and camera.fx.shape == (1, 1)
+    rays, batch = data.next_eval(0)
+    assert rays.origins.shape == (64, 3) and torch.allclose(rays.origins, wanted[:, 3].expand(64, 3))
+    assert batch["image"].shape == (64, 4)
+
+
 def test_instant_ngp_data_that_is_incomplete(tmp_path: Path, make_folder: Make) -> None:
     def refused(name: str, change: Callable[[Meta], Any]) -> str:
         folder = edited(make_folder(tmp_path / name), change)
@@ -422,6 +485,7 @@ def test_instant_ngp_data_that_is_incomplete(tmp_path: Path, make_folder: Make) 
         return str(caught.value)
 
     assert "has no 'fl_x', and no 'camera_angle_x'" in refused("focal", lambda meta: meta.pop("fl_x"))
+    assert "no picture '" in refused("picture", lambda m: m["frames"][4].update(file_path="images/lost.png"))
     assert "'y_fov' 300" in refused("angle", lambda meta: meta.update(y_fov=300))
     assert "('images/000.png')" in refused("mask", lambda meta: meta["frames"][1].update(mask_path="images/001.png"))
 

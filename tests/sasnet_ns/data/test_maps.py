@@ -15,7 +15,7 @@ pytest.importorskip("nerfstudio")
 
 from sasnet_ns.methods import sasnet_neus_facto  # isort: skip  # noqa: F401  (nerfstudio's writer cannot come first)
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from photo_folders import SIZE, Make, edited, entry, in_two_sizes, manager, read
+from photo_folders import SIZE, Make, Meta, edited, entry, in_two_sizes, manager, read, write
 
 from sasnet_ns.data.surface_photos import SurfaceDataManager, SurfaceDataManagerConfig
 
@@ -65,6 +65,68 @@ def test_depths_that_were_not_measured_are_none(nothing: float, tmp_path: Path, 
     (folder / "transforms.json").write_text(json.dumps(meta))
     found = surface_manager(with_normals(folder)).train_dataset[0]["depth"]
     assert found.isfinite().all() and found[3, 4] == 0 and (found > 0).sum() == SIZE * SIZE - 1
+
+
+@pytest.mark.parametrize("kind", ["masks", "panoramas", "two sizes"])
+def test_depth_maps_make_rays_come_from_few_pictures_however_they_are_drawn(
+    kind: str, tmp_path: Path, make_folder: Make
+) -> None:
+    folder = make_folder(tmp_path / "data", 12, "RGB")
+    (folder / "depths").mkdir()
+    np.save(folder / "depths" / "any.npy", np.full((SIZE, SIZE), 2.0, np.float32))
+    meta = read(folder)
+    for index, frame in enumerate(meta["frames"]):
+        frame["depth_file_path"] = "depths/any.npy"
+        if kind == "masks":  # black but for four of them
+            frame["mask_path"] = f"mask{index}.png"
+            Image.new("L", (SIZE, SIZE), 255 * (index % 3 == 1)).save(folder / frame["mask_path"])
+    if kind == "panoramas":
+        meta["camera_model"] = "EQUIRECTANGULAR"
+    write(folder, meta)
+    if kind == "two sizes":
+        in_two_sizes(folder)
+    data = manager(folder, NerfstudioDataParserConfig(eval_mode="all"))
+    seen = [data.next_train(step)[1]["indices"][:, 0].unique().tolist() for step in range(20)]
+    assert all(len(found) == 1 for found in seen) and len({found[0] for found in seen}) > 1  # 64 rays
+    if kind == "masks":
+        assert {found[0] % 3 for found in seen} == {1}
+
+
+def test_normal_maps_of_pictures_of_one_name(tmp_path: Path, make_folder: Make) -> None:
+    """Each has that of its own folder; two never share one."""
+    folder = with_normals(make_folder(tmp_path / "data", mode="RGB"))
+    for side in ("left", "right"):
+        (folder / "images" / side).mkdir()
+    meta = read(folder)
+    for index, frame in enumerate(meta["frames"]):
+        name = f"{('left', 'right')[index % 2]}/{index // 2}.png"
+        (folder / frame["file_path"]).rename(folder / "images" / name)
+        frame["file_path"] = f"images/{name}"
+        (folder / "normals" / f"{index:03d}.png").rename(folder / "normals" / f"{index // 2}.png")
+    write(folder, meta)
+    with pytest.raises(
+        SystemExit, match=r"normals.0\.png' would be that of two pictures, '.*left.0\.png' and '.*right"
+    ):
+        surface_manager(folder)
+    for side, color in (("left", (255, 128, 128)), ("right", (128, 255, 128))):
+        (folder / "normals" / side).mkdir()
+        for index in range(3):
+            Image.new("RGB", (SIZE, SIZE), color).save(folder / "normals" / side / f"{index}.png")
+    found = surface_manager(folder, NerfstudioDataParserConfig(orientation_method="none")).train_dataset
+    for index, path in enumerate(found.image_filenames):
+        axis = 0 if path.parent.name == "left" else 1
+        assert found[index]["normal"][3, 3, axis] > 0.99
+
+
+def test_a_depth_map_that_opencv_does_not_read_is_one_sentence(tmp_path: Path, make_folder: Make) -> None:
+    def change(meta: Meta) -> None:
+        for frame in meta["frames"]:
+            frame["depth_file_path"] = "depth.exr"
+
+    folder = edited(make_folder(tmp_path / "data"), change)
+    (folder / "depth.exr").write_bytes(b"v/1\x01" + bytes(400))
+    with pytest.raises(SystemExit, match=r"depth\.exr' is of a kind that OpenCV does not read here; make it a \.npy\."):
+        manager(folder)
 
 
 def test_normal_maps_beside_a_named_camera_file_and_grey_ones(tmp_path: Path, make_folder: Make) -> None:
