@@ -6,7 +6,10 @@ import atexit
 import functools
 import re
 import shutil
+import signal
+import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,9 @@ def client_folder() -> Path:
     built = Path(viser.__file__).parent / "client" / "build"
     folder = Path(tempfile.mkdtemp(prefix="sasnet_viewer_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # By itself it would end ns-viewer without a chance to remove anything.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     (folder / "assets").mkdir()
     for entry in (*built.iterdir(), *(built / "assets").iterdir()):
         copy = folder / entry.relative_to(built)

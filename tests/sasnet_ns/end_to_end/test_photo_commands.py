@@ -181,7 +181,7 @@ def test_ns_viewer(run: Path, tmp_path: Path) -> None:
                 "--viewer.websocket-host", "127.0.0.1", "--viewer.websocket-port", str(port),
             ],
             cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""},
+            env={**os.environ, "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(tmp_path)},
         )  # fmt: skip
     try:
         frames = asyncio.run(frames_of_a_viewer(port, process, wanted=2))
@@ -189,6 +189,7 @@ def test_ns_viewer(run: Path, tmp_path: Path) -> None:
         process.terminate()
         process.wait(30)
     assert len(frames) == 2, (tmp_path / "viewer.log").read_text()[-3000:]
+    assert not list(tmp_path.glob("sasnet_viewer_*"))  # its copy of the page
     assert all(frame["rgb_bytes"] and frame["media_type"].startswith("image/") for frame in frames)
 
 
