@@ -172,11 +172,15 @@ def _check_spread(poses: np.ndarray, where: str) -> None:
     rounding = np.finfo(poses.dtype).eps
     if apart <= max(1e-12, 8 * rounding * far):
         raise ShapeError(f"all {len(poses)} cameras of {where} stand at one point; depth cannot be told from there.")
+    middle = ", ".join(f"{value:.10g}" for value in np.round(centers.mean(axis=0)))
+    _check_far(apart, far, where, f"({middle})")
+
+
+def _check_far(apart: float, far: float, where: str, middle: str = "their mean") -> None:
     if far > FARTHEST * apart:
-        middle = ", ".join(f"{value:.10g}" for value in np.round(centers.mean(axis=0)))
         raise ShapeError(
             f"the cameras of {where} stand within {apart:.4g} of each other, but {far:.4g} from the origin, where "
-            f"nerfstudio's float32 places them to {far * 2.0**-24:.1g} only; subtract ({middle}) from every position, "
+            f"nerfstudio's float32 places them to {far * 2.0**-24:.1g} only; subtract {middle} from every position, "
             "of points too."
         )
 
@@ -350,7 +354,10 @@ def check_content(outputs: DataparserOutputs, masks: Sequence[Path] = ()) -> Non
     pictures = [Path(path) for path in outputs.image_filenames]
     if len(pictures) < 2:
         raise ShapeError("there are fewer than two pictures to train on; a scene needs several from different places.")
-    _check_spread(outputs.cameras.camera_to_worlds.numpy(), f"'{pictures[0].parent}'")
+    poses = outputs.cameras.camera_to_worlds.numpy()
+    _check_spread(poses, f"'{pictures[0].parent}'")
+    apart = float(np.ptp(poses[:, :3, 3], axis=0).max()) / outputs.dataparser_scale
+    _check_far(apart, float(outputs.dataparser_transform[:, 3].norm()), f"'{pictures[0].parent}'")
     for files in (masks, outputs.mask_filenames or ()):
         if files and not any(read_mask(Path(path)).max() > 127 for path in files):
             raise ShapeError(

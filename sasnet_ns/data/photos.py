@@ -14,12 +14,14 @@ import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.pixel_samplers import PixelSampler
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from sasnet_ns.data.camera_file import read_by_parser
 from sasnet_ns.data.checks import check_camera_file, check_content, check_outputs
+from sasnet_ns.data.colmap_model import check_colmap_model, colmap_errors
 from sasnet_ns.data.dtu_dataparser import FOREGROUND_MASKS
 from sasnet_ns.data.frames import complete_outputs
 from sasnet_ns.data.oddities import oddities
@@ -112,7 +114,7 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
         try:
             self.look_through(parser)
             config.dataparser = parser
-            with quiet_loaders(), read_by_parser(parser):
+            with quiet_loaders(), read_by_parser(parser), colmap_errors(parser):
                 super().__init__(config, *args, **kwargs)
         except ShapeError as error:
             raise SystemExit(f"--data: {error}") from None
@@ -122,6 +124,8 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
     def look_through(self, parser: DataParserConfig) -> None:
         """Refuse a folder that cannot be trained on, before nerfstudio reads it; ``parser`` is a copy to change."""
         check_camera_file(parser, pictures=self.test_mode != "inference")
+        if isinstance(parser, ColmapDataParserConfig):
+            check_colmap_model(parser)
 
     def create_train_dataset(self) -> ForegroundDataset:
         """The training pictures, looked through before they are trained on."""
