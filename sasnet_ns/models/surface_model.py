@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.models.base_surface_model import SurfaceModel, SurfaceModelConfig
@@ -160,14 +160,18 @@ class SASNetSurfaceModel(SurfaceModel):
         """nerfstudio's, with each sample in the middle of the interval that its opacity is of, as depths take it.
 
         NeuS's opacity at a sample is that from half an interval before it to half an interval behind. Proposals are
-        compared with the same intervals.
+        compared with the same sections.
         """
         found: dict[str, Any] = super().sample_and_forward_field(ray_bundle)  # type: ignore[safe-super]
-        samples = _half_an_interval_before(found["ray_samples"])
-        found["ray_samples"] = samples
+        samples = found["ray_samples"]
         if "ray_samples_list" in found:
-            found["ray_samples_list"][-1] = samples
-        return found
+            starts, ends = sections(samples.spacing_starts, samples.spacing_ends)
+            found["ray_samples_list"][-1] = dataclasses.replace(samples, spacing_starts=starts, spacing_ends=ends)
+        half = (samples.frustums.ends - samples.frustums.starts) / 2
+        frustums = dataclasses.replace(
+            samples.frustums, starts=samples.frustums.starts - half, ends=samples.frustums.ends - half
+        )
+        return found | {"ray_samples": dataclasses.replace(samples, frustums=frustums)}
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:  # type: ignore[override]
         """nerfstudio's outputs, with ``depth`` as the distance along the ray, which the viewer and exporters expect,
@@ -276,13 +280,16 @@ class SASNetSurfaceModel(SurfaceModel):
         return torch.cat([outputs[output_name], coverage], dim=-1)
 
 
-def _half_an_interval_before(samples: RaySamples) -> RaySamples:
-    frustums, starts, ends = samples.frustums, samples.spacing_starts, samples.spacing_ends
-    half = (frustums.ends - frustums.starts) / 2
-    moved = dataclasses.replace(frustums, starts=frustums.starts - half, ends=frustums.ends - half)
-    assert starts is not None and ends is not None
-    half = (ends - starts) / 2
-    return dataclasses.replace(samples, frustums=moved, spacing_starts=starts - half, spacing_ends=ends - half)
+def sections(
+    starts: Float[Tensor, "*rays N 1"], ends: Float[Tensor, "*rays N 1"]
+) -> tuple[Float[Tensor, "*rays N 1"], Float[Tensor, "*rays N 1"]]:
+    """Starts and ends of the sections around samples that stand at ``starts``, one joining the next.
+
+    Intervals moved back by half of themselves would overlap where a long one follows a short one.
+    """
+    borders = (starts + ends) / 2
+    first = starts[..., :1, :] - (ends - starts)[..., :1, :] / 2
+    return torch.cat([first, borders[..., :-1, :]], dim=-2), borders
 
 
 def open_bands(progress: float, bands: int, shares: tuple[float, float]) -> int:

@@ -330,7 +330,7 @@ def test_depths_are_those_of_the_surface(method: str, make: Make) -> None:
 
 
 def test_proposals_are_compared_with_the_intervals_that_opacities_are_of(make: Make) -> None:
-    """Their middles, weighted, are the depth of the surface, in distances along the ray and in the proposals' units."""
+    """Their middles, weighted, are the depth of the surface, and one joins the next: they are a histogram's."""
     model = make("neus-facto").pipeline.model.train()
     with torch.no_grad():
         model.field.deviation_network.variance.fill_(0.5)
@@ -345,11 +345,11 @@ def test_proposals_are_compared_with_the_intervals_that_opacities_are_of(make: M
         found = model.sample_and_forward_field(bundle)
     samples, weights = found["ray_samples_list"][-1], found["weights_list"][-1][..., 0]
     weights = weights / weights.sum(dim=1, keepdim=True)
-    along = samples.frustums.starts + samples.frustums.ends
-    in_proposals = samples.spacing_starts + samples.spacing_ends
-    for middles in (along[..., 0] / 2, bundle.nears + in_proposals[..., 0] / 2 * (bundle.fars - bundle.nears)):
-        depth = (weights * middles).sum(dim=1).mean()
-        assert model.field.sdf(torch.stack([torch.tensor(0.0), torch.tensor(0.0), 2.0 - depth])[None]).abs() < 0.01
+    starts, ends = samples.spacing_starts[..., 0], samples.spacing_ends[..., 0]
+    assert torch.equal(starts[:, 1:], ends[:, :-1]) and (ends > starts).all()
+    depth = bundle.nears + (starts + ends) / 2 * (bundle.fars - bundle.nears)
+    depth = (weights * depth).sum(dim=1).mean()
+    assert model.field.sdf(torch.stack([torch.tensor(0.0), torch.tensor(0.0), 2.0 - depth])[None]).abs() < 0.01
 
 
 def test_rays_that_miss_the_box_have_no_eikonal_term(make: Make) -> None:
