@@ -1,13 +1,8 @@
-"""COLMAP's own models, read by nerfstudio's parser ``colmap``: what is wrong with one, in a sentence."""
+"""Where COLMAP's own model is, which nerfstudio's parser ``colmap`` reads."""
 
 from __future__ import annotations
 
-import struct
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 
@@ -35,34 +30,6 @@ def check_colmap_model(config: ColmapDataParserConfig) -> None:
         "and ns-process-data makes one of photographs"
     )
     raise ShapeError(f"there is no COLMAP model in '{folder}'; {advice}.")
-
-
-@contextmanager
-def colmap_errors(parser: Any) -> Iterator[None]:
-    """While it lasts, errors of nerfstudio's reader of COLMAP's models are sentences, if that is the ``parser``.
-
-    Raises:
-        ShapeError: the model is damaged, empty, or of cameras that nerfstudio does not know.
-    """
-    try:
-        yield
-    except (
-        ArithmeticError,
-        AssertionError,
-        LookupError,
-        OSError,
-        ValueError,
-        NotImplementedError,
-        struct.error,
-    ) as error:
-        own = isinstance(parser, ColmapDataParserConfig) and not isinstance(error, ShapeError)
-        if not own or "colmap" not in Path(traceback.extract_tb(error.__traceback__)[-1].filename).name:
-            raise
-        told = isinstance(error, AssertionError | NotImplementedError | ValueError) and str(error).strip()
-        raise ShapeError(
-            f"the COLMAP model in '{Path(parser.data) / parser.colmap_path}' cannot be used: "
-            f"{' '.join(str(error).split()).rstrip('.') if told else 'it is damaged or ends too early'}."
-        ) from None
 
 
 def _holds_model(folder: Path) -> bool:

@@ -21,10 +21,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from sasnet_ns.data.camera_file import read_by_parser
 from sasnet_ns.data.checks import check_camera_file, check_content, check_outputs
-from sasnet_ns.data.colmap_model import check_colmap_model, colmap_errors
+from sasnet_ns.data.colmap_model import check_colmap_model
 from sasnet_ns.data.dtu_dataparser import FOREGROUND_MASKS
 from sasnet_ns.data.frames import complete_outputs
 from sasnet_ns.data.oddities import oddities
+from sasnet_ns.data.parser_errors import parser_errors
 from sasnet_ns.data.picture_files import is_transparent, open_picture, read_mask, read_picture
 from sasnet_ns.data.samplers import MaskSampler
 from sasnet_ns.data.terminal import end_on_interrupt, quiet_loaders
@@ -114,7 +115,7 @@ class PhotoDataManager(VanillaDataManager[ForegroundDataset]):
         try:
             self.look_through(parser)
             config.dataparser = parser
-            with quiet_loaders(), read_by_parser(parser), colmap_errors(parser):
+            with quiet_loaders(), read_by_parser(parser), parser_errors(parser):
                 super().__init__(config, *args, **kwargs)
         except ShapeError as error:
             raise SystemExit(f"--data: {error}") from None

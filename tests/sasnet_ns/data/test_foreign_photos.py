@@ -20,12 +20,14 @@ from nerfstudio.data.dataparsers import nerfstudio_dataparser
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.data.dataparsers.sdfstudio_dataparser import SDFStudioDataParserConfig
 from nerfstudio.data.pixel_samplers import PixelSamplerConfig
 from photo_folders import SIZE, Make, Meta, edited, entry, in_two_sizes, manager, read, write
 
 from sasnet_ns.data.checks import check_camera_file
 from sasnet_ns.data.dtu_dataparser import DTUDataParserConfig
 from sasnet_ns.data.frames import applied_to_data
+from sasnet_ns.data.parser_errors import parser_errors
 from sasnet_ns.data.picture_files import read_mask
 from sasnet_ns.data.samplers import MaskSampler
 from sdf_tools.errors import ShapeError
@@ -460,6 +462,30 @@ def test_matrices_of_neus_of_another_shape(
     folder = neus(make_folder(tmp_path / "data", mode="RGB"), lambda matrices: matrices.update({name: matrix}))
     with pytest.raises(SystemExit, match=words):
         manager(folder, DTUDataParserConfig())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, r"SDFStudio cannot read '.*': there is no '.*meta_data\.json'\."),
+        ('{"height": 16, "frames": [', r"SDFStudio cannot read '.*': a file is not complete JSON \(.*line 1, .*\)\."),
+        ('{"height": 16}', r"SDFStudio cannot read '.*': an entry is missing, '\w+'\."),
+    ],
+    ids=["missing", "cut", "incomplete"],
+)  # fmt: skip
+def test_what_only_a_parser_of_nerfstudio_reads_is_one_sentence(
+    content: str | None, words: str, tmp_path: Path, make_folder: Make
+) -> None:
+    folder = make_folder(tmp_path / "data")
+    if content is not None:
+        (folder / "meta_data.json").write_text(content)
+    with pytest.raises(SystemExit, match=words):
+        manager(folder, SDFStudioDataParserConfig())
+
+
+def test_errors_of_other_origin_are_left_alone() -> None:
+    with pytest.raises(KeyError), parser_errors(SDFStudioDataParserConfig()):
+        raise KeyError("a fault of this package")
 
 
 def test_instant_ngp_data_with_one_evaluation_picture(tmp_path: Path, make_folder: Make) -> None:
