@@ -84,11 +84,12 @@ class SurfaceDataset(ForegroundDataset):
                     )
 
     def _normal_map(self, picture: Path) -> Path:
-        """Of the picture's name, in the same folders below the normal maps if there is one."""
+        """Of the picture's name, in the same folders below the normal maps if there is one; never the picture."""
         assert self.normals is not None
-        parts = picture.absolute().with_suffix(".png").parts
+        parts = picture.absolute().with_suffix(".png").parts[1:]  # the root would lead out of the normal maps
         nested = (self.normals.joinpath(*parts[-depth:]) for depth in range(min(len(parts), MOST_FOLDERS), 1, -1))
-        return next((path for path in nested if path.is_file()), self.normals / parts[-1])
+        maps = (path for path in nested if path.is_file() and path.resolve() != picture.resolve())
+        return next(maps, self.normals / parts[-1])
 
     def get_metadata(self, data: dict[str, Any]) -> dict[str, Any]:
         """Depth and normals of a picture, where there are any."""

@@ -17,6 +17,7 @@ from sasnet_ns.methods import sasnet_neus_facto  # isort: skip  # noqa: F401  (n
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from photo_folders import SIZE, Make, Meta, edited, entry, in_two_sizes, manager, read, write
 
+from sasnet_ns.data import surface_photos
 from sasnet_ns.data.surface_photos import SurfaceDataManager, SurfaceDataManagerConfig
 
 
@@ -116,6 +117,22 @@ def test_normal_maps_of_pictures_of_one_name(tmp_path: Path, make_folder: Make) 
     for index, path in enumerate(found.image_filenames):
         axis = 0 if path.parent.name == "left" else 1
         assert found[index]["normal"][3, 3, axis] > 0.99
+
+
+def test_a_picture_is_not_its_own_normal_map(
+    tmp_path: Path, make_folder: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither from folders up to the root, as those of data sets near it are, nor in a folder above the pictures."""
+    folder = with_normals(make_folder(tmp_path / "data", mode="RGB"))
+    monkeypatch.setattr(surface_photos, "MOST_FOLDERS", 99)
+    found = surface_manager(folder).train_dataset
+    assert all(found._normal_map(picture).parent == folder / "normals" for picture in found.image_filenames)
+    for path in (folder / "normals").iterdir():
+        path.rename(folder / path.name)
+    (folder / "normals").rmdir()
+    (folder / "normals").symlink_to(".")  # the folder above
+    found = surface_manager(folder).train_dataset
+    assert all(found._normal_map(picture) == folder / "normals" / picture.name for picture in found.image_filenames)
 
 
 def test_a_depth_map_that_opencv_does_not_read_is_one_sentence(tmp_path: Path, make_folder: Make) -> None:
