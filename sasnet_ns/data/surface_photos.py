@@ -28,6 +28,12 @@ from sdf_tools.io.limits import array_from
 
 RAYS_FOR_A_DEPTH_MAP = 64
 """Rays of a picture in one step, enough to fit the scale and shift of its depth map to."""
+LEAST_MEASURED_RAYS = 16
+"""Rays with a depth that a picture needs in one step: a fit of scale and shift to fewer says nothing."""
+MEASURED_RAYS = 24
+"""Rays with a depth that it should have, so that it rarely has too few."""
+MAPS_LOOKED_AT = 8
+"""Depth maps by which it is judged how many rays have a depth."""
 MOST_FOLDERS = 6
 """Folders above a picture, and its name, by which its normal map may be found."""
 
@@ -204,8 +210,8 @@ class SurfaceDataManagerConfig(PhotoDataManagerConfig):
     normals_frame: Literal["scene", "camera"] = "scene"
     """What these maps are relative to: the data set's coordinates, or each camera's (x right, y up, z backwards)."""
     pictures_per_batch: int | None = None
-    """Pictures that the rays of a step come from. None: all, but with depth maps so few that each gets 64 rays, because
-    the scale and shift of a picture's map are fitted to the rays of one step."""
+    """Pictures that the rays of a step come from. None: all, but with depth maps so few that each gets 64 rays, and 24
+    where there is a depth, because the scale and shift of a picture's map are fitted to the rays of one step."""
 
 
 class FewPicturesSampler(MaskSampler):
@@ -275,12 +281,41 @@ class SurfaceDataManager(PhotoDataManager):
     def setup_train(self) -> None:
         """Load the training pictures; rays come from ``pictures_per_batch`` of them."""
         super().setup_train()
-        rays, pictures = self.config.train_num_rays_per_batch, self.config.pictures_per_batch
-        if pictures is None and self.train_dataset.metadata.get("depth_filenames"):
-            pictures = max(1, rays // RAYS_FOR_A_DEPTH_MAP)
+        pictures = self.config.pictures_per_batch
+        if self.train_dataset.metadata.get("depth_filenames"):
+            pictures = self._pictures_for_depths()
         sampler = self.train_pixel_sampler
         if pictures is not None and type(sampler) is MaskSampler:  # not that of patches
             self.train_pixel_sampler = FewPicturesSampler(sampler.config, pictures)
+
+    def _pictures_for_depths(self) -> int:
+        """``pictures_per_batch``, or else so few that each has rays enough with a depth; said where that is impossible.
+
+        Pixels count that may be drawn and show the object, as the loss counts them.
+        """
+        config, number = self.config, len(self.train_dataset)
+        drawn = measured = 0
+        for index in np.unique(np.linspace(0, number - 1, MAPS_LOOKED_AT).astype(int)).tolist():
+            item = self.train_dataset[index]
+            inside = item.get("mask", torch.ones_like(item["depth"], dtype=torch.bool))
+            known = inside & (item["depth"] > 0)
+            if item["image"].shape[-1] == 4:
+                known &= item["image"][..., 3:] > 0.5
+            drawn, measured = drawn + int(inside.sum()), measured + int(known.sum())
+        share = measured / drawn if drawn else 1.0
+        rays, pictures = config.train_num_rays_per_batch, config.pictures_per_batch
+        if pictures is None:
+            pictures = max(1, int(min(rays / RAYS_FOR_A_DEPTH_MAP, rays * share / MEASURED_RAYS)))
+        each = rays / min(pictures, number)
+        if each * share < LEAST_MEASURED_RAYS and self.test_mode == "val":
+            fewer = " or fewer pictures (--pipeline.datamanager.pictures-per-batch)" if pictures > 1 else ""
+            CONSOLE.print(
+                f"[yellow]Of the {each:.0f} rays of a picture in a step, about {each * share:.0f} have a depth; depth "
+                f"maps up to scale and shift count from {LEAST_MEASURED_RAYS} on. More rays "
+                f"(--pipeline.datamanager.train-num-rays-per-batch){fewer} make them count.",
+                highlight=False,
+            )
+        return pictures
 
     # cached_property: nerfstudio's viewer reads every plain property.
     @cached_property

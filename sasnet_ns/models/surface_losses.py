@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sasnet_ns.data.surface_photos import LEAST_MEASURED_RAYS
+
 
 def scale_shift_depth_loss(
     depth: Float[Tensor, "R"], prior: Float[Tensor, "R"], picture: Int[Tensor, "R"], valid: Bool[Tensor, "R"]
@@ -39,7 +41,7 @@ def scale_shift_depth_loss(
         scale = (mean(depth * prior) / mean(prior.square()).clamp_min(1e-12)).clamp_min(0)
         target = scale[group] * prior + mean(depth)[group]
     error = (depth - target).square()
-    enough = (count >= 16)[group]
+    enough = (count >= LEAST_MEASURED_RAYS)[group]
     return (error * enough).sum() / enough.sum().clamp_min(1)
 
 

@@ -93,6 +93,34 @@ def test_depth_maps_make_rays_come_from_few_pictures_however_they_are_drawn(
         assert {found[0] % 3 for found in seen} == {1}
 
 
+@pytest.mark.parametrize(("side", "pictures", "said"), [(SIZE, 4, False), (7, 2, False), (3, 1, True)])
+def test_depth_maps_of_a_small_object_get_more_rays(
+    side: int, pictures: int, said: bool, tmp_path: Path, make_folder: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scale and shift are fitted to the rays that have a depth, which are few of those of the picture."""
+    folder = make_folder(tmp_path / "data", 12, "RGB")
+    depth = np.zeros((SIZE, SIZE), np.float32)
+    depth[:side, :side] = 2.0
+    np.save(folder / "depth.npy", depth)
+
+    def change(meta: Meta) -> None:
+        for frame in meta["frames"]:
+            frame["depth_file_path"] = "depth.npy"
+
+    parser = NerfstudioDataParserConfig(eval_mode="all")
+    config = SurfaceDataManagerConfig(dataparser=parser, data=edited(folder, change), train_num_rays_per_batch=256)
+    data = SurfaceDataManager(config)
+    measured = []
+    for step in range(20):
+        _, batch = data.next_train(step)
+        drawn = batch["indices"][:, 0].unique()
+        assert len(drawn) == pictures
+        measured += [int((batch["depth"][batch["indices"][:, 0] == i] > 0).sum()) for i in drawn]
+    assert (np.median(measured) >= 20) != said
+    words = "".join(capsys.readouterr().out.split())
+    assert ("Ofthe256raysofapictureinastep,about9haveadepth;" in words) == said and ("haveadepth" in words) == said
+
+
 def test_normal_maps_of_pictures_of_one_name(tmp_path: Path, make_folder: Make) -> None:
     """Each has that of its own folder; two never share one."""
     folder = with_normals(make_folder(tmp_path / "data", mode="RGB"))
