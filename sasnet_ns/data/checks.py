@@ -44,7 +44,7 @@ def check_camera_file(config: DataParserConfig, split: str = "train", pictures: 
         _check_keys(meta, frames, path)
         _check_numbers(meta, frames, path)
         _check_choices(meta, path)
-        _check_applied(meta, path)
+        _check_applied(meta, frames, path)
         _check_splits(meta, frames, path)
         if pictures and config.downscale_factor is None:
             open_picture(path.parent / frames[0]["file_path"]).close()
@@ -269,7 +269,7 @@ def _check_choices(meta: dict[str, Any], path: Path) -> None:
         )
 
 
-def _check_applied(meta: dict[str, Any], path: Path) -> None:
+def _check_applied(meta: dict[str, Any], frames: Sequence[dict[str, Any]], path: Path) -> None:
     """What the file says was applied to COLMAP's axes; meshes are led back through it."""
     scale = meta.get("applied_scale", 1.0)
     if not 0 < _number(scale) < math.inf:
@@ -282,6 +282,14 @@ def _check_applied(meta: dict[str, Any], path: Path) -> None:
         raise ShapeError(
             f"'{path}' has an 'applied_transform' that is no transform: it has 3 x 4 numbers, or 4 x 4 with the last "
             "row 0 0 0 1, and can be undone."
+        )
+    centers = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64)[:, :3, 3]
+    shift, apart = np.linalg.norm(transform[:, 3]), np.ptp(centers, axis=0).max() / _number(scale)
+    if shift > FARTHEST * apart:
+        raise ShapeError(
+            f"'{path}' has an 'applied_transform' that shifts by {shift:.4g}, but its cameras stand within {apart:.4g} "
+            f"of each other; nerfstudio's float32 holds the shift to {shift * 2.0**-24:.1g} only, by which meshes "
+            "would be misplaced; make its last column 0 and shift the meshes afterwards."
         )
 
 

@@ -248,6 +248,10 @@ REFUSED: dict[str, tuple[Callable[[Meta], Any], str]] = {
         posed(far_away, slice(None)),
         r"stand within \S+ of each other, but 5\.4e\+06 from the origin, .*subtract \(450000, 5400000, 300\)",
     ),
+    "shifted from the origin": (
+        entry(applied_transform=[[1, 0, 0, -450_000], [0, 1, 0, -5_400_000], [0, 0, 1, -300]]),
+        r"transforms\.json' has an 'applied_transform' that shifts by 5\.419e\+06, .* float32 .*; make its last",
+    ),
     "singular": (posed(lambda p: p[:3, 0].__imul__(0), slice(2, 3)), "frame 2 .* singular"),
     "number of a mask": (each(mask_path=3), r"frame 0 .* has a 'mask_path' that is not the name of a file"),
 }
