@@ -43,7 +43,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 def check(folder: Path, *command: str | Path, gpu: bool = False) -> str:
     """Run a command; fail with the end of its output unless it succeeds."""
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"} | ({} if gpu else {"CUDA_VISIBLE_DEVICES": ""})
+    # The number of threads is given: on crowded cores a run would take fewer, and autograd's last bits depend on it.
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment |= {} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
     words = [str(word) for word in command]
     result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=1500)
     assert result.returncode == 0, f"{words}\n{result.stdout[-1500:]}\n{result.stderr[-3000:]}"
